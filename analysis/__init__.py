@@ -1,0 +1,1 @@
+"""From run files to statistics, scaling laws, figures and a report."""

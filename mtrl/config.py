@@ -1,0 +1,214 @@
+"""Every number of a run. A `Config` is frozen and validated; `run_id` names the run it describes.
+
+Sections say *what* is computed, all but `run`, which says where and how (device, threads, workers) and so is not part of
+`run_id`: a run may move to another machine and stay the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mtrl.names import nearest
+from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
+
+SCHEMA_VERSION = 1
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the field and the cure."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Env(Section):
+    tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
+    horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
+    goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
+    reward_version: Literal["v1", "v2"] = "v2"
+    terminate_on_success: bool = False
+    fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
+
+
+class Replay(Section):
+    capacity: int = Field(100_000, ge=2)  # transitions per task
+    mode: Literal["uniform", "uniform_shared", "prioritized"] = "uniform_shared"
+    alpha: float = Field(0.6, ge=0)  # priority exponent
+    beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+
+
+class Agent(Section):
+    batch_per_task: int = Field(128, ge=1)  # transitions per task and update
+    critics: int = Field(2, ge=1, le=16)  # ensemble members
+    discount: float = Field(0.99, ge=0, lt=1)
+    polyak: float = Field(0.005, gt=0, le=1)
+    actor_lr: float = Field(3e-4, gt=0)
+    critic_lr: float = Field(3e-4, gt=0)
+    temperature_lr: float = Field(3e-4, gt=0)
+    adam_eps: float = Field(1e-5, gt=0)
+    actor_clip: float = Field(1.0, gt=0)  # gradient norm
+    critic_clip: float = Field(1.0, gt=0)  # gradient norm, joint over the critics
+    initial_temperature: float = Field(1.0, gt=0)
+    target_entropy: float = -float(ACTION_SIZE)
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+    backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.log_std_min >= self.log_std_max:
+            raise ValueError("log_std_min must be below log_std_max")
+        return self
+
+
+class Mlp(Section):
+    kind: Literal["multi_head"] = "multi_head"
+    width: int = Field(400, ge=1, le=65_536)
+    depth: int = Field(3, ge=1, le=16)  # hidden layers
+
+
+class Network(Section):
+    actor: Mlp = Mlp()
+    critic: Mlp = Mlp()
+
+
+class Train(Section):
+    seed: int = Field(0, ge=0, lt=2**31)
+    vector_steps: int = Field(2_000_000, ge=1)  # one step of every task's env
+    random_steps: int = Field(4_000, ge=0)  # vector steps of uniform random actions before the first update
+    updates_per_step: int = Field(1, ge=1)  # gradient updates per vector step
+
+
+class Evaluate(Section):
+    every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
+    episodes: int = Field(50, ge=1)  # deterministic episodes per task
+
+    def steps(self, vector_steps: int) -> tuple[int, ...]:
+        """The vector steps after which an evaluation takes place, the last one included."""
+        return (*range(self.every, vector_steps, self.every), vector_steps)
+
+
+class Run(Section):
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
+    threads: int = Field(1, ge=1)  # of torch and of the kernels
+    env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
+
+
+class Config(Section):
+    env: Env = Env()
+    replay: Replay = Replay()
+    agent: Agent = Agent()
+    network: Network = Network()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    run: Run = Run()
+
+    @cached_property
+    def run_id(self) -> str:
+        """12 hexadecimal digits: a hash of the resolved configuration (without `run`) and its schema version."""
+        identity = {"schema": SCHEMA_VERSION, **self.model_dump(mode="json", exclude={"run"})}
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def benchmark(self) -> str:
+        """MT10, MT25, MT50, or the task names joined by `+`."""
+        return benchmark_name(self.env.tasks)
+
+
+PAPER: dict[str, Any] = {}  # the defaults above are the paper's
+DEBUG: dict[str, Any] = {
+    "env": {"tasks": ("drawer-close-v3",), "horizon": 200, "goals_per_task": 10},
+    "replay": {"capacity": 10_000, "mode": "uniform"},
+    "network": {"actor": {"width": 32}, "critic": {"width": 32}},
+    "train": {"vector_steps": 2_000, "random_steps": 500},
+    "evaluate": {"every": 1_000, "episodes": 5},
+}
+PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "debug": DEBUG}
+
+
+def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> Config:
+    """The preset with dotted overrides laid over it, as {"network.actor.width": 64}.
+
+    Raises ConfigError for an unknown preset or key (with the nearest names) and for a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset '{preset}'{nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
+    values = json.loads(json.dumps(PRESETS[preset]))
+    for key, value in (overrides or {}).items():
+        check_key(key)
+        *sections, field = key.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = value
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def check_key(key: str) -> None:
+    """Raises ConfigError, with the nearest names, unless `key` names a field as in `network.actor.width`."""
+    section: type[BaseModel] = Config
+    path = key.split(".")
+    for depth, name in enumerate(path):
+        place = ".".join(path[:depth]) or "a configuration"
+        if name not in section.model_fields:
+            whole = [known for known in _keys() if known.endswith(f".{key}")]
+            hint = f"; did you mean '{whole[0]}'?" if whole else nearest(name, section.model_fields)
+            raise ConfigError(f"no field '{name}' in {place}{hint}")
+        kind = section.model_fields[name].annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if is_section == (depth == len(path) - 1):
+            fields = ", ".join(kind.model_fields) if is_section else ""  # type: ignore[union-attr]
+            cure = f"is a section; name one of its fields: {fields}" if is_section else "has no fields"
+            raise ConfigError(f"'{'.'.join(path[: depth + 1])}' {cure}")
+        if is_section:
+            section = kind  # type: ignore[assignment]
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """{"agent.critics": 3} from ["agent.critics=3"]. A value is read as TOML; what is not TOML is a string."""
+    return dict(map(_parse_override, words))
+
+
+def parse_value(text: str) -> Any:
+    """`text` as a TOML value (3e-4, true, [1, 2], "x"); what is not TOML is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _parse_override(word: str) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise ConfigError(f"'{word}' is not an override; write key=value, as in network.actor.width=64")
+    return key.strip(), parse_value(text.strip())
+
+
+def _keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _describe(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place} = {problem['input']!r}: {message}"

@@ -1,0 +1,1 @@
+"""A vector env over Meta-World."""

@@ -1,0 +1,214 @@
+"""The run file: what one run leaves behind, as one HDF5 file that also opens with `xarray.open_dataset`.
+
+    dims       eval, metric, task, run_metric, clock        each with a coordinate of that name
+    env_steps  (eval) int64                    env steps summed over tasks at each evaluation
+    per_task   (eval, metric, task) float32    success and return of evaluation episodes, ...
+    per_run    (eval, run_metric) float64      losses, norms, dormant shares, ...
+    timing     (eval, clock) float64           wall seconds; the only part that differs between two equal runs
+    random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
+    committed  () int64                        evaluations that are complete; rows beyond are NaN
+    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total}
+
+Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and flushed
+again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl.config import SCHEMA_VERSION, Config
+
+TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
+CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds")
+
+
+class RunFileError(ValueError):
+    """A file that is no readable run file; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The committed part of a run file, as plain arrays."""
+
+    config: Config
+    attributes: dict[str, Any]
+    tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    run_metrics: tuple[str, ...]
+    env_steps: NDArray[np.int64]  # [evaluations]
+    per_task: NDArray[np.float32]  # [evaluations, metrics, tasks]
+    per_run: NDArray[np.float64]  # [evaluations, run metrics]
+    timing: NDArray[np.float64]  # [evaluations, clocks]
+    random_policy: NDArray[np.float32]  # [metrics, tasks]
+    evaluations_planned: int
+
+
+class RunFileWriter:
+    """Writes one run file. There must be one writer per file."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path = path
+        self._file = file
+        self._run_metrics = [name.decode() for name in file["run_metric"][:]]
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        config: Config,
+        *,
+        run_metrics: Sequence[str],
+        parameters: Mapping[str, int],
+        code_version: str,
+    ) -> Self:
+        """A new file with no evaluations yet. It appears under `path` only when its structure is whole on disk.
+
+        parameters has the keys actor, critic, target and total.
+        """
+        unfinished = path.with_suffix(".creating")
+        with h5py.File(unfinished, "w", libver="earliest") as file:
+            _lay_out(file, config, run_metrics)
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            file.attrs["run_id"] = config.run_id
+            file.attrs["config"] = config.model_dump_json()
+            file.attrs["code_version"] = code_version
+            for name, count in parameters.items():
+                file.attrs[f"parameters_{name}"] = count
+        _sync(unfinished)
+        unfinished.replace(path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The file at `path`, to continue. Raises RunFileError when it is not a run file."""
+        try:
+            file = h5py.File(path, "r+", libver="earliest")
+            if "schema_version" not in file.attrs:
+                raise RunFileError(f"{path} is an HDF5 file but not a run file; move it away")
+        except OSError as error:
+            raise RunFileError(f"{path} cannot be opened as HDF5 ({error}); move it away to start anew") from None
+        return cls(path, file)
+
+    @property
+    def committed(self) -> int:
+        return int(self._file["committed"][()])
+
+    def rewind(self, evaluations: int) -> None:
+        """Keeps the first `evaluations` rows: a run resumed from a checkpoint writes the later ones again."""
+        if evaluations > self.committed:
+            raise RunFileError(
+                f"{self.path} has {self.committed} evaluations, the checkpoint {evaluations}; "
+                "they belong to different runs: delete the checkpoint to start anew"
+            )
+        self._file["committed"][()] = evaluations
+        for name in ("per_task", "per_run", "timing"):
+            self._file[name][evaluations:] = math.nan
+        self._file.flush()
+
+    def write_random_policy(self, metrics: Mapping[str, NDArray[Any]]) -> None:
+        """The random policy's metrics, each [tasks]."""
+        for name, values in metrics.items():
+            self._file["random_policy"][TASK_METRICS.index(name)] = values
+        self._file.flush()
+
+    def write_evaluation(
+        self,
+        env_steps: int,
+        per_task: Mapping[str, NDArray[Any]],
+        per_run: Mapping[str, float],
+        timing: Mapping[str, float],
+    ) -> None:
+        """Commits the next evaluation: `per_task` values are [tasks]. What a mapping leaves out stays NaN."""
+        row = self.committed
+        self._file["env_steps"][row] = env_steps
+        for name, values in per_task.items():
+            self._file["per_task"][row, TASK_METRICS.index(name)] = values
+        self._file["per_run"][row] = [per_run.get(name, math.nan) for name in self._run_metrics]
+        self._file["timing"][row] = [timing.get(name, math.nan) for name in CLOCKS]
+        self._file.flush()
+        self._file["committed"][()] = row + 1
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file and sees it through to the disk."""
+        self._file.close()
+        _sync(self.path)
+
+
+def read_run(path: Path) -> RunData:
+    """The committed evaluations of the run file at `path`. Raises RunFileError for a damaged or foreign file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(path, file)
+    except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, RunFileError):
+            raise
+        raise RunFileError(f"{path} is not a readable run file: {error}") from None
+
+
+def _lay_out(file: h5py.File, config: Config, run_metrics: Sequence[str]) -> None:
+    evaluations = len(config.evaluate.steps(config.train.vector_steps))
+    coordinates: dict[str, Any] = {
+        "eval": np.arange(evaluations),
+        "metric": list(TASK_METRICS),
+        "run_metric": list(run_metrics),
+        "task": list(config.env.tasks),
+        "clock": list(CLOCKS),
+    }
+    for name, values in coordinates.items():
+        file[name] = values
+        file[name].make_scale(name)
+    dims = {
+        "env_steps": (("eval",), "i8", -1),
+        "per_task": (("eval", "metric", "task"), "f4", math.nan),
+        "per_run": (("eval", "run_metric"), "f8", math.nan),
+        "timing": (("eval", "clock"), "f8", math.nan),
+        "random_policy": (("metric", "task"), "f4", math.nan),
+    }
+    for name, (axes, dtype, fill) in dims.items():
+        shape = tuple(len(coordinates[axis]) for axis in axes)
+        file.create_dataset(name, data=np.full(shape, fill, dtype))
+        for position, axis in enumerate(axes):
+            file[name].dims[position].attach_scale(file[axis])
+    file.create_dataset("committed", data=np.int64(0))
+
+
+def _read(path: Path, file: h5py.File) -> RunData:
+    version = file.attrs.get("schema_version")
+    if version is None:
+        raise RunFileError(f"{path} is an HDF5 file but not a run file")
+    if version != SCHEMA_VERSION:
+        raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {SCHEMA_VERSION}")
+    rows = int(file["committed"][()])
+    return RunData(
+        config=Config.model_validate_json(file.attrs["config"]),
+        attributes={name: value for name, value in file.attrs.items() if name != "config"},
+        tasks=_strings(file["task"]),
+        metrics=_strings(file["metric"]),
+        run_metrics=_strings(file["run_metric"]),
+        env_steps=file["env_steps"][:rows],
+        per_task=file["per_task"][:rows],
+        per_run=file["per_run"][:rows],
+        timing=file["timing"][:rows],
+        random_policy=file["random_policy"][:],
+        evaluations_planned=len(file["eval"]),
+    )
+
+
+def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:
+    return tuple(dataset.asstr()[:])
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

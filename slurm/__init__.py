@@ -1,0 +1,1 @@
+"""The only place that knows submitit and the commands of Slurm."""

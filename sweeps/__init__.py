@@ -1,0 +1,1 @@
+"""Grids of runs: expanding, planning, launching and watching them."""
