@@ -9,8 +9,8 @@
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total}
 
-Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and flushed
-again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
+Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and
+flushed again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class RunFileWriter:
             if "schema_version" not in file.attrs:
                 raise RunFileError(f"{path} is an HDF5 file but not a run file; move it away")
         except OSError as error:
-            raise RunFileError(f"{path} cannot be opened as HDF5 ({error}); move it away to start anew") from None
+            raise RunFileError(
+                f"{path} cannot be opened as HDF5 ({error}); move it away to start anew"
+            ) from None
         return cls(path, file)
 
     @property
