@@ -20,8 +20,7 @@ build: $(STAMP)  ## the extension; compiles only what changed
 
 $(STAMP): pyproject.toml constraints.txt setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install -q -c constraints.txt setuptools wheel
-	python -m pip install -q -c constraints.txt pybind11 cmake ninja
+	python -m pip install -q -c constraints.txt 'setuptools>=77' pybind11 cmake ninja
 	python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 

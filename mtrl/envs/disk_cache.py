@@ -1,0 +1,58 @@
+"""What is slow to make again, kept in files under $XDG_CACHE_HOME/mtrl (else ~/.cache/mtrl).
+
+An entry is written under a temporary name and renamed, and ends in its checksum: processes may share the
+folder, and an entry that is torn, damaged or missing is simply made again. A folder that cannot be written is
+no error.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_CHECKSUM = 4  # bytes of CRC-32 at the end of an entry
+
+
+def folder() -> Path:
+    """Where the entries lie; it need not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtrl"
+
+
+def cached(name: str, make: Callable[[], bytes]) -> bytes:
+    """The entry `name` (a relative path), made and kept when there is none that is whole."""
+    path = folder() / name
+    content = _load(path)
+    if content is None:
+        content = make()
+        with suppress(OSError):
+            _save(path, content)
+    return content
+
+
+def _load(path: Path) -> bytes | None:
+    try:
+        entry = path.read_bytes()
+    except OSError:
+        return None
+    content, checksum = entry[:-_CHECKSUM], entry[-_CHECKSUM:]
+    return content if checksum == _checksum(content) and content else None
+
+
+def _save(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content + _checksum(content))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(_CHECKSUM, "little")

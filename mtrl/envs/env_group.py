@@ -1,0 +1,66 @@
+"""Several task envs stepped one after the other in one process, with automatic resets in the same step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtrl.config import Env
+from mtrl.envs.step_buffers import StepBuffers
+from mtrl.envs.task_env import TaskEnv
+
+
+class EnvGroup:
+    """The envs of some rows of a vector env; actions and results are in those rows of the buffers."""
+
+    def __init__(self, config: Env, *, seed: int, rows: list[int], buffers: StepBuffers) -> None:
+        """`rows` are places in `config.tasks`, and rows of `buffers`."""
+        self._config, self._buffers = config, buffers
+        self._envs = {row: TaskEnv(config.tasks[row], config, seed=seed, index=row) for row in rows}
+
+    def reset(self, seed: int | None) -> None:
+        """Starts an episode everywhere; with a seed, as if the envs were new and made with it."""
+        for row, env in self._envs.items():
+            if seed is not None:
+                env.reseed(seed)
+            self._buffers.observation[row] = env.reset()
+
+    def step(self) -> None:
+        """One step of every env; an env whose episode ends is reset at once."""
+        for row, env in self._envs.items():
+            try:
+                self._step(row, env)
+            except Exception as error:
+                error.add_note(f"while stepping task '{env.task}', step {env.length} of its episode")
+                raise
+
+    def _step(self, row: int, env: TaskEnv) -> None:
+        b = self._buffers
+        observation, reward, success = env.step(b.action[row])
+        terminated = success and self._config.terminate_on_success
+        truncated = env.length >= self._config.horizon
+        b.reward[row] = reward
+        b.success[row] = success
+        b.terminated[row] = terminated
+        b.truncated[row] = truncated
+        b.episode_return[row] = env.episode_return
+        b.episode_length[row] = env.length
+        b.episode_success[row] = env.episode_success
+        b.final_observation[row] = observation
+        b.observation[row] = env.reset() if terminated or truncated else observation
+
+    def state_dicts(self) -> dict[int, dict[str, Any]]:
+        """The state of each env by its row, with the observation it waits at."""
+        return {
+            row: {**env.state_dict(), "observation": self._buffers.observation[row].copy()}
+            for row, env in self._envs.items()
+        }
+
+    def load_state_dicts(self, states: dict[int, dict[str, Any]]) -> None:
+        """Takes back what `state_dicts` gave; rows of other groups are ignored."""
+        for row, env in self._envs.items():
+            env.load_state_dict(states[row])
+            self._buffers.observation[row] = states[row]["observation"]
+
+    def close(self) -> None:
+        for env in self._envs.values():
+            env.close()

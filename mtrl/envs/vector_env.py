@@ -1,0 +1,167 @@
+"""The vector env: one env per task, stepped together, in this process or in a few worker processes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from mtrl.config import Env
+from mtrl.envs.step_buffers import Array, private_buffers, shared_buffers, shared_file
+from mtrl.envs.worker import Worker, WorkerDied
+from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+
+__all__ = ["VectorEnv", "WorkerDied"]
+
+STATE_VERSION = 1
+
+
+class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
+    """Meta-World tasks as a gymnasium vector env; row i is `tasks[i]`.
+
+    An env whose episode ends is reset in the same step. Goals are a function of (task, seed, goals_per_task)
+    alone; which goal a reset takes is drawn by a generator of the env's own, from the seed and the row.
+    Results do not depend on `workers`.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(self, env: Env, *, seed: int, workers: int = 0) -> None:
+        """`workers` processes step the envs; 0 steps them in this process."""
+        self.tasks = env.tasks
+        self.num_envs = len(env.tasks)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float64)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        batch = gymnasium.vector.utils.batch_space
+        self.observation_space = batch(self.single_observation_space, self.num_envs)
+        self.action_space = batch(self.single_action_space, self.num_envs)
+        self._config, self._seed, self._needs_reset = env, seed, True
+        self._workers: list[Worker] = []
+        if workers == 0:
+            from mtrl.envs.env_group import EnvGroup  # imports Meta-World
+
+            self._buffers = private_buffers(self.num_envs)
+            self._group = EnvGroup(env, seed=seed, rows=list(range(self.num_envs)), buffers=self._buffers)
+        else:
+            self._start_workers(min(workers, self.num_envs))
+
+    def _start_workers(self, count: int) -> None:
+        memory = shared_file(self.num_envs)
+        try:
+            self._buffers = shared_buffers(memory, self.num_envs)
+            for first in range(count):
+                rows = range(first, self.num_envs, count)
+                self._workers.append(Worker(self._config, seed=self._seed, rows=rows, memory=memory))
+            for worker in self._workers:
+                worker.result()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(memory)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """(observations [T, 39], {}): starts an episode everywhere.
+
+        With a seed, goals and generators become those of a vector env made with that seed. No options.
+        """
+        if seed is not None:
+            self._seed = seed
+        self._call("reset", seed)
+        self._needs_reset = False
+        return self._buffers.observation.copy(), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """(observations, rewards, terminated, truncated, info) after `actions` [T, 4], clipped to [-1, 1].
+
+        info["success"] [T]: the task is solved in this step; info["final_obs"] [T, 39]: the true successor of
+        every row, which differs from the observation where info["_final_obs"], because there an episode ended
+        and the observation starts the next; info["episode"]: return, length and success (at any step) of the
+        episodes, whole where info["_episode"].
+        Raises ValueError for an action that is not finite; nothing is stepped then.
+        """
+        self._take_actions(actions)
+        if self._workers:
+            for worker in self._workers:
+                worker.begin_step()
+            for worker in self._workers:
+                worker.result()
+        else:
+            self._group.step()
+        return self._results()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what follows: simulators, goals, generators, episodes, observation [T, 39]."""
+        states: dict[int, dict[str, Any]] = {}
+        for part in self._call("state_dicts"):
+            states |= part
+        return {
+            "version": STATE_VERSION,
+            "config": self._config.model_dump_json(),
+            "seed": self._seed,
+            "observation": self._buffers.observation.copy(),
+            "envs": [states[row] for row in range(self.num_envs)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues bit for bit where `state_dict` was taken, with any number of workers.
+
+        Raises ValueError when the state is of another version or another env configuration.
+        """
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"env state of version {state['version']}; this code reads {STATE_VERSION}")
+        if Env.model_validate_json(state["config"]) != self._config:
+            raise ValueError(f"env state of another configuration: {state['config']}; start a new run")
+        if state["seed"] != self._seed:
+            self.reset(seed=state["seed"])
+        self._call("load_state_dicts", dict(enumerate(state["envs"])))
+        self._needs_reset = False
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for worker in self._workers:
+            worker.close()
+        if not self._workers and hasattr(self, "_group"):
+            self._group.close()
+
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        """What each group of envs returns from `method`."""
+        if not self._workers:
+            return [getattr(self._group, method)(*arguments)]
+        for worker in self._workers:
+            worker.begin(method, *arguments)
+        return [worker.result() for worker in self._workers]
+
+    def _take_actions(self, actions: Array) -> None:
+        if self._needs_reset:
+            raise RuntimeError("reset the env before its first step")
+        if np.shape(actions) != self._buffers.action.shape:
+            raise ValueError(
+                f"actions have shape {np.shape(actions)}; {self._buffers.action.shape} is needed"
+            )
+        finite = np.isfinite(actions).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise ValueError(f"the action of row {row} ({self.tasks[row]}) is not finite: {actions[row]}")
+        np.clip(actions, -1.0, 1.0, out=self._buffers.action, casting="same_kind")
+
+    def _results(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        b = self._buffers
+        ended = b.terminated | b.truncated
+        episode = {
+            "return": b.episode_return.copy(),
+            "length": b.episode_length.copy(),
+            "success": b.episode_success.copy(),
+        }
+        info = {
+            "success": b.success.copy(),
+            "final_obs": b.final_observation.copy(),
+            "_final_obs": ended,
+            "episode": episode,
+            "_episode": ended.copy(),
+        }
+        return b.observation.copy(), b.reward.copy(), b.terminated.copy(), b.truncated.copy(), info

@@ -1,0 +1,93 @@
+"""The parent's end of a process that steps several envs (worker_process.py is the other end).
+
+Messages are bytes: STEP, or a pickled (method of EnvGroup, arguments). Answers are empty, or a pickled
+(ok, value).
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from os import environ
+from pathlib import Path
+from typing import Any
+
+from mtrl.config import Env
+
+STEP = b"s"
+
+
+class WorkerDied(RuntimeError):
+    """An env worker ended unasked; the message names its tasks and how it ended."""
+
+
+class Worker:
+    """The parent's end of one worker process, which steps the envs of some rows."""
+
+    def __init__(self, config: Env, *, seed: int, rows: Sequence[int], memory: int) -> None:
+        """`memory` is the descriptor of the shared step buffers. Does not wait until the worker is ready."""
+        self._tasks = [config.tasks[row] for row in rows]
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "mtrl.envs.worker_process", str(theirs.fileno()), str(memory)]
+            self._process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(), memory), stdin=subprocess.DEVNULL, env=_environment()
+            )
+        self._connection = Connection(ours.detach())
+        self._send(pickle.dumps((config.model_dump_json(), seed, list(rows))))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin_step(self) -> None:
+        """Lets the worker step; `result` waits for it."""
+        self._send(STEP)
+
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Lets the worker call a method of its EnvGroup; `result` waits for it."""
+        self._send(pickle.dumps((method, arguments)))
+
+    def result(self) -> Any:
+        """What the worker answers to the call begun last. Raises what the call raised, or WorkerDied."""
+        try:
+            answer = self._connection.recv_bytes()
+        except (EOFError, OSError):
+            raise self._died() from None
+        ok, value = pickle.loads(answer) if answer else (True, None)
+        if not ok:
+            raise RuntimeError(f"an env worker failed:\n{value}")
+        return value
+
+    def close(self) -> None:
+        """Ends the process, by force when it does not end by itself."""
+        self._connection.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._connection.send_bytes(message)
+        except OSError:
+            raise self._died() from None
+
+    def _died(self) -> WorkerDied:
+        code = self._process.wait(timeout=5)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        cure = "; SIGKILL often means out of memory: lower run.env_workers" if code == -signal.SIGKILL else ""
+        return WorkerDied(f"the env worker of {', '.join(self._tasks)} (process {self.pid}) {how}{cure}")
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which the worker finds this package and starts no threads."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    path = [package_root, *filter(None, [environ.get("PYTHONPATH")])]
+    return {**environ, "PYTHONPATH": ":".join(path), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

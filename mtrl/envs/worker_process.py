@@ -1,0 +1,62 @@
+"""A process that steps several envs for its parent: `python -m mtrl.envs.worker_process SOCKET MEMORY`.
+
+Both arguments are descriptors; worker.py describes the messages. The end of the socket is the end of the
+process, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from mtrl.config import Env
+from mtrl.envs.env_group import EnvGroup
+from mtrl.envs.step_buffers import shared_buffers
+from mtrl.envs.worker import STEP
+
+# Meant for the parent, which decides when to stop; terminals and schedulers send them to the whole group.
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(socket_descriptor: int, memory: int) -> None:
+    """Serves the parent until it closes the socket or ends."""
+    for number in _PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    connection = Connection(socket_descriptor)
+    try:
+        group = _make_group(connection, memory)
+        while group is not None:
+            message = connection.recv_bytes()
+            connection.send_bytes(_answer(group, message))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _make_group(connection: Connection, memory: int) -> EnvGroup | None:
+    text, seed, rows = pickle.loads(connection.recv_bytes())
+    config = Env.model_validate_json(text)
+    try:
+        group = EnvGroup(config, seed=seed, rows=rows, buffers=shared_buffers(memory, len(config.tasks)))
+    except Exception:
+        connection.send_bytes(pickle.dumps((False, traceback.format_exc())))
+        return None
+    connection.send_bytes(b"")
+    return group
+
+
+def _answer(group: EnvGroup, message: bytes) -> bytes:
+    try:
+        if message == STEP:
+            group.step()
+            return b""
+        method, arguments = pickle.loads(message)
+        return pickle.dumps((True, getattr(group, method)(*arguments)))
+    except Exception:
+        return pickle.dumps((False, traceback.format_exc()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
