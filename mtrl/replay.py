@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -81,6 +82,7 @@ class Replay:
             path=os.fspath(path),
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -113,9 +115,9 @@ class Replay:
         counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
             raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
-        reused = self._free_batch(sum(counts))
-        self._core.sample(counts, reused.outputs)
-        return reused.batch
+        outputs, batch = self._free_batch(sum(counts))
+        self._core.sample(counts, outputs)
+        return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
         """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
@@ -158,13 +160,14 @@ class Replay:
         if wrong:
             raise AssertionError(f"replay: {wrong}")
 
-    def _free_batch(self, rows: int) -> _ReusedBatch:
-        pool = self._batches.setdefault(rows, [])
-        for reused in pool:
-            if reused.is_free():
-                return reused
-        pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
-        return pool[-1]
+    def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
+        with self._lock:  # or two threads might find the same one free
+            pool = self._batches.setdefault(rows, [])
+            for reused in pool:
+                if reused.is_free():
+                    return reused.outputs, reused.batch
+            pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
+            return pool[-1].outputs, pool[-1].batch
 
 
 class _ReusedBatch:
