@@ -58,8 +58,9 @@ def train(
         explorer = np.random.default_rng([seed, 0])
         restored = load_checkpoint(directory / "checkpoint", replay)
         log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))
+        batch = update = None
         if restored is None:
-            step, batch, update = 0, None, None
+            step = 0
             observation, _ = envs.reset()
         else:
             step, observation = restored["step"], restored["observation"]
