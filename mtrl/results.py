@@ -4,7 +4,7 @@
     env_steps  (eval) int64                    env steps summed over tasks at each evaluation
     per_task   (eval, metric, task) float32    success and return of evaluation episodes, ...
     per_run    (eval, run_metric) float64      losses, norms, dormant shares, ...
-    timing     (eval, clock) float64           wall seconds; the only part that differs between two equal runs
+    timing     (eval, clock) float64           seconds; the only part that differs between two equal runs
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total}
@@ -113,6 +113,7 @@ class RunFileWriter:
                 "they belong to different runs: delete the checkpoint to start anew"
             )
         self._file["committed"][()] = evaluations
+        self._file.flush()  # no later row counts any more before the first of them is wiped
         for name in ("per_task", "per_run", "timing"):
             self._file[name][evaluations:] = math.nan
         self._file.flush()
@@ -150,7 +151,7 @@ class RunFileWriter:
 def read_run(path: Path) -> RunData:
     """The committed evaluations of the run file at `path`. Raises RunFileError for a damaged or foreign file."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # its writer may be at work
             return _read(path, file)
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, RunFileError):
