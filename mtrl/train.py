@@ -88,7 +88,7 @@ def train(
                     if config.replay.mode == "prioritized":
                         replay.update_priorities(batch.id, update.priority)
 
-            if update is not None and not torch.isfinite(update.metrics["critic_loss"]):
+            if update is not None and not torch.stack(list(update.metrics.values())).isfinite().all():
                 log.mark_diverged(step)
                 return "diverged"
             if step in evaluate_at:
