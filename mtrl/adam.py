@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtrl import ops
+
 BETA1, BETA2 = 0.9, 0.999
 ALIGNMENT = 16  # floats: each parameter starts on a cache line
 
@@ -30,16 +32,21 @@ def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
 class Adam:
     """Adam (Kingma & Ba 2015) with the gradient scaled so that its norm is at most `clip`."""
 
-    def __init__(self, value: Tensor, gradient: Tensor, *, lr: float, eps: float, clip: float) -> None:
+    def __init__(
+        self, value: Tensor, gradient: Tensor, *, lr: float, eps: float, clip: float, backend: str
+    ) -> None:
         self.value, self.gradient = value, gradient
         self.mean, self.square = torch.zeros_like(value), torch.zeros_like(value)
         self.steps = 0
-        self.lr, self.eps, self.clip = lr, eps, clip
+        self.lr, self.eps, self.clip, self.backend = lr, eps, clip, backend
 
     def step(self, target: Tensor | None = None, polyak: float = 0.0) -> Tensor:
         """One update of `value`, then target += polyak (value - target); the norm before the clip, 0-d."""
         self.steps += 1
-        norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        if self.backend == "core":
+            return torch.tensor(self._core_step(target, polyak))
+        # A single-precision sum over a million squares is wrong in the fourth digit.
+        norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).float()
         gradient = self.gradient * (self.clip / norm).clamp(max=1.0)
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.lerp_(gradient.square(), 1 - BETA2)
@@ -48,6 +55,13 @@ class Adam:
         if target is not None:
             target.lerp_(self.value, polyak)
         return norm
+
+    def _core_step(self, target: Tensor | None, polyak: float) -> float:
+        moments = (self.mean, self.square)
+        betas = (BETA1, BETA2)
+        return ops.adam_polyak(
+            self.value, self.gradient, moments, target, self.lr, betas, self.eps, self.clip, polyak, self.steps
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean.clone(), "square": self.square.clone(), "steps": self.steps}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtrl import losses, plasticity
+from mtrl import losses, ops, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
@@ -49,6 +49,11 @@ class Update(NamedTuple):
     priority: Tensor  # [B], mean over critics of |Q - y|
 
 
+class _Shared(TypedDict):
+    eps: float
+    backend: str
+
+
 class Agent:
     """Actor, critic ensemble, its Polyak average, and one temperature per task.
 
@@ -59,7 +64,7 @@ class Agent:
     def __init__(self, config: Config, *, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
-        self.backend: Literal["core", "torch"] = "torch"
+        self.backend: Literal["core", "torch"] = settings.backend if self.device.type == "cpu" else "torch"
         initial = _generator(config.train.seed, 0, "cpu")
         self.actor = build_actor(config, initial, self.backend).to(self.device)
         self.critic = build_critic(config, initial, self.backend).to(self.device)
@@ -70,16 +75,15 @@ class Agent:
         self.target_value.copy_(critic[0])
         log_temperature = torch.full((len(config.env.tasks),), settings.initial_temperature).log()
         self.log_temperature = log_temperature.to(self.device)
-        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, eps=settings.adam_eps)
-        self.critic_adam = Adam(
-            *critic, lr=settings.critic_lr, clip=settings.critic_clip, eps=settings.adam_eps
-        )
+        shared: _Shared = {"eps": settings.adam_eps, "backend": self.backend}
+        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, **shared)
+        self.critic_adam = Adam(*critic, lr=settings.critic_lr, clip=settings.critic_clip, **shared)
         self.temperature_adam = Adam(
             self.log_temperature,
             torch.zeros_like(self.log_temperature),
             lr=settings.temperature_lr,
             clip=float("inf"),
-            eps=settings.adam_eps,
+            **shared,
         )
         self.act_generator = _generator(config.train.seed, 1, self.device)
         self.update_generator = _generator(config.train.seed, 2, self.device)
@@ -97,7 +101,7 @@ class Agent:
         return action.cpu().numpy()
 
     def update(self, batch: Batch) -> Update:
-        """Updates critics, target, actor and temperatures, in this order, all with the temperature from before."""
+        """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
         next_noise = self._noise(len(batch.reward), self.update_generator)
         noise = self._noise(len(batch.reward), self.update_generator)
         temperature = self.log_temperature.exp()[batch.task]
@@ -111,7 +115,8 @@ class Agent:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
             next_q = self.target(torch.cat((action, batch.next_observation), 1), batch.task).squeeze(2)
-        target = losses.soft_target(
+        soft_target = ops.soft_target if self.backend == "core" else losses.soft_target
+        target = soft_target(
             batch.reward, batch.terminated, next_q, log_prob, temperature, self.config.agent.discount
         )
         q = self.critic(torch.cat((batch.action, batch.observation), 1), batch.task).squeeze(2)
