@@ -67,7 +67,8 @@ def add_cells(sweep: Path, cells: Iterable[Cell]) -> list[Entry]:
         entries = []
         for cell in cells:
             if cell.run_id not in known:
-                content = {"run_id": cell.run_id, "label": cell.label, "coordinates": cell.coordinates}
+                content: dict[str, Any] = {"run_id": cell.run_id, "label": cell.label}
+                content["coordinates"] = cell.coordinates
                 content["config"] = cell.config.model_dump(mode="json")
                 line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
                 file.write(line)
