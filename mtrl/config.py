@@ -1,7 +1,7 @@
 """Every number of a run. A `Config` is frozen and validated; `run_id` names the run it describes.
 
-Sections say *what* is computed, all but `run`, which says where and how (device, threads, workers) and so is not part of
-`run_id`: a run may move to another machine and stay the same run.
+Sections say *what* is computed, all but `run`, which says where and how (device, threads, workers) and so is not part
+of `run_id`: a run may move to another machine and stay the same run.
 """
 
 from __future__ import annotations

@@ -125,7 +125,9 @@ def resolve_tasks(spec: str | Iterable[str]) -> tuple[str, ...]:
         raise ValueError("no tasks given; name a benchmark (MT10, MT25, MT50) or a list of tasks")
     for task in tasks:
         if task not in ALL_TASKS:
-            raise ValueError(f"no task '{task}' in Meta-World v3{nearest(str(task), [*ALL_TASKS, *BENCHMARKS])}")
+            raise ValueError(
+                f"no task '{task}' in Meta-World v3{nearest(str(task), [*ALL_TASKS, *BENCHMARKS])}"
+            )
     if len(set(tasks)) < len(tasks):
         raise ValueError("a task is named twice; each task has one env")
     return tasks

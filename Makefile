@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all that a newcomer needs. PYTHON chooses the interpreter of a new .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test test-cpp test-python check build sanitize clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: build  ## a small scaling study on real Meta-World tasks, with a report
+	python sweeps/launch.py grid=smoke
+	python analysis/fit_scaling_laws.py runs/smoke
+
+test: test-cpp test-python  ## the C++ and the Python tests
+
+build: $(STAMP)  ## the extension; compiles only what changed
+	@python setup.py -q build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }
+
+$(STAMP): pyproject.toml constraints.txt setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install -q -c constraints.txt 'setuptools>=77' pybind11 cmake ninja
+	python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+test-cpp: $(STAMP)  ## GoogleTest, where it is installed
+	@tests/csrc/run build/tests
+
+test-python: build  ## pytest
+	python -m pytest
+
+check: build  ## what CI checks beside the tests
+	ruff check .
+	ruff format --check .
+	python -m mypy
+	git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format --dry-run --Werror
+
+sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+	tests/csrc/run build/sanitize-address address,undefined
+	tests/csrc/run build/sanitize-thread thread
+
+clean:  ## removes the environment and the build, never runs/
+	rm -rf $(VENV) build mtrl/_core*.so *.egg-info

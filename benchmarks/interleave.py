@@ -1,0 +1,82 @@
+"""The common form of the benchmarks: ours and the peer take turns in one process, medians are compared.
+
+Each `bench_<stem>.py` ends with `run(cases)`, which gives it `--quick` and `--json PATH`. A row of the JSON is
+{"case", "peer", "ours_us", "peer_us", "ratio", "threads", "runs", "spread"}; ratio > 1 means that ours is faster, and
+spread is the larger of the two interquartile ranges over its median.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two ways to do the same work. `calls` of them make one timing, so that short work is timed well."""
+
+    case: str
+    peer: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    threads: int = 1
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    peer: str
+    ours_us: float
+    peer_us: float
+    ratio: float
+    threads: int
+    runs: int
+    spread: float
+
+
+def measure(case: Case, runs: int) -> Row:
+    """The medians over `runs` turns each, after one turn each to warm up."""
+    microseconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(runs + 1):
+        for work, times in zip((case.ours, case.theirs), microseconds, strict=True):
+            start = time.perf_counter()
+            for _ in range(case.calls):
+                work()
+            if turn:
+                times.append((time.perf_counter() - start) / case.calls * 1e6)
+    ours, theirs = map(statistics.median, microseconds)
+    spread = max(_relative_spread(times) for times in microseconds)
+    return Row(case.case, case.peer, ours, theirs, theirs / ours, case.threads, runs, spread)
+
+
+def run(cases: Callable[[bool], Iterable[Case]], *, runs: int = 21, quick_runs: int = 5) -> None:
+    """The command line of a benchmark: `cases` is told whether to be quick and gives what is to be compared."""
+
+    @click.command()
+    @click.option("--quick", is_flag=True, help="Fewer and smaller cases: to see that it works.")
+    @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
+    def main(quick: bool, path: Path | None) -> None:
+        rows = []
+        for case in cases(quick):
+            row = measure(case, quick_runs if quick else runs)
+            rows.append(row)
+            click.echo(
+                f"{row.case:32} {row.peer:24} ours {row.ours_us:11.1f} us   peer {row.peer_us:11.1f} us   "
+                f"ratio {row.ratio:6.2f}   threads {row.threads}   spread {row.spread:.0%}"
+            )
+        if path:
+            path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+    main()
+
+
+def _relative_spread(times: list[float]) -> float:
+    low, middle, high = statistics.quantiles(times, n=4)
+    return (high - low) / middle

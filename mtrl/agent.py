@@ -1,0 +1,229 @@
+"""Multi-task soft actor-critic as the paper trains it (PAPER §2), with one temperature per task."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mtrl import losses, plasticity
+from mtrl.adam import Adam, flatten
+from mtrl.config import Config
+from mtrl.networks import build_actor, build_critic, tanh_gaussian
+from mtrl.tasks import ACTION_SIZE
+
+UPDATE_METRICS = (
+    "critic_loss",
+    "actor_loss",
+    "temperature_loss",
+    "q_mean",
+    "actor_gradient_norm",
+    "critic_gradient_norm",
+)
+
+
+class Batch(Protocol):
+    """Transitions, one row each; what `mtrl.replay` returns. `task` is int64, the others float32."""
+
+    @property
+    def observation(self) -> Tensor: ...  # [B, 39]
+    @property
+    def action(self) -> Tensor: ...  # [B, 4]
+    @property
+    def reward(self) -> Tensor: ...  # [B]
+    @property
+    def terminated(self) -> Tensor: ...  # [B]; 1 where the episode really ended, not where it was cut off
+    @property
+    def next_observation(self) -> Tensor: ...  # [B, 39]
+    @property
+    def task(self) -> Tensor: ...  # [B]
+    @property
+    def weight(self) -> Tensor: ...  # [B]; importance weights, 1 where sampling is uniform
+
+
+class Update(NamedTuple):
+    metrics: dict[str, Tensor]  # UPDATE_METRICS, each 0-d
+    priority: Tensor  # [B], mean over critics of |Q - y|
+
+
+class Agent:
+    """Actor, critic ensemble, its Polyak average, and one temperature per task.
+
+    Every random number comes from `config.train.seed` through generators of the agent's own: for the initial
+    weights (drawn on the CPU, so a seed gives the same networks on any device), for acting, for updates.
+    """
+
+    def __init__(self, config: Config, *, device: torch.device | str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        settings = config.agent
+        self.backend: Literal["core", "torch"] = "torch"
+        initial = _generator(config.train.seed, 0, "cpu")
+        self.actor = build_actor(config, initial, self.backend).to(self.device)
+        self.critic = build_critic(config, initial, self.backend).to(self.device)
+        self.target = build_critic(config, initial, self.backend).to(self.device).requires_grad_(False)
+        actor = flatten(list(self.actor.parameters()))
+        critic = flatten(list(self.critic.parameters()))
+        self.target_value, _ = flatten(list(self.target.parameters()))
+        self.target_value.copy_(critic[0])
+        log_temperature = torch.full((len(config.env.tasks),), settings.initial_temperature).log()
+        self.log_temperature = log_temperature.to(self.device)
+        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, eps=settings.adam_eps)
+        self.critic_adam = Adam(
+            *critic, lr=settings.critic_lr, clip=settings.critic_clip, eps=settings.adam_eps
+        )
+        self.temperature_adam = Adam(
+            self.log_temperature,
+            torch.zeros_like(self.log_temperature),
+            lr=settings.temperature_lr,
+            clip=float("inf"),
+            eps=settings.adam_eps,
+        )
+        self.act_generator = _generator(config.train.seed, 1, self.device)
+        self.update_generator = _generator(config.train.seed, 2, self.device)
+
+    @torch.no_grad()
+    def act(self, observation: ArrayLike, *, deterministic: bool = False) -> NDArray[np.float32]:
+        """Actions [T, 4] for observations [T, 39], row i being task i's. Deterministic ones draw nothing."""
+        rows = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=self.device)
+        tasks = torch.arange(len(self.config.env.tasks), device=self.device)
+        output = self.actor(rows, tasks)[0]
+        if deterministic:
+            action = tanh_gaussian.mode(output)
+        else:
+            action, _ = self._sample(output, self._noise(len(rows), self.act_generator))
+        return action.cpu().numpy()
+
+    def update(self, batch: Batch) -> Update:
+        """Updates critics, target, actor and temperatures, in this order, all with the temperature from before."""
+        next_noise = self._noise(len(batch.reward), self.update_generator)
+        noise = self._noise(len(batch.reward), self.update_generator)
+        temperature = self.log_temperature.exp()[batch.task]
+        critic, priority = self._update_critic(batch, temperature, next_noise)
+        actor, log_prob = self._update_actor(batch, temperature, noise)
+        return Update(critic | actor | self._update_temperature(batch.task, log_prob), priority)
+
+    def _update_critic(
+        self, batch: Batch, temperature: Tensor, noise: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        with torch.no_grad():
+            action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
+            next_q = self.target(torch.cat((action, batch.next_observation), 1), batch.task).squeeze(2)
+        target = losses.soft_target(
+            batch.reward, batch.terminated, next_q, log_prob, temperature, self.config.agent.discount
+        )
+        q = self.critic(torch.cat((batch.action, batch.observation), 1), batch.task).squeeze(2)
+        loss = losses.critic_loss(q, target, batch.weight)
+        self.critic_adam.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
+        q, loss = q.detach(), loss.detach()
+        metrics = {"critic_loss": loss, "q_mean": q.mean(), "critic_gradient_norm": norm}
+        return metrics, (q - target).abs().mean(0)
+
+    def _update_actor(
+        self, batch: Batch, temperature: Tensor, noise: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        action, log_prob = self._sample(self.actor(batch.observation, batch.task)[0], noise)
+        self.critic.requires_grad_(False)  # the actor's loss moves the actor alone
+        q = self.critic(torch.cat((action, batch.observation), 1), batch.task).squeeze(2)
+        self.critic.requires_grad_(True)
+        loss = losses.actor_loss(log_prob, q, temperature)
+        self.actor_adam.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.actor_adam.step()
+        return {"actor_loss": loss.detach(), "actor_gradient_norm": norm}, log_prob.detach()
+
+    def _update_temperature(self, task: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
+        log_temperature = self.log_temperature.detach().requires_grad_()
+        loss = losses.temperature_loss(log_temperature[task], log_prob, self.config.agent.target_entropy)
+        (gradient,) = torch.autograd.grad(loss, log_temperature)
+        self.temperature_adam.gradient.copy_(gradient)
+        self.temperature_adam.step()
+        return {"temperature_loss": loss.detach()}
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """Weight norms; of the hidden layers (critic 0) dormant shares and, for the critic, srank."""
+        actor = self.actor.features(batch.observation, batch.task)
+        critic = self.critic.features(torch.cat((batch.action, batch.observation), 1), batch.task)
+        measured = {
+            "actor_weight_norm": plasticity.weight_norm(self.actor),
+            "critic_weight_norm": plasticity.weight_norm(self.critic),
+        }
+        for name, layers in (("actor", actor), ("critic", critic)):
+            asleep = [plasticity.dormant(layer[0]) for layer in layers]
+            measured[f"dormant_{name}"] = float(torch.cat(asleep).float().mean())
+            measured |= {f"dormant_{name}_{i}": float(d.float().mean()) for i, d in enumerate(asleep, 1)}
+        return measured | {f"srank_critic_{i}": plasticity.srank(h[0]) for i, h in enumerate(critic, 1)}
+
+    @property
+    def run_metrics(self) -> tuple[str, ...]:
+        """The names that `update().metrics` and `measure()` give together."""
+        actor = range(1, self.config.network.actor.depth + 1)
+        critic = range(1, self.config.network.critic.depth + 1)
+        return (
+            *UPDATE_METRICS,
+            "actor_weight_norm",
+            "critic_weight_norm",
+            "dormant_actor",
+            *(f"dormant_actor_{i}" for i in actor),
+            "dormant_critic",
+            *(f"dormant_critic_{i}" for i in critic),
+            *(f"srank_critic_{i}" for i in critic),
+        )
+
+    @property
+    def temperature(self) -> NDArray[np.float32]:
+        """The entropy temperature of each task, [T]."""
+        return self.log_temperature.exp().cpu().numpy()
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Counts: actor, critic (all members), target, total = actor + critic."""
+        actor = sum(p.numel() for p in self.actor.parameters())
+        critic = sum(p.numel() for p in self.critic.parameters())
+        return {"actor": actor, "critic": critic, "target": critic, "total": actor + critic}
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that the next update or action depends on: tensors, ints and dicts of them."""
+        modules = {"actor": self.actor, "critic": self.critic, "target": self.target}
+        return {
+            **{name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in modules.items()},
+            "log_temperature": self.log_temperature.clone(),
+            **{name: adam.state_dict() for name, adam in self._adams().items()},
+            "act_generator": self.act_generator.get_state(),
+            "update_generator": self.update_generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a `state_dict`: the same bits follow on the same device kind."""
+        for name, module in (("actor", self.actor), ("critic", self.critic), ("target", self.target)):
+            module.load_state_dict(state[name])
+        self.log_temperature.copy_(state["log_temperature"])
+        for name, adam in self._adams().items():
+            adam.load_state_dict(state[name])
+        self.act_generator.set_state(state["act_generator"].cpu())
+        self.update_generator.set_state(state["update_generator"].cpu())
+
+    def _adams(self) -> dict[str, Adam]:
+        return {
+            "actor_adam": self.actor_adam,
+            "critic_adam": self.critic_adam,
+            "temperature_adam": self.temperature_adam,
+        }
+
+    def _sample(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self.config.agent
+        return tanh_gaussian.sample(output, noise, settings.log_std_min, settings.log_std_max)
+
+    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)
+
+
+def _generator(seed: int, stream: int, device: torch.device | str) -> torch.Generator:
+    """A generator of its own for each stream of random numbers of a seed."""
+    state = np.random.SeedSequence((seed, stream)).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state[0]))

@@ -1,0 +1,149 @@
+"""The command `mtrl`: one run at a time. Sweeps have their own command, `mtrl-sweep`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from mtrl.config import Config
+    from mtrl.train import Progress
+
+
+class CleanErrors(click.Group):
+    """Shows what a user can mend as one line, without a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=CleanErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mtrl-scaling")
+def main() -> None:
+    """Train and evaluate one multi-task agent on Meta-World."""
+
+
+@main.command()
+@click.argument("settings", nargs=-1, metavar="[preset=NAME] [KEY=VALUE]...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/single/<run id>]"
+)
+def train(settings: tuple[str, ...], out: Path | None) -> None:
+    """Train one run, or go on with it where it was stopped.
+
+    \b
+    mtrl train preset=debug
+    mtrl train preset=paper env.tasks=MT10 network.critic.width=1024 run.device=cuda
+    """
+    config = _read_settings(settings)
+    directory = out or Path("runs/single") / config.run_id
+    if (directory / "agent.pt").exists():
+        click.echo(f"{directory} holds this run, finished. Delete the folder to train it again.")
+        return
+    outcome = _train_with_progress(config, directory)
+    if outcome == "stopped":
+        click.echo(f"Stopped; the checkpoint is in {directory}. The same command goes on from it.")
+        sys.exit(130)
+    click.echo(f"{outcome}: {directory / 'run.h5'}")
+    if outcome == "diverged":
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--episodes", type=click.IntRange(min=1), help="Episodes per task.  [default: the run's own]")
+def evaluate(directory: Path, episodes: int | None) -> None:
+    """Evaluate the finished run in DIRECTORY with its deterministic policy."""
+    import torch
+
+    from mtrl.agent import Agent
+    from mtrl.evaluate import Evaluator
+    from mtrl.results import read_run
+
+    config = read_run(directory / "run.h5").config
+    if episodes:
+        config = config.model_copy(
+            update={"evaluate": config.evaluate.model_copy(update={"episodes": episodes})}
+        )
+    weights = directory / "agent.pt"
+    if not weights.exists():
+        raise click.ClickException(
+            f"{weights} is not there: the run is not finished. `mtrl train` goes on with it."
+        )
+    agent = Agent(config, device="cpu")
+    agent.load_state_dict(torch.load(weights, weights_only=False, map_location="cpu"))
+    evaluator = Evaluator(config)
+    try:
+        metrics = evaluator.evaluate(lambda observation: agent.act(observation, deterministic=True))
+    finally:
+        evaluator.close()
+    for index, task in enumerate(config.env.tasks):
+        click.echo(
+            f"{task:28} success {metrics['success'][index]:.2f}  return {metrics['return'][index]:.1f}"
+        )
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine offers, and how to mend what is missing."""
+    from mtrl.doctor import examine
+
+    findings = examine()
+    marks = {"good": "ok     ", "missing": "absent ", "broken": "BROKEN "}
+    for finding in findings:
+        click.echo(f"{marks[finding.state]}{finding.subject:11} {finding.found}")
+        if finding.cure:
+            click.echo(f"{'':18} -> {finding.cure}")
+    if any(finding.state == "broken" for finding in findings):
+        sys.exit(1)
+
+
+def _read_settings(settings: tuple[str, ...]) -> Config:
+    from mtrl.config import build_config, parse_overrides
+
+    overrides = parse_overrides(settings)
+    return build_config(str(overrides.pop("preset", "paper")), overrides)
+
+
+def _train_with_progress(config: Config, directory: Path) -> str:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from mtrl.train import train
+
+    asked_to_stop = False
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        signal.signal(number, _give_up)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns) as bar:
+        line = bar.add_task(
+            f"{config.benchmark} w{config.network.critic.width}", total=config.train.vector_steps
+        )
+
+        def show(progress: Progress) -> None:
+            description = f"{config.benchmark}  success {progress.success:.2f}"
+            bar.update(line, completed=progress.vector_step, description=description)
+
+        return train(config, directory, stop=lambda: asked_to_stop, report=show)
+
+
+def _give_up(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

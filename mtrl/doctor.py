@@ -1,0 +1,125 @@
+"""What this machine offers to mtrl, one line a matter, with a cure for what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`missing` stands for what only some uses need, `broken` for what every use needs."""
+
+    subject: str
+    state: Literal["good", "missing", "broken"]
+    found: str
+    cure: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every finding about this machine; none of the checks raises."""
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _torch,
+        _extension,
+        _cuda,
+        _mujoco,
+        _metaworld,
+        _slurm,
+        _disk,
+    ]
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if (3, 11) <= sys.version_info < (3, 14):
+        return Finding("Python", "good", found)
+    return Finding("Python", "broken", found, "use Python 3.11, 3.12 or 3.13")
+
+
+def _torch() -> Finding:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        return Finding("torch", "broken", str(error), "pip install 'torch>=2.6'")
+    return Finding("torch", "good", f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _extension() -> Finding:
+    try:
+        core = importlib.import_module("mtrl._core")
+    except ImportError as error:
+        return Finding(
+            "extension", "broken", str(error), "pip install -e . (or `make build`) and read its first error"
+        )
+    return Finding("extension", "good", f"mtrl._core, kernels for {core.instruction_set()}")
+
+
+def _cuda() -> Finding:
+    cure = "not needed on a CPU; for a GPU install torch's CUDA build and NVIDIA's driver"
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return Finding("CUDA", "missing", "unknown without torch", cure)
+    if not torch.cuda.is_available():
+        return Finding("CUDA", "missing", "torch sees no GPU", cure)
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Finding("CUDA", "good", f"{names}, CUDA {torch.version.cuda}")
+
+
+def _mujoco() -> Finding:
+    try:
+        mujoco = importlib.import_module("mujoco")
+        model = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>")
+        mujoco.mj_step(model, mujoco.MjData(model))
+    except Exception as error:  # whatever a broken installation raises
+        return Finding(
+            "MuJoCo", "broken", f"{type(error).__name__}: {error}", "pip install --force-reinstall mujoco"
+        )
+    return Finding("MuJoCo", "good", str(mujoco.__version__))
+
+
+def _metaworld() -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Finding("Meta-World", "good", version("metaworld"))
+    except PackageNotFoundError:
+        return Finding("Meta-World", "broken", "not installed", "pip install metaworld==3.1.1")
+
+
+def _slurm() -> Finding:
+    if shutil.which("sbatch") is None:
+        return Finding(
+            "Slurm",
+            "missing",
+            "no sbatch on PATH",
+            "not needed on one machine; on a cluster run from a login node",
+        )
+    try:
+        ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(
+            "Slurm", "missing", str(error), "ask the cluster's staff: its controller does not answer"
+        )
+    if ping.returncode:
+        return Finding("Slurm", "missing", ping.stdout.strip() or ping.stderr.strip(), "is SLURM_CONF right?")
+    return Finding("Slurm", "good", ping.stdout.strip().splitlines()[0])
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    found = f"{free:.1f} GiB free in {Path.cwd()}"
+    if free < 1:
+        return Finding("disk", "broken", found, "free some space, or give another folder with --runs")
+    return Finding("disk", "good", found)

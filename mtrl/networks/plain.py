@@ -1,0 +1,34 @@
+"""The layers of a network in plain torch: the readable twin of the kernels in `mtrl.ops`, for any device.
+
+E ensemble members, B batch rows, T tasks, D inputs, W width, O outputs of one head.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def ensemble_linear(
+    x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
+) -> Tensor:
+    """ReLU(x kernel + bias + task_row[task]) of every member, [E, B, W].
+
+    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W] holds the
+    rows of the first kernel that a one-hot of `task` [B] would pick: picking them is that product.
+    """
+    y = x @ kernel + bias.unsqueeze(1)
+    if task_row is not None:
+        y = y + task_row[:, task]
+    return y.relu()
+
+
+def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+    """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
+
+    x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task [B].
+    """
+    members, tasks, width, outputs = kernel.shape
+    every = x @ kernel.transpose(1, 2).reshape(members, width, tasks * outputs)
+    every = every.view(members, -1, tasks, outputs) + bias.unsqueeze(1)
+    own = task.view(1, -1, 1, 1).expand(members, -1, 1, outputs)
+    return every.gather(2, own).squeeze(2)

@@ -1,0 +1,138 @@
+"""One run, from the first random action to the finished run file: SAC on all tasks at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtrl.agent import Agent
+from mtrl.checkpoint import load_checkpoint, save_checkpoint
+from mtrl.config import Config, ConfigError
+from mtrl.envs import VectorEnv
+from mtrl.replay import Replay
+from mtrl.runlog import RunLog
+from mtrl.tasks import ACTION_SIZE
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    vector_step: int
+    vector_steps: int
+    env_steps: int
+    success: float  # of the latest evaluation, mean over tasks; NaN before the first
+
+
+def train(
+    config: Config,
+    directory: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> str:
+    """Trains the run of `config` in `directory` and returns "done", "stopped" or "diverged".
+
+    Leaves run.h5 there and, when done, the agent's weights in agent.pt. Continues from checkpoint/ where there is
+    one, bit for bit on a CPU. `stop` is asked after every vector step; once it says yes, a checkpoint is written and
+    the run returns. `report` hears of every vector step. Raises ConfigError where this machine cannot run the
+    configuration.
+    """
+    torch.set_num_threads(config.run.threads)
+    directory.mkdir(parents=True, exist_ok=True)
+    seed, tasks, steps = config.train.seed, len(config.env.tasks), config.train.vector_steps
+    device = resolve_device(config.run.device)
+    evaluate_at = frozenset(config.evaluate.steps(steps))
+    save_now = Every(config.run.checkpoint_seconds)
+
+    with ExitStack() as stack:
+        envs = stack.enter_context(closing(VectorEnv(config.env, seed=seed, workers=config.run.env_workers)))
+        agent = Agent(config, device=device)
+        replay = Replay(config.replay, tasks=tasks, seed=seed)
+        explorer = np.random.default_rng([seed, 0])
+        restored = load_checkpoint(directory / "checkpoint", replay)
+        log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))
+        batch = update = None
+        if restored is None:
+            step = 0
+            observation, _ = envs.reset()
+        else:
+            step, observation = restored["step"], restored["observation"]
+            agent.load_state_dict(restored["agent"])
+            envs.load_state_dict(restored["envs"])
+            explorer.bit_generator.state = restored["explorer"]
+            log.load_state_dict(restored["log"])
+
+        while step < steps:
+            exploring = step < config.train.random_steps
+            with log.clock("env_seconds"):
+                action = (
+                    explorer.uniform(-1, 1, (tasks, ACTION_SIZE)) if exploring else agent.act(observation)
+                )
+                next_observation, reward, terminated, truncated, info = envs.step(action)
+                replay.add(observation, action, reward, terminated, truncated, info["final_obs"])
+            observation = next_observation
+            step += 1
+            log.count_episodes(info)
+
+            with log.clock("update_seconds"):
+                for _ in range(0 if exploring else config.train.updates_per_step):
+                    batch = replay.sample(config.agent.batch_per_task)
+                    update = agent.update(batch)
+                    if config.replay.mode == "prioritized":
+                        replay.update_priorities(batch.id, update.priority)
+
+            if update is not None and not torch.isfinite(update.metrics["critic_loss"]):
+                log.mark_diverged(step)
+                return "diverged"
+            if step in evaluate_at:
+                log.evaluate(step, agent, batch, update)
+            report(Progress(step, steps, step * tasks, log.success))
+            stopping = step < steps and stop()
+            if stopping or (step < steps and save_now()):
+                state = {
+                    "step": step,
+                    "observation": observation,
+                    "agent": agent.state_dict(),
+                    "envs": envs.state_dict(),
+                    "explorer": explorer.bit_generator.state,
+                    "log": log.state_dict(),
+                }
+                save_checkpoint(directory / "checkpoint", step, state, replay)
+            if stopping:
+                return "stopped"
+        torch.save(agent.state_dict(), directory / "agent.pt")
+    return "done"
+
+
+class Every:
+    """A clock that says yes once every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def __call__(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._seconds
+        return True
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of that name; `auto` is CUDA where there is one. Raises ConfigError where it is missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"run.device = '{name}' is no device; write auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"run.device = '{name}', but torch sees no CUDA device here; use run.device=cpu")
+    return device

@@ -1,0 +1,52 @@
+"""The command `mtrl` as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_train import SHORT
+
+SETTINGS = [f"{key}={value}" for key, value in SHORT.items()]
+
+
+def mtrl(*words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "mtrl.cli", *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_train_then_evaluate(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert "run.h5" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
+    assert "finished" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
+    assert "reach-v3" in mtrl("evaluate", run, "--episodes", "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "preset=debg"], "did you mean 'debug'"),
+        (["train", "env.tasks=nothing"], "no task 'nothing'"),
+        (["train", "network.actor.width=0"], "network.actor.width = 0"),
+        (["train", "widht"], "write key=value"),
+        (["train", "preset=debug", "--out", "/proc/run"], "/proc/run"),
+    ],
+)
+def test_bad_input_is_one_clear_line(words: list[str], message: str) -> None:
+    output = mtrl(*words, code=1)
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_evaluate_needs_a_finished_run(tmp_path: Path) -> None:
+    assert "run.h5" in mtrl("evaluate", str(tmp_path), code=1)
+
+
+def test_doctor_names_every_part() -> None:
+    output = mtrl("doctor")
+    for subject in ("Python", "torch", "extension", "CUDA", "MuJoCo", "Meta-World", "Slurm", "disk"):
+        assert subject in output

@@ -1,0 +1,98 @@
+"""Who may import whom (ARCHITECTURE.md). Imports are read from the source; what must start fast is also started."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mtrl", "sweeps", "slurm", "analysis")
+
+# Third-party library -> the only files (or folders) that may import it.
+ONLY_IN = {
+    "submitit": ("slurm/",),
+    "h5py": ("mtrl/results.py", "analysis/frames.py"),
+    "metaworld": ("mtrl/envs/",),
+    "mujoco": ("mtrl/envs/",),
+    "gymnasium": ("mtrl/envs/",),
+    "pybind11": ("setup.py",),
+}
+
+# First-party: each file (or folder) -> what it must not import. Arrows only go down.
+FORBIDDEN = {
+    "mtrl/": ("sweeps", "slurm", "analysis"),
+    "analysis/": ("sweeps", "slurm", "torch", "mtrl.train", "mtrl.agent"),
+    "slurm/": ("sweeps", "analysis"),
+    "sweeps/": ("analysis", "torch"),
+    "mtrl/config.py": ("torch", "mtrl.train", "mtrl.agent"),
+    "mtrl/tasks.py": ("torch",),
+    "mtrl/results.py": ("torch",),
+    "mtrl/envs/": ("torch", "mtrl.replay", "mtrl.agent", "mtrl.train"),
+    "mtrl/ops.py": ("mtrl.replay", "mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
+    "mtrl/replay.py": ("mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
+    "mtrl/networks/": ("mtrl.agent", "mtrl.train", "mtrl.envs"),
+    "mtrl/losses.py": ("mtrl.agent", "mtrl.train", "mtrl.envs"),
+    "mtrl/agent.py": ("mtrl.train", "mtrl.envs", "mtrl.results"),
+}
+
+STARTS_WITHOUT_TORCH = (
+    "mtrl.config",
+    "mtrl.tasks",
+    "mtrl.results",
+    "mtrl.envs",
+    "mtrl.cli",
+    "sweeps.launch",
+    "slurm.worker",
+    "slurm.submit",
+    "analysis.frames",
+    "analysis.fit_scaling_laws",
+)
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module that `source` imports, wherever in the file, as dotted names (`from a import b` gives a and a.b)."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def files() -> list[str]:
+    return [str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+
+
+def violations(file: str, imports: set[str]) -> list[str]:
+    def imports_module(module: str) -> bool:
+        return any(name == module or name.startswith(f"{module}.") for name in imports)
+
+    wrong = [f"{file} imports {library}; only {', '.join(places)} may"
+             for library, places in ONLY_IN.items()
+             if imports_module(library) and not file.startswith(places)]  # fmt: skip
+    if file != "slurm/worker.py":  # it may call the trainer, at call time
+        wrong += [f"{file} imports {module}"
+                  for place, modules in FORBIDDEN.items() if file.startswith(place)
+                  for module in modules if imports_module(module)]  # fmt: skip
+    return wrong
+
+
+@pytest.mark.parametrize("file", files())
+def test_imports_only_go_down(file: str) -> None:
+    assert violations(file, imports_of((ROOT / file).read_text())) == []
+
+
+def test_a_violation_is_found() -> None:
+    source = "def late():\n    from sweeps import grid\n    import submitit.helpers\n"
+    assert len(violations("mtrl/losses.py", imports_of(source))) == 2
+
+
+@pytest.mark.parametrize("module", STARTS_WITHOUT_TORCH)
+def test_starts_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'metaworld', 'mujoco') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,131 @@
+"""Whole runs, short and real: the run file, repetition, resumption, divergence."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from mtrl.config import Config, ConfigError, build_config
+from mtrl.results import read_run
+from mtrl.train import Progress, resolve_device, train
+
+SHORT: dict[str, Any] = {
+    "env.tasks": "drawer-close-v3+reach-v3",
+    "env.horizon": 20,
+    "env.goals_per_task": 2,
+    "agent.batch_per_task": 8,
+    "network.actor.width": 8,
+    "network.critic.width": 8,
+    "train.vector_steps": 90,
+    "train.random_steps": 30,
+    "evaluate.every": 40,
+    "evaluate.episodes": 1,
+    "run.device": "cpu",
+}
+
+
+def short_config(**changes: Any) -> Config:
+    return build_config("debug", SHORT | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Everything in a run file but the wall clocks (`timing`) and the configuration, which says where it ran."""
+    with h5py.File(path) as file:
+        attributes = {f"attribute {name}": value for name, value in file.attrs.items() if name != "config"}
+        return attributes | {name: file[name][()].tobytes() for name in file if name not in ("timing", *DIMS)}
+
+
+DIMS = ("eval", "metric", "run_metric", "task", "clock")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished")
+    assert train(short_config(), directory) == "done"
+    return directory
+
+
+def test_run_file_has_every_evaluation(finished: Path) -> None:
+    run = read_run(finished / "run.h5")
+    assert run.env_steps.tolist() == [80, 160, 180]
+    assert np.isfinite(run.per_run[1:]).all()
+    metrics = dict(zip(run.metrics, np.moveaxis(run.per_task, 1, 0), strict=True))
+    assert np.isfinite(metrics["return"]).all()
+    assert (metrics["length"] == 20).all()
+    assert np.isfinite(run.random_policy[[run.metrics.index("success"), run.metrics.index("return")]]).all()
+    assert run.attributes["parameters_total"] == (
+        run.attributes["parameters_actor"] + run.attributes["parameters_critic"]
+    )
+    assert run.config.run_id == run.attributes["run_id"] == short_config().run_id
+
+
+def test_run_file_opens_with_xarray(finished: Path) -> None:
+    with xr.open_dataset(finished / "run.h5") as dataset:
+        assert dataset.per_task.sel(metric="success", task="reach-v3").dims == ("eval",)
+        assert dataset.per_run.sel(run_metric="critic_loss").notnull().any()
+
+
+@pytest.mark.parametrize("mode", ["uniform", "prioritized"])
+def test_same_config_gives_the_same_file_for_any_threads_and_workers(tmp_path: Path, mode: str) -> None:
+    train(short_config(replay__mode=mode), tmp_path / "one")
+    train(short_config(replay__mode=mode, run__threads=2, run__env_workers=2), tmp_path / "two")
+    assert contents(tmp_path / "one/run.h5") == contents(tmp_path / "two/run.h5")
+    train(short_config(replay__mode=mode, train__seed=1), tmp_path / "other")
+    assert contents(tmp_path / "one/run.h5") != contents(tmp_path / "other/run.h5")
+
+
+def stop_after(seen: list[Progress], step: int) -> bool:
+    return seen[-1].vector_step == step
+
+
+@pytest.mark.parametrize("stops", [(5,), (33, 41), (40, 77, 89)])
+def test_stopped_and_resumed_run_leaves_the_same_file(
+    tmp_path: Path, finished: Path, stops: tuple[int, ...]
+) -> None:
+    seen: list[Progress] = []
+    for stop_at in stops:
+        outcome = train(short_config(), tmp_path, stop=partial(stop_after, seen, stop_at), report=seen.append)
+        assert outcome == "stopped"
+        assert seen[-1].vector_step == stop_at
+    assert train(short_config(), tmp_path) == "done"
+    assert contents(tmp_path / "run.h5") == contents(finished / "run.h5")
+    ours, theirs = (torch.load(place / "agent.pt", weights_only=False) for place in (tmp_path, finished))
+    assert str(ours) == str(theirs)
+
+
+def test_killed_before_the_first_checkpoint_starts_anew(tmp_path: Path, finished: Path) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.vector_step == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(short_config(), tmp_path, report=kill)
+    assert train(short_config(), tmp_path) == "done"
+    assert contents(tmp_path / "run.h5") == contents(finished / "run.h5")
+
+
+def test_divergence_is_noticed_and_recorded(tmp_path: Path) -> None:
+    assert train(short_config(agent__critic_lr=1e30, agent__critic_clip=1e30), tmp_path) == "diverged"
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert 30 < file.attrs["diverged_at_vector_step"] <= 90
+    assert read_run(tmp_path / "run.h5").per_run.shape[0] < 3
+
+
+def test_both_backends_train(tmp_path: Path, finished: Path) -> None:
+    assert train(short_config(agent__backend="torch"), tmp_path) == "done"
+    ours, theirs = read_run(finished / "run.h5"), read_run(tmp_path / "run.h5")
+    place = ours.run_metrics.index("critic_loss")
+    np.testing.assert_allclose(ours.per_run[:, place], theirs.per_run[:, place], rtol=1e-3)
+
+
+def test_missing_device_is_named() -> None:
+    with pytest.raises(ConfigError, match="'cua' is no device"):
+        resolve_device("cua")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"use run\.device=cpu"):
+            resolve_device("cuda")
