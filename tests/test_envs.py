@@ -22,7 +22,9 @@ def cache(tmp_path_factory):
     """A cache of this module's own, shared by its tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        living = VectorEnv(Env(tasks=TASKS), seed=0)  # envs of the same tasks copy its compiled models
         yield
+        living.close()
 
 
 @pytest.fixture
