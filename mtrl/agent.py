@@ -82,19 +82,20 @@ class Agent:
             **shared,
         )
         self.fused = self._build_fused(actor_starts, critic_starts) if self.backend == "core" else None
+        self.tasks = torch.arange(len(config.env.tasks), device=self.device)
         self.act_generator = _generator(config.train.seed, 1, self.device)
         self.update_generator = _generator(config.train.seed, 2, self.device)
 
     @torch.no_grad()
     def act(self, observation: ArrayLike, *, deterministic: bool = False) -> NDArray[np.float32]:
         """Actions [T, 4] for observations [T, 39], row i being task i's. Deterministic ones draw nothing."""
-        rows = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=self.device)
-        tasks = torch.arange(len(self.config.env.tasks), device=self.device)
-        output = self.actor(rows, tasks)[0]
-        if deterministic:
-            action = tanh_gaussian.mode(output)
+        rows = torch.as_tensor(np.ascontiguousarray(observation, dtype=np.float32), device=self.device)
+        noise = None if deterministic else self._noise(len(rows), self.act_generator)
+        if self.fused:
+            action = self.fused.act(self.actor_adam.value, rows, self.tasks, noise)
         else:
-            action, _ = self._sample(output, self._noise(len(rows), self.act_generator))
+            output = self.actor(rows, self.tasks)[0]
+            action = tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
         return action.cpu().numpy()
 
     def update(self, batch: Batch) -> Update:

@@ -101,6 +101,7 @@ class SacUpdate:
         self, settings: dict[str, float], actor: dict[str, Any], critic: dict[str, Any], threads: int
     ) -> None:
         self._update = _core.SacUpdate(settings, actor, critic, threads)
+        self._actions = actor["outputs"] // 2
 
     def __call__(
         self,
@@ -119,6 +120,12 @@ class SacUpdate:
         """
         priority = torch.empty_like(batch[2])
         return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
+
+    def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
+        action = observation.new_empty((len(observation), self._actions))
+        self._update.act(actor, observation, task, noise, action)
+        return action
 
 
 Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step

@@ -233,6 +233,18 @@ def test_acting_deterministically_draws_nothing():
     assert first.shape == (3, 4)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_backends_act_alike(deterministic):
+    observation = np.random.default_rng(0).normal(size=(3, 39))
+    actions = {}
+    for backend in BACKENDS:
+        agent = make_agent(backend)
+        agent.actor_adam.value.mul_(3.0)  # so that means and deviations are not all near 0
+        actions[backend] = [agent.act(observation, deterministic=deterministic) for _ in range(2)]
+    for backend in BACKENDS:
+        np.testing.assert_allclose(actions[backend], actions["torch"], rtol=1e-5, atol=1e-6)
+
+
 def test_each_row_is_acted_on_by_its_own_task():
     agent = make_agent()
     row = np.random.default_rng(0).normal(size=39)

@@ -245,6 +245,22 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
           m.q_mean,      m.actor_gradient_norm, m.critic_gradient_norm};
 }
 
+void sac_act(SacUpdate& self, py::object actor, py::object observation, py::object task, py::object noise,
+             py::object action) {
+  const MultiHeadShape& a = self.actor_shape();
+  const arrays::Array flat = shaped(actor, "actor", 1);
+  if (flat.shape[0] < end_of(a)) throw py::value_error("actor is shorter than its shape");
+  const float* value = input<float>(actor, "actor", {flat.shape[0]});
+  const int64_t rows = shaped(observation, "observation", 2).shape[0];
+  const float* seen = input<float>(observation, "observation", {rows, a.inputs});
+  const int64_t* ids = task_ids(task, rows, a.tasks);
+  if (!ids) throw py::value_error("task is None; every row belongs to a task");
+  const float* draws = or_null<float>(noise, "noise", {rows, a.outputs / 2});
+  float* chosen = output<float>(action, "action", {rows, a.outputs / 2});
+  py::gil_scoped_release unlocked;
+  self.act(value, rows, seen, ids, draws, chosen);
+}
+
 }  // namespace
 
 void bind_critic(py::module_& m) {
@@ -278,5 +294,6 @@ void bind_critic(py::module_& m) {
         if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + "; the least is 1");
         return std::make_unique<SacUpdate>(settings_of(settings), std::move(a), std::move(c), threads);
       }))
-      .def("__call__", &sac_update);
+      .def("__call__", &sac_update)
+      .def("act", &sac_act);
 }

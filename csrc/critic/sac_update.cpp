@@ -15,7 +15,6 @@
 #include "critic/head_gather.h"
 #include "critic/matmul.h"
 #include "critic/min_routing.h"
-#include "critic/tanh_gaussian.h"
 #include "critic/td_target.h"
 
 namespace {
@@ -153,6 +152,11 @@ void SacUpdate::reserve(int64_t rows) {
   kernel_ = matmul_kernel();
 }
 
+TanhGaussian SacUpdate::gaussian(int64_t rows) const {
+  return {rows, actions_, static_cast<float>(settings_.log_std_min),
+          static_cast<float>(settings_.log_std_max)};
+}
+
 SacUpdate::Scratch SacUpdate::scratch(int thread) const {
   const int64_t tall = std::min(kRows, rows_), block = tall * std::max(actor_->row, critic_->row);
   float* at = scratch_ + thread * scratch_size_;
@@ -272,8 +276,6 @@ double SacUpdate::step(const AdamState& state, double lr, double clip, float* ta
 // Policy and next policy: log_prob_, next_log_prob_, and the critics' inputs x_, next_x_ and new_x_.
 void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
   const int64_t inputs = actions_ + observations_;
-  const auto low = static_cast<float>(settings_.log_std_min),
-             high = static_cast<float>(settings_.log_std_max);
   pack_forward(*actor_, actor);
   team_.run(2 * blocks(batch.rows), [&](int64_t i, int thread) {
     const bool next = i >= blocks(batch.rows);
@@ -285,9 +287,8 @@ void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
           *joined = (next ? next_x_ : new_x_) + b * inputs;
     const float* observation = (next ? batch.next_observation : batch.observation) + b * observations_;
     forward_rows(*actor_, actor, 0, rows, observation, batch.task + b, hidden.data(), output, own.workspace);
-    tanh_gaussian_sample({rows, actions_, low, high}, output,
-                         (next ? batch.next_noise : batch.noise) + b * actions_, joined, inputs,
-                         (next ? next_log_prob_ : log_prob_) + b);
+    tanh_gaussian_sample(gaussian(rows), output, (next ? batch.next_noise : batch.noise) + b * actions_,
+                         joined, inputs, (next ? next_log_prob_ : log_prob_) + b);
     copy_rows(rows, observations_, observation, joined + actions_, inputs);
     if (next) return;
     copy_rows(rows, actions_, batch.action + b * actions_, x_ + b * inputs, inputs);
@@ -386,15 +387,13 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
 void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batch, SacMetrics* metrics) {
   const int64_t inputs = actions_ + observations_;
   const float share = 1.0f / static_cast<float>(batch.rows);
-  const auto low = static_cast<float>(settings_.log_std_min),
-             high = static_cast<float>(settings_.log_std_max);
   pack_backward(*actor_, actor.value, 0);
   team_.run(blocks(batch.rows), [&](int64_t i, int thread) {
     const int64_t b = i * kRows, rows = std::min(kRows, batch.rows - b);
     for (int64_t r = b; r < b + rows; ++r) dlog_prob_[r] = alpha_[r] * share;
-    tanh_gaussian_backward({rows, actions_, low, high}, output_ + b * 2 * actions_,
-                           batch.noise + b * actions_, new_x_ + b * inputs, inputs, daction_ + b * actions_,
-                           dlog_prob_ + b, doutput_ + b * 2 * actions_);
+    tanh_gaussian_backward(gaussian(rows), output_ + b * 2 * actions_, batch.noise + b * actions_,
+                           new_x_ + b * inputs, inputs, daction_ + b * actions_, dlog_prob_ + b,
+                           doutput_ + b * 2 * actions_);
     const std::vector<float*> hidden = actor_->from(actor_->hidden, 0, batch.rows, b);
     const std::vector<float*> dz = actor_->from(actor_->dz, 0, batch.rows, b);
     backward_rows(*actor_, actor.value, 0, rows, batch.task + b, doutput_ + b * 2 * actions_, hidden.data(),
@@ -433,4 +432,25 @@ SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float
   metrics.actor_gradient_norm = step(actor, settings_.actor_lr, settings_.actor_clip, nullptr);
   metrics.temperature_loss = update_temperature(log_temperature, batch);
   return metrics;
+}
+
+void SacUpdate::act(const float* actor, int64_t rows, const float* observation, const int64_t* task,
+                    const float* noise, float* action) {
+  if (rows_ == 0) reserve(rows);  // otherwise the room of the last update serves
+  pack_forward(*actor_, actor);
+  const Scratch own = scratch(0);
+  std::vector<float*> hidden(actor_->shape.depth);
+  for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
+  for (int64_t b = 0, tall = std::min(kRows, rows_); b < rows; b += tall) {
+    const TanhGaussian block = gaussian(std::min(tall, rows - b));
+    forward_rows(*actor_, actor, 0, block.rows, observation + b * observations_, task + b, hidden.data(),
+                 own.output, own.workspace);
+    if (noise) {
+      float* log_prob = own.activations[0];
+      tanh_gaussian_sample(block, own.output, noise + b * actions_, action + b * actions_, actions_,
+                           log_prob);
+    } else {
+      tanh_gaussian_mode(block, own.output, action + b * actions_);
+    }
+  }
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "critic/tanh_gaussian.h"
 #include "parallel.h"
 
 // One whole SAC update of a multi-head actor and an ensemble of multi-head critics (the paper's `mtmhsac`):
@@ -57,6 +58,10 @@ class SacUpdate {
   SacMetrics run(const AdamState& actor, const AdamState& critic, float* target,
                  const AdamState& log_temperature, const SacBatch& batch, float* priority);
 
+  // Writes the actions [rows, action] of some observations. Null noise gives the deterministic ones.
+  void act(const float* actor, int64_t rows, const float* observation, const int64_t* task,
+           const float* noise, float* action);
+
   const MultiHeadShape& actor_shape() const;
   const MultiHeadShape& critic_shape() const;
 
@@ -69,6 +74,7 @@ class SacUpdate {
 
   void reserve(int64_t rows);
   Scratch scratch(int thread) const;
+  TanhGaussian gaussian(int64_t rows) const;
   void pack_forward(Network& network, const float* value);
   void pack_backward(Network& network, const float* value, int64_t first_inputs);
   void forward_rows(const Network& network, const float* value, int64_t e, int64_t rows, const float* x,

@@ -22,6 +22,13 @@ void tanh_gaussian_sample(const TanhGaussian& g, const float* output, const floa
   }
 }
 
+void tanh_gaussian_mode(const TanhGaussian& g, const float* output, float* action) {
+  for (int64_t b = 0; b < g.rows; ++b) {
+    for (int64_t a = 0; a < g.actions; ++a)
+      action[b * g.actions + a] = std::tanh(output[2 * b * g.actions + a]);
+  }
+}
+
 void tanh_gaussian_backward(const TanhGaussian& g, const float* output, const float* noise,
                             const float* action, int64_t action_row, const float* daction,
                             const float* dlog_prob, float* doutput) {

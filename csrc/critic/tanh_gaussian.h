@@ -14,6 +14,9 @@ struct TanhGaussian {
 void tanh_gaussian_sample(const TanhGaussian& g, const float* output, const float* noise, float* action,
                           int64_t action_row, float* log_prob);
 
+// tanh of the means, [rows, actions].
+void tanh_gaussian_mode(const TanhGaussian& g, const float* output, float* action);
+
 // doutput [rows, 2 actions] from the gradients daction [rows, actions] and dlog_prob [rows]. A clipped log
 // standard deviation has no gradient. action is what tanh_gaussian_sample wrote.
 void tanh_gaussian_backward(const TanhGaussian& g, const float* output, const float* noise,
