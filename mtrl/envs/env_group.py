@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtrl.config import Env
-from mtrl.envs.step_buffers import StepBuffers
+from mtrl.envs.step_buffers import Array, StepBuffers
 from mtrl.envs.task_env import TaskEnv
 
 
@@ -47,6 +47,13 @@ class EnvGroup:
         b.episode_success[row] = env.episode_success
         b.final_observation[row] = observation
         b.observation[row] = env.reset() if terminated or truncated else observation
+
+    def replay(self, actions: Array) -> None:
+        """Steps n times, by `actions` [n, T, 4]; the results of the last step stay in the buffers."""
+        rows = list(self._envs)
+        for action in actions:
+            self._buffers.action[rows] = action[rows]
+            self.step()
 
     def state_dicts(self) -> dict[int, dict[str, Any]]:
         """The state of each env by its row, with the observation it waits at."""
