@@ -13,8 +13,11 @@ BETA1, BETA2 = 0.9, 0.999
 ALIGNMENT = 16  # floats: each parameter starts on a cache line
 
 
-def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-    """Moves the parameters into one vector and their gradients into a second; both. Gaps hold zeros."""
+def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor, list[int]]:
+    """Moves the parameters into one vector, their gradients into a second; both, and where each begins.
+
+    Gaps hold zeros.
+    """
     starts, size = [], 0
     for parameter in parameters:
         starts.append(size)
@@ -26,7 +29,7 @@ def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         value[place] = parameter.detach().reshape(-1)
         parameter.data = value[place].view(parameter.shape)
         parameter.grad = gradient[place].view(parameter.shape)
-    return value, gradient
+    return value, gradient, starts
 
 
 class Adam:
@@ -46,7 +49,7 @@ class Adam:
         if self.backend == "core":
             return torch.tensor(self._core_step(target, polyak))
         # A single-precision sum over a million squares is wrong in the fourth digit.
-        norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).float()
+        norm: Tensor = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).float()
         gradient = self.gradient * (self.clip / norm).clamp(max=1.0)
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.lerp_(gradient.square(), 1 - BETA2)
@@ -56,11 +59,24 @@ class Adam:
             target.lerp_(self.value, polyak)
         return norm
 
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """What `mtrl.ops.SacUpdate` takes of an optimiser: its vectors, and the coming step's number."""
+        return self.value, self.gradient, self.mean, self.square, self.steps + 1
+
     def _core_step(self, target: Tensor | None, polyak: float) -> float:
         moments = (self.mean, self.square)
         betas = (BETA1, BETA2)
         return ops.adam_polyak(
-            self.value, self.gradient, moments, target, self.lr, betas, self.eps, self.clip, polyak, self.steps
+            self.value,
+            self.gradient,
+            moments,
+            target,
+            self.lr,
+            betas,
+            self.eps,
+            self.clip,
+            polyak,
+            self.steps,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -90,6 +90,61 @@ def adam_polyak(
     return norm
 
 
+class SacUpdate:
+    """A whole SAC update of a multi-head actor and critic ensemble in one call; see csrc/critic/sac_update.h.
+
+    `settings` are the numbers of the section `agent`; a shape has members, inputs, outputs, tasks, width, depth and
+    start, the places of the parameters in their flat vector, in the order of `MultiHead.parameters()`.
+    """
+
+    def __init__(
+        self, settings: dict[str, float], actor: dict[str, Any], critic: dict[str, Any], threads: int
+    ) -> None:
+        self._update = _core.SacUpdate(settings, actor, critic, threads)
+        self._actions = actor["outputs"] // 2
+
+    def __call__(
+        self,
+        actor: Flat,
+        critic: Flat,
+        target: Tensor,
+        log_temperature: Flat,
+        batch: tuple[Tensor, ...],
+        noise: tuple[Tensor, Tensor],
+    ) -> tuple[list[float], Tensor]:
+        """Updates the flat vectors in place. Returns the metrics in the order of METRICS and the priorities [B].
+
+        batch: observation [B, O], action [B, A], reward, terminated [B], next_observation [B, O], task int64 [B],
+        weight [B]. noise: standard normal draws [B, A] for the next and for the present actions. Raises ValueError
+        or TypeError, before anything changes, for shapes, dtypes or task ids that do not fit.
+        """
+        priority = torch.empty_like(batch[2])
+        return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
+
+    def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
+        action = observation.new_empty((len(observation), self._actions))
+        self._update.act(actor, observation, task, noise, action)
+        return action
+
+
+Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step
+METRICS = (
+    "critic_loss",
+    "actor_loss",
+    "temperature_loss",
+    "q_mean",
+    "actor_gradient_norm",
+    "critic_gradient_norm",
+)
+
+
+def matmul_kernel() -> str:
+    """The instruction set that matrix products run on: avx512, avx2 or portable."""
+    name: str = _core.matmul_kernel()
+    return name
+
+
 def _linear_forward(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None, task: Tensor | None
 ) -> Tensor:

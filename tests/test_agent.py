@@ -11,7 +11,16 @@ from mtrl.agent import UPDATE_METRICS, Agent
 from mtrl.config import build_config
 from mtrl.tasks import BENCHMARKS
 
-BACKENDS = ("core", "torch")
+BACKENDS = ("fused", "core", "torch")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small layers are slower with more threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Rows(NamedTuple):
@@ -42,14 +51,18 @@ def make_batch(tasks, per_task, seed=0, *, terminated=0.0):
     )
 
 
-def make_agent(backend="core", tasks=3, width=24, **more):
+def make_agent(backend="fused", tasks=3, width=24, **more):
+    """backend: fused (what `core` picks for these networks), core (its operators under autograd) or torch."""
     overrides = {
         "env.tasks": BENCHMARKS["MT10"][:tasks],
         "network.actor.width": width,
         "network.critic.width": width,
-        "agent.backend": backend,
+        "agent.backend": "torch" if backend == "torch" else "core",
     }
-    return Agent(build_config("paper", overrides | {k.replace("__", "."): v for k, v in more.items()}))
+    agent = Agent(build_config("paper", overrides | {k.replace("__", "."): v for k, v in more.items()}))
+    if backend == "core":
+        agent.fused = None
+    return agent
 
 
 def noises(agent, rows):
@@ -83,7 +96,8 @@ FIRST_STEP = 2e-6
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_update_of_the_paper_preset_equals_the_transcription(backend):
-    agent = Agent(build_config("paper", {"agent.backend": backend}))
+    agent = make_agent(backend, tasks=10, width=400)
+    assert agent.config == build_config("paper", {"agent.backend": agent.config.agent.backend})
     compare_with_reference(agent, make_batch(10, 128, seed=5), FIRST_STEP)
 
 
@@ -120,11 +134,48 @@ def test_backends_stay_together_over_many_updates():
         batch = make_batch(3, 32, seed=step)
         for agent in agents:
             agent.update(batch)
-    core, twin = (agent.state_dict() for agent in agents)
-    for network in ("actor", "critic", "target"):
-        for name in core[network]:
-            # 50 steps move a weight by up to 50 lr = 1.5e-2; rounding differences stay a hundredth of that.
-            torch.testing.assert_close(core[network][name], twin[network][name], rtol=0, atol=1.5e-4)
+    *ours, twin = (agent.state_dict() for agent in agents)
+    for state in ours:
+        for network in ("actor", "critic", "target"):
+            for name in state[network]:
+                # 50 steps move a weight by up to 50 lr = 1.5e-2; rounding differences stay a hundredth of that.
+                torch.testing.assert_close(state[network][name], twin[network][name], rtol=0, atol=1.5e-4)
+
+
+def test_the_number_of_threads_does_not_show(monkeypatch):
+    monkeypatch.setattr("mtrl.agent._bound_cpus", lambda: 64)
+    agents = [make_agent(width=300, agent__critics=3, run__threads=threads) for threads in (1, 2, 5)]
+    for step in range(3):
+        batch = make_batch(3, 180, seed=step)
+        updates = [agent.update(batch) for agent in agents]
+        assert all(update.metrics == updates[0].metrics for update in updates)
+        assert all(torch.equal(update.priority, updates[0].priority) for update in updates)
+    first, *others = (agent.state_dict() for agent in agents)
+    assert all(_equal(first, other) for other in others)
+
+
+def test_the_fused_step_is_taken_where_it_applies(caplog):
+    caplog.set_level("INFO", logger="mtrl.agent")
+    assert make_agent("fused").fused is not None
+    assert "one fused step" in caplog.text
+    assert make_agent("torch").fused is None
+
+
+def test_a_batch_that_does_not_fit_changes_nothing():
+    agent = make_agent()
+    batch = make_batch(3, 8)
+    before = agent.state_dict()
+    for name, column, message in (
+        ("task", batch.task + 1, r"task\[16\] is 3; there are 3 tasks"),
+        ("observation", batch.observation[:, :38].contiguous(), "observation has shape"),
+        ("reward", batch.reward.double(), "reward has dtype float64; expected float32"),
+        ("weight", batch.weight[:5], "weight has shape"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            agent.update(batch._replace(**{name: column}))
+    after = agent.state_dict()
+    assert _equal(before["critic"], after["critic"])
+    assert before["critic_adam"]["steps"] == after["critic_adam"]["steps"] == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -180,6 +231,18 @@ def test_acting_deterministically_draws_nothing():
     np.testing.assert_array_equal(agent.act(observation), silent.act(observation))
     assert first.dtype == np.float32
     assert first.shape == (3, 4)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_backends_act_alike(deterministic):
+    observation = np.random.default_rng(0).normal(size=(3, 39))
+    actions = {}
+    for backend in BACKENDS:
+        agent = make_agent(backend)
+        agent.actor_adam.value.mul_(3.0)  # so that means and deviations are not all near 0
+        actions[backend] = [agent.act(observation, deterministic=deterministic) for _ in range(2)]
+    for backend in BACKENDS:
+        np.testing.assert_allclose(actions[backend], actions["torch"], rtol=1e-5, atol=1e-6)
 
 
 def test_each_row_is_acted_on_by_its_own_task():

@@ -1,12 +1,18 @@
 // Checks every array and every task id, then calls the critic's kernels without the interpreter lock.
-#include <stdexcept>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "arrays.h"
 #include "critic/adam_polyak.h"
 #include "critic/ensemble_linear.h"
 #include "critic/head_gather.h"
 #include "critic/matmul.h"
+#include "critic/sac_update.h"
 #include "critic/td_target.h"
 #include "module.h"
 
@@ -97,7 +103,7 @@ void linear_backward(py::object x, py::object kernel, py::object task_row, py::o
 
 HeadGather head_of(py::handle x, py::handle kernel) {
   const arrays::Array k = shaped(kernel, "kernel", 4), in = shaped(x, "x", 3);
-  return {k.shape[0], in.shape[1], k.shape[2], k.shape[3], k.shape[1]};
+  return {k.shape[0], in.shape[1], k.shape[2], k.shape[3], k.shape[1], k.shape[2]};
 }
 
 void head_forward(py::object x, py::object kernel, py::object bias, py::object task, py::object y,
@@ -159,6 +165,102 @@ double adam(py::object value, py::object gradient, py::object mean, py::object s
   return adam_polyak({lr, beta1, beta2, eps, weight_decay, clip, polyak, steps}, n, g, m, s, v, t);
 }
 
+SacSettings settings_of(const py::dict& values) {
+  const auto get = [&](const char* name) { return values[name].cast<double>(); };
+  return {get("discount"),       get("polyak"),      get("actor_lr"),   get("critic_lr"),
+          get("temperature_lr"), get("adam_eps"),    get("actor_clip"), get("critic_clip"),
+          get("target_entropy"), get("log_std_min"), get("log_std_max")};
+}
+
+MultiHeadShape shape_of(const py::dict& values) {
+  const auto get = [&](const char* name) { return values[name].cast<int64_t>(); };
+  MultiHeadShape shape{get("members"),
+                       get("inputs"),
+                       get("outputs"),
+                       get("tasks"),
+                       get("width"),
+                       get("depth"),
+                       values["start"].cast<std::vector<int64_t>>()};
+  if (static_cast<int64_t>(shape.start.size()) != 3 + 2 * shape.depth) {
+    throw py::value_error("start has " + std::to_string(shape.start.size()) + " entries; expected " +
+                          std::to_string(3 + 2 * shape.depth));
+  }
+  return shape;
+}
+
+// The floats that a flat vector with this shape holds at least.
+int64_t end_of(const MultiHeadShape& s) {
+  const int64_t units = s.members * s.width, heads = s.members * s.tasks * s.outputs;
+  int64_t end = std::max({s.start[0] + units * s.tasks, s.start[1] + heads * s.width, s.start[2] + heads});
+  for (int64_t layer = 0; layer < s.depth; ++layer) {
+    end = std::max(end, s.start[3 + layer] + units * (layer ? s.width : s.inputs));
+    end = std::max(end, s.start[3 + s.depth + layer] + units);
+  }
+  return end;
+}
+
+AdamState adam_of(const py::tuple& state, int64_t size, const char* name) {
+  if (state.size() != 5) throw py::value_error(std::string(name) + " has not 5 entries");
+  const int64_t n = shaped(state[0], name, 1).shape[0];
+  if (n < size) {
+    throw py::value_error(std::string(name) + " has " + std::to_string(n) + " numbers; expected " +
+                          std::to_string(size));
+  }
+  return {output<float>(state[0], name, {n}),
+          output<float>(state[1], "gradient", {n}),
+          output<float>(state[2], "mean", {n}),
+          output<float>(state[3], "square", {n}),
+          n,
+          state[4].cast<int64_t>()};
+}
+
+std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py::tuple& critic,
+                               py::object target, const py::tuple& log_temperature, py::object observation,
+                               py::object action, py::object reward, py::object terminated,
+                               py::object next_observation, py::object task, py::object weight,
+                               py::object next_noise, py::object noise, py::object priority) {
+  const MultiHeadShape &a = self.actor_shape(), &c = self.critic_shape();
+  const int64_t actions = a.outputs / 2, rows = shaped(reward, "reward", 1).shape[0];
+  if (rows == 0) throw py::value_error("the batch has no rows");
+  const AdamState actor_state = adam_of(actor, end_of(a), "actor"),
+                  critic_state = adam_of(critic, end_of(c), "critic");
+  const AdamState temperature = adam_of(log_temperature, a.tasks, "log_temperature");
+  float* slow = output<float>(target, "target", {critic_state.size});
+  const int64_t* ids = task_ids(task, rows, a.tasks);
+  if (!ids) throw py::value_error("task is None; every row belongs to a task");
+  const SacBatch batch{rows,
+                       input<float>(observation, "observation", {rows, a.inputs}),
+                       input<float>(action, "action", {rows, actions}),
+                       input<float>(reward, "reward", {rows}),
+                       input<float>(terminated, "terminated", {rows}),
+                       input<float>(next_observation, "next_observation", {rows, a.inputs}),
+                       input<float>(weight, "weight", {rows}),
+                       ids,
+                       input<float>(next_noise, "next_noise", {rows, actions}),
+                       input<float>(noise, "noise", {rows, actions})};
+  float* errors = output<float>(priority, "priority", {rows});
+  py::gil_scoped_release unlocked;
+  const SacMetrics m = self.run(actor_state, critic_state, slow, temperature, batch, errors);
+  return {m.critic_loss, m.actor_loss,          m.temperature_loss,
+          m.q_mean,      m.actor_gradient_norm, m.critic_gradient_norm};
+}
+
+void sac_act(SacUpdate& self, py::object actor, py::object observation, py::object task, py::object noise,
+             py::object action) {
+  const MultiHeadShape& a = self.actor_shape();
+  const arrays::Array flat = shaped(actor, "actor", 1);
+  if (flat.shape[0] < end_of(a)) throw py::value_error("actor is shorter than its shape");
+  const float* value = input<float>(actor, "actor", {flat.shape[0]});
+  const int64_t rows = shaped(observation, "observation", 2).shape[0];
+  const float* seen = input<float>(observation, "observation", {rows, a.inputs});
+  const int64_t* ids = task_ids(task, rows, a.tasks);
+  if (!ids) throw py::value_error("task is None; every row belongs to a task");
+  const float* draws = or_null<float>(noise, "noise", {rows, a.outputs / 2});
+  float* chosen = output<float>(action, "action", {rows, a.outputs / 2});
+  py::gil_scoped_release unlocked;
+  self.act(value, rows, seen, ids, draws, chosen);
+}
+
 }  // namespace
 
 void bind_critic(py::module_& m) {
@@ -176,10 +278,22 @@ void bind_critic(py::module_& m) {
   m.def("ensemble_linear_backward", &linear_backward);
   m.def("head_gather_workspace",
         [](int64_t members, int64_t rows, int64_t width, int64_t outputs, int64_t tasks) {
-          return head_gather_workspace({members, rows, width, outputs, tasks});
+          return head_gather_workspace({members, rows, width, outputs, tasks, width});
         });
   m.def("head_gather_forward", &head_forward);
   m.def("head_gather_backward", &head_backward);
   m.def("td_target", &soft_target);
   m.def("adam_polyak", &adam);
+  py::class_<SacUpdate>(m, "SacUpdate")
+      .def(py::init([](const py::dict& settings, const py::dict& actor, const py::dict& critic, int threads) {
+        MultiHeadShape a = shape_of(actor), c = shape_of(critic);
+        if (a.members != 1 || c.outputs != 1 || a.tasks != c.tasks || a.outputs % 2 ||
+            c.inputs != a.inputs + a.outputs / 2) {
+          throw py::value_error("the shapes of actor and critic do not belong together");
+        }
+        if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + "; the least is 1");
+        return std::make_unique<SacUpdate>(settings_of(settings), std::move(a), std::move(c), threads);
+      }))
+      .def("__call__", &sac_update)
+      .def("act", &sac_act);
 }

@@ -44,12 +44,15 @@ MTRL_DISPATCH(advance,
 
 }  // namespace
 
-double adam_polyak(const AdamPolyak& step, int64_t n, const float* gradient, float* mean, float* square,
-                   float* value, float* target) {
+double squared_norm(int64_t n, const float* gradient) {
   double squares = 0.0;
   for (int64_t i = 0; i < n; i += kBlock) sum_squares(std::min(kBlock, n - i), gradient + i, &squares);
-  const double norm = std::sqrt(squares), steps = static_cast<double>(step.steps);
-  const double scale = step.clip / norm;
+  return squares;
+}
+
+void adam_polyak_apply(const AdamPolyak& step, double norm, int64_t n, const float* gradient, float* mean,
+                       float* square, float* value, float* target) {
+  const double steps = static_cast<double>(step.steps), scale = step.clip / norm;
   const double rate = step.lr / (1.0 - std::pow(step.beta1, steps));
   const double root = 1.0 / std::sqrt(1.0 - std::pow(step.beta2, steps));
   const auto single = [](double x) { return static_cast<float>(x); };
@@ -64,5 +67,14 @@ double adam_polyak(const AdamPolyak& step, int64_t n, const float* gradient, flo
                         single(1.0 - step.lr * step.weight_decay),
                         single(step.polyak)};
   advance(n, factors, gradient, mean, square, value, target);
+}
+
+double adam_polyak(const AdamPolyak& step, int64_t n, const float* gradient, float* mean, float* square,
+                   float* value, float* target) {
+  double squares = 0.0;
+  for (int64_t i = 0; i < n; i += kAdamChunk)
+    squares += squared_norm(std::min(kAdamChunk, n - i), gradient + i);
+  const double norm = std::sqrt(squares);
+  adam_polyak_apply(step, norm, n, gradient, mean, square, value, target);
   return norm;
 }

@@ -16,3 +16,10 @@ struct AdamPolyak {
 // passes over the gradient, one over everything else; the same bits on every instruction set.
 double adam_polyak(const AdamPolyak& step, int64_t n, const float* gradient, float* mean, float* square,
                    float* value, float* target);
+
+// Its two passes, for a caller that shares out chunks: the sum over chunks, in their order, of squared_norm
+// gives the norm.
+constexpr int64_t kAdamChunk = 32768;  // floats
+double squared_norm(int64_t n, const float* gradient);
+void adam_polyak_apply(const AdamPolyak& step, double norm, int64_t n, const float* gradient, float* mean,
+                       float* square, float* value, float* target);

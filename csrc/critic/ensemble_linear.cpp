@@ -8,14 +8,13 @@
 namespace {
 
 constexpr int64_t kRows =
-    224;  // rows finished together while they are in cache; a multiple of every tile height
-constexpr int64_t kCols = 256;     // columns of a weight gradient made together
+    252;  // rows finished together while they are in cache; a multiple of every tile height
 constexpr int64_t kSumRows = 256;  // rows summed in one go
 constexpr int64_t kStrip = 64;     // columns whose sums stay in registers
 
 MTRL_BODY add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, const float* task_row,
-                             const int64_t* task, float* y) {
-  for (int64_t b = 0; b < rows; ++b, y += cols) {
+                             const int64_t* task, float* y, int64_t y_row) {
+  for (int64_t b = 0; b < rows; ++b, y += y_row) {
     if (task_row) {
       const float* own = task_row + task[b] * cols;
       for (int64_t j = 0; j < cols; ++j) y[j] = std::max(y[j] + (bias[j] + own[j]), 0.0f);
@@ -24,23 +23,21 @@ MTRL_BODY add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, cons
     }
   }
 }
-MTRL_DISPATCH(add_bias_relu,
-              (int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,
-               float* y),
-              (rows, cols, bias, task_row, task, y))
 
-MTRL_BODY mask_body(int64_t n, const float* y, const float* dy, float* dz) {
-  for (int64_t i = 0; i < n; ++i) dz[i] = y[i] > 0.0f ? dy[i] : 0.0f;
+MTRL_BODY mask_rows_body(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz,
+                         int64_t dz_row) {
+  for (int64_t b = 0; b < rows; ++b, y += y_row, dz += dz_row) {
+    for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
+  }
 }
-MTRL_DISPATCH(mask, (int64_t n, const float* y, const float* dy, float* dz), (n, y, dy, dz))
 
 // sum[j] += the sum of z's column j.
-MTRL_BODY add_column_sums_body(int64_t rows, int64_t cols, const float* z, float* sum) {
+MTRL_BODY add_column_sums_body(int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum) {
   for (int64_t j = 0; j < cols; j += kStrip) {
     const int64_t wide = std::min(kStrip, cols - j);
     float strip[kStrip] = {};
     for (int64_t b = 0; b < rows; ++b) {
-      const float* row = z + b * cols + j;
+      const float* row = z + b * z_row + j;
       if (wide == kStrip) {
         for (int64_t k = 0; k < kStrip; ++k) strip[k] += row[k];
       } else {
@@ -50,7 +47,8 @@ MTRL_BODY add_column_sums_body(int64_t rows, int64_t cols, const float* z, float
     for (int64_t k = 0; k < wide; ++k) sum[j + k] += strip[k];
   }
 }
-MTRL_DISPATCH(add_column_sums, (int64_t rows, int64_t cols, const float* z, float* sum), (rows, cols, z, sum))
+MTRL_DISPATCH(add_column_sums, (int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum),
+              (rows, cols, z, z_row, sum))
 
 // Rows from `begin` on that share its task, at most kSumRows.
 int64_t run_end(const int64_t* task, int64_t begin, int64_t rows) {
@@ -59,32 +57,52 @@ int64_t run_end(const int64_t* task, int64_t begin, int64_t rows) {
   return end;
 }
 
-void bias_gradients(const EnsembleLinear& layer, const float* dz, const int64_t* task, float* dbias,
-                    float* dtask_row) {
-  const int64_t cols = layer.outputs;
+}  // namespace
+
+MTRL_DISPATCH(add_bias_relu,
+              (int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,
+               float* y, int64_t y_row),
+              (rows, cols, bias, task_row, task, y, y_row))
+
+MTRL_DISPATCH(mask_rows,
+              (int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row),
+              (rows, cols, y, y_row, dz, dz_row))
+
+void bias_gradient(int64_t rows, int64_t cols, int64_t tasks, const float* dz, int64_t dz_row,
+                   const int64_t* task, float* dbias, float* dtask_row) {
   std::fill(dbias, dbias + cols, 0.0f);
-  if (!layer.tasks) {
-    for (int64_t b = 0; b < layer.rows; b += kSumRows) {
-      add_column_sums(std::min(kSumRows, layer.rows - b), cols, dz + b * cols, dbias);
+  if (!task) {
+    for (int64_t b = 0; b < rows; b += kSumRows) {
+      add_column_sums(std::min(kSumRows, rows - b), cols, dz + b * dz_row, dz_row, dbias);
     }
     return;
   }
-  std::fill(dtask_row, dtask_row + layer.tasks * cols, 0.0f);
-  for (int64_t b = 0; b < layer.rows;) {
-    const int64_t end = run_end(task, b, layer.rows);
-    add_column_sums(end - b, cols, dz + b * cols, dtask_row + task[b] * cols);
+  std::fill(dtask_row, dtask_row + tasks * cols, 0.0f);
+  for (int64_t b = 0; b < rows;) {
+    const int64_t end = run_end(task, b, rows);
+    add_column_sums(end - b, cols, dz + b * dz_row, dz_row, dtask_row + task[b] * cols);
     b = end;
   }
-  for (int64_t t = 0; t < layer.tasks; ++t) add_column_sums(1, cols, dtask_row + t * cols, dbias);
+  add_column_sums(tasks, cols, dtask_row, cols, dbias);
 }
 
-}  // namespace
+int64_t weight_block_workspace() { return packed_size(kSumRows, kWeightBlock); }
+
+void weight_gradient_block(int64_t rows, int64_t inputs, int64_t outputs, int64_t i, int64_t j,
+                           const float* x, int64_t x_row, const float* dz, int64_t dz_row, float* dkernel,
+                           float* workspace) {
+  const int64_t height = std::min(kWeightBlock, inputs - i), cols = std::min(kWeightBlock, outputs - j);
+  for (int64_t b = 0; b < rows; b += kSumRows) {
+    const Packed right =
+        pack(std::min(kSumRows, rows - b), cols, {dz + b * dz_row + j, dz_row, 1}, workspace);
+    matmul(height, {x + b * x_row + i, 1, x_row}, right, dkernel + i * outputs + j, outputs, b > 0);
+  }
+}
 
 int64_t ensemble_linear_workspace(const EnsembleLinear& layer) {
   const int64_t forward = packed_size(layer.inputs, layer.outputs),
                 backward = packed_size(layer.outputs, layer.inputs);
-  const int64_t weights = packed_size(std::min(kSumRows, layer.rows), std::min(kCols, layer.outputs));
-  return std::max({forward, backward, weights});
+  return std::max({forward, backward, weight_block_workspace()});
 }
 
 void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const float* kernel,
@@ -99,14 +117,16 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
       float* out = y + (e * layer.rows + b) * outputs;
       matmul(rows, {left + b * inputs, inputs, 1}, right, out, outputs, false);
       add_bias_relu(rows, outputs, bias + e * outputs,
-                    task_row ? task_row + e * layer.tasks * outputs : nullptr, task ? task + b : nullptr,
-                    out);
+                    task_row ? task_row + e * layer.tasks * outputs : nullptr, task ? task + b : nullptr, out,
+                    outputs);
     }
   }
 }
 
 void ensemble_linear_mask(const EnsembleLinear& layer, const float* y, const float* dy, float* dz) {
-  mask(layer.members * layer.rows * layer.outputs, y, dy, dz);
+  const int64_t n = layer.members * layer.rows * layer.outputs;
+  if (dz != dy) std::copy(dy, dy + n, dz);
+  mask_rows(1, n, y, n, dz, n);
 }
 
 void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* x, const int64_t* task,
@@ -115,16 +135,13 @@ void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* 
   const int64_t inputs = layer.inputs, outputs = layer.outputs, rows = layer.rows;
   for (int64_t e = 0; e < layer.members; ++e) {
     const float* z = dz + e * rows * outputs;
-    bias_gradients(layer, z, task, dbias + e * outputs,
-                   layer.tasks ? dtask_row + e * layer.tasks * outputs : nullptr);
     const float* left = layer.shared ? x : x + e * rows * inputs;
-    for (int64_t j = 0; j < outputs; j += kCols) {
-      const int64_t cols = std::min(kCols, outputs - j);
-      for (int64_t b = 0; b < rows; b += kSumRows) {
-        const Packed right =
-            pack(std::min(kSumRows, rows - b), cols, {z + b * outputs + j, outputs, 1}, workspace);
-        matmul(inputs, {left + b * inputs, 1, inputs}, right, dkernel + e * inputs * outputs + j, outputs,
-               b > 0);
+    bias_gradient(rows, outputs, layer.tasks, z, outputs, task, dbias + e * outputs,
+                  layer.tasks ? dtask_row + e * layer.tasks * outputs : nullptr);
+    for (int64_t i = 0; i < inputs; i += kWeightBlock) {
+      for (int64_t j = 0; j < outputs; j += kWeightBlock) {
+        weight_gradient_block(rows, inputs, outputs, i, j, left, inputs, z, outputs,
+                              dkernel + e * inputs * outputs, workspace);
       }
     }
   }

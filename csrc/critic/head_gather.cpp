@@ -12,9 +12,9 @@ constexpr int64_t kStrip = 64;  // columns whose sums stay in registers
 constexpr int64_t kLanes = 16;  // partial sums of a dot product; the same for every instruction set
 
 // y[b] = x[b] . kernel + bias: the head of a critic.
-MTRL_BODY dot_rows_body(int64_t rows, int64_t width, const float* x, const float* kernel, float bias,
-                        float* y) {
-  for (int64_t b = 0; b < rows; ++b, x += width) {
+MTRL_BODY dot_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel,
+                        float bias, float* y) {
+  for (int64_t b = 0; b < rows; ++b, x += x_row) {
     float lane[kLanes] = {};
     int64_t j = 0;
     for (; j + kLanes <= width; j += kLanes) {
@@ -29,26 +29,29 @@ MTRL_BODY dot_rows_body(int64_t rows, int64_t width, const float* x, const float
   }
 }
 MTRL_DISPATCH(dot_rows,
-              (int64_t rows, int64_t width, const float* x, const float* kernel, float bias, float* y),
-              (rows, width, x, kernel, bias, y))
+              (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel, float bias,
+               float* y),
+              (rows, width, x_row, x, kernel, bias, y))
 
 // dx[b] = dy[b] kernel.
-MTRL_BODY spread_rows_body(int64_t rows, int64_t width, const float* dy, const float* kernel, float* dx) {
-  for (int64_t b = 0; b < rows; ++b, dx += width) {
+MTRL_BODY spread_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* dy, const float* kernel,
+                           float* dx) {
+  for (int64_t b = 0; b < rows; ++b, dx += x_row) {
     for (int64_t j = 0; j < width; ++j) dx[j] = dy[b] * kernel[j];
   }
 }
-MTRL_DISPATCH(spread_rows, (int64_t rows, int64_t width, const float* dy, const float* kernel, float* dx),
-              (rows, width, dy, kernel, dx))
+MTRL_DISPATCH(spread_rows,
+              (int64_t rows, int64_t width, int64_t x_row, const float* dy, const float* kernel, float* dx),
+              (rows, width, x_row, dy, kernel, dx))
 
 // dkernel += sum over b of dy[b] x[b].
-MTRL_BODY add_weighted_rows_body(int64_t rows, int64_t width, const float* x, const float* dy,
+MTRL_BODY add_weighted_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy,
                                  float* dkernel) {
   for (int64_t j = 0; j < width; j += kStrip) {
     const int64_t wide = std::min(kStrip, width - j);
     float strip[kStrip] = {};
     for (int64_t b = 0; b < rows; ++b) {
-      const float* row = x + b * width + j;
+      const float* row = x + b * x_row + j;
       if (wide == kStrip) {
         for (int64_t k = 0; k < kStrip; ++k) strip[k] += dy[b] * row[k];
       } else {
@@ -59,8 +62,8 @@ MTRL_BODY add_weighted_rows_body(int64_t rows, int64_t width, const float* x, co
   }
 }
 MTRL_DISPATCH(add_weighted_rows,
-              (int64_t rows, int64_t width, const float* x, const float* dy, float* dkernel),
-              (rows, width, x, dy, dkernel))
+              (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy, float* dkernel),
+              (rows, width, x_row, x, dy, dkernel))
 
 // Calls body(member, task, first row, number of rows) for each run of rows of one task.
 template <class Body>
@@ -88,14 +91,14 @@ void head_gather_forward(const HeadGather& head, const float* x, const float* ke
   for_each_run(head, task, [&](int64_t e, int64_t t, int64_t b, int64_t rows) {
     const float* own = kernel + (e * head.tasks + t) * width * outputs;
     const float* own_bias = bias + (e * head.tasks + t) * outputs;
-    const float* in = x + (e * head.rows + b) * width;
+    const float* in = x + (e * head.rows + b) * head.x_row;
     float* out = y + (e * head.rows + b) * outputs;
     if (outputs == 1) {
-      dot_rows(rows, width, in, own, *own_bias, out);
+      dot_rows(rows, width, head.x_row, in, own, *own_bias, out);
       return;
     }
     for (int64_t r = 0; r < rows; ++r) std::copy(own_bias, own_bias + outputs, out + r * outputs);
-    matmul(rows, {in, width, 1}, pack(width, outputs, {own, outputs, 1}, workspace), out, outputs, true);
+    matmul(rows, {in, head.x_row, 1}, pack(width, outputs, {own, outputs, 1}, workspace), out, outputs, true);
   });
 }
 
@@ -108,15 +111,15 @@ void head_gather_backward(const HeadGather& head, const float* x, const float* k
   }
   for_each_run(head, task, [&](int64_t e, int64_t t, int64_t b, int64_t rows) {
     const int64_t own = e * head.tasks + t;
-    const float* in = x + (e * head.rows + b) * width;
+    const float* in = x + (e * head.rows + b) * head.x_row;
     const float* out = dy + (e * head.rows + b) * outputs;
-    const float* own_kernel = kernel + own * width * outputs;
-    float* din = dx ? dx + (e * head.rows + b) * width : nullptr;
+    const float* own_kernel = dx ? kernel + own * width * outputs : nullptr;
+    float* din = dx ? dx + (e * head.rows + b) * head.x_row : nullptr;
     if (din && outputs == 1) {
-      spread_rows(rows, width, out, own_kernel, din);
+      spread_rows(rows, width, head.x_row, out, own_kernel, din);
     } else if (din) {
-      matmul(rows, {out, outputs, 1}, pack(outputs, width, {own_kernel, 1, outputs}, workspace), din, width,
-             false);
+      matmul(rows, {out, outputs, 1}, pack(outputs, width, {own_kernel, 1, outputs}, workspace), din,
+             head.x_row, false);
     }
     if (!dkernel) return;
     for (int64_t o = 0; o < outputs; ++o) {
@@ -125,10 +128,10 @@ void head_gather_backward(const HeadGather& head, const float* x, const float* k
       dbias[own * outputs + o] += sum;
     }
     if (outputs == 1) {
-      add_weighted_rows(rows, width, in, out, dkernel + own * width);
+      add_weighted_rows(rows, width, head.x_row, in, out, dkernel + own * width);
       return;
     }
-    matmul(width, {in, 1, width}, pack(rows, outputs, {out, outputs, 1}, workspace),
+    matmul(width, {in, 1, head.x_row}, pack(rows, outputs, {out, outputs, 1}, workspace),
            dkernel + own * width * outputs, outputs, true);
   });
 }

@@ -37,6 +37,14 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = backend
+        self.shape = {
+            "members": members,
+            "inputs": inputs,
+            "outputs": outputs,
+            "tasks": tasks,
+            "width": width,
+            "depth": depth,
+        }
 
         def uniform(bound: float, *shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
