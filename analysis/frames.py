@@ -66,7 +66,8 @@ _SAID = (
     "train.seed",
     *(f"network.{p}.{f}" for p in ("actor", "critic") for f in ("width", "kind")),
 )
-_OF_HEADER = ("config", "committed", "planned", "stamp")
+_OTHER_AXES = ("metric", "run_metric", "clock")  # that become names of variables
+_OF_HEADER = ("outcome", "config", "committed", "planned", "stamp")
 _STRING = h5py.string_dtype()
 _STRING_TYPE = h5t.py_create(_STRING)
 _NATIVE = {
@@ -180,7 +181,8 @@ def _unfold(array: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
 def _fold(array: xr.DataArray) -> xr.DataArray:
     if GRID_DIMS[0] not in array.dims:
         return array
-    return xr.DataArray(_by_run(array), dims=("run", *array.dims[len(GRID_DIMS) :]), attrs=array.attrs)
+    values = array.values.reshape(-1, *array.shape[len(GRID_DIMS) :])
+    return xr.DataArray(values, dims=("run", *array.dims[len(GRID_DIMS) :]), attrs=array.attrs)
 
 
 @dataclass(frozen=True)
@@ -256,30 +258,27 @@ class _Runs:
         if axes[0] == "eval":
             row[header.committed :] = _missing(name)
 
-    def take(self, earlier: xr.Dataset, rows: Sequence[int], into: Sequence[int]) -> None:
-        """Fills the places `into` from those rows of an earlier, flat or grid, dataset."""
-        fixed = ("metric", "run_metric", "clock")
-        labels: Labels = {axis: tuple(json.loads(earlier.attrs[f"{axis}s"])) for axis in fixed}
-        self.make_room(
-            labels
-            | {"eval": tuple(range(earlier.sizes["eval"])), "task": tuple(earlier.task.values.tolist())}
-        )
+    def take(self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int]) -> None:
+        """Fills the places `into` from those rows of an earlier dataset."""
+        labels: Labels = {axis: tuple(json.loads(earlier.attrs[f"{axis}s"])) for axis in _OTHER_AXES}
+        tasks = tuple(earlier["task"].asstr()[:])
+        self.make_room(labels | {"eval": tuple(range(len(earlier["eval"]))), "task": tasks})
         for name, number, variable in self._variables():
             part = self._part(name, number)
-            part[into] = _by_run(earlier[variable])[rows] if variable in earlier else _missing(name)
+            trailing = part.ndim - 1
+            part[into] = _by_run(earlier[variable], trailing)[rows] if variable in earlier else _missing(name)
         known = {name: _by_run(earlier[name])[rows].tolist() for name in (*ATTRIBUTES, *_OF_HEADER)}
         for number, run in enumerate(into):
-            config = known["config"][number]
+            complete = known["committed"][number] == known["planned"][number]
+            diverged = known["outcome"][number] == "diverged"
             self.headers[run] = _Header(
                 labels=labels,
                 attributes={name: known[name][number] for name in ATTRIBUTES},
-                config_text=config,
-                config=json.loads(config),
+                config_text=known["config"][number],
+                config=json.loads(known["config"][number]),
                 planned=known["planned"][number],
                 committed=known["committed"][number],
-                outcome=_outcome(
-                    self.files[run], complete=known["committed"][number] == known["planned"][number]
-                ),
+                outcome=_outcome(self.files[run], complete=complete, diverged=diverged),
                 stamp=known["stamp"][number],
             )
 
@@ -334,7 +333,7 @@ class _Runs:
             "eval": range(len(self.labels["eval"])),
             "task": list(self.labels["task"]),
         }
-        lists = {f"{axis}s": json.dumps(self.labels[axis]) for axis in ("metric", "run_metric", "clock")}
+        lists = {f"{axis}s": json.dumps(self.labels[axis]) for axis in _OTHER_AXES}
         return xr.Dataset(variables, axes | coordinates, lists)
 
 
@@ -354,29 +353,29 @@ def _place(runs: NDArray[Any], labels: Labels, into: Labels, axes: Sequence[str]
     return np.ix_(runs, *positions)
 
 
-def _by_run(variable: xr.DataArray) -> NDArray[Any]:
-    """Values with all grid dims, which lead, folded into one."""
-    leading = sum(dim in ("run", *GRID_DIMS) for dim in variable.dims)
-    return variable.values.reshape(-1, *variable.shape[leading:])
+def _by_run(variable: h5py.Dataset, trailing: int = 0) -> NDArray[Any]:
+    """Values with the dims before the last `trailing`, run or the grid's, as one."""
+    values = variable.asstr()[()] if h5py.check_string_dtype(variable.dtype) else variable[()]
+    shape = values.shape[values.ndim - trailing :]
+    return np.asarray(values).reshape(-1, *shape)
 
 
 def _read_earlier(root: Path, runs: _Runs) -> set[int]:
     """Takes from `root`'s earlier dataset the runs whose files are still the same; returns their numbers."""
+    same: dict[int, int] = {}
     try:
-        with xr.open_dataset(root / DATASET, engine="h5netcdf") as earlier:
+        with h5py.File(root / DATASET) as earlier:
             if earlier.attrs["format"] != FORMAT:
                 return set()
-            known = dict(
-                zip(_by_run(earlier.file).tolist(), enumerate(_by_run(earlier.stamp).tolist()), strict=True)
-            )
-            same: dict[int, int] = {}
+            stamps = zip(_by_run(earlier["file"]).tolist(), _by_run(earlier["stamp"]).tolist(), strict=True)
+            known = {file: (row, stamp) for row, (file, stamp) in enumerate(stamps)}
             for number, file in enumerate(runs.files):
                 row, stamp = known.get(str(file.relative_to(root)), (-1, 0))
                 if stamp and stamp == _stamp(file):
                     same[number] = row
             if same:
                 runs.take(earlier, list(same.values()), list(same))
-    except (OSError, KeyError, ValueError, AttributeError):
+    except (OSError, KeyError, ValueError):
         return set()  # none, or not ours: everything is read
     return set(same)
 
@@ -474,7 +473,9 @@ def _header(file: h5f.FileID, path: Path, stamp: int) -> _Header:
         config=json.loads(text),
         planned=planned,
         committed=int(committed),
-        outcome=_outcome(path, complete=int(committed) == planned),
+        outcome=_outcome(
+            path, complete=int(committed) == planned, diverged=h5a.exists(file, b"diverged_at_vector_step")
+        ),
         stamp=stamp,
     )
 
@@ -485,8 +486,10 @@ def _stamp(path: Path) -> int:
     return written if time.time_ns() - written > FRESH else 0
 
 
-def _outcome(path: Path, *, complete: bool) -> str:
-    """What the cell's marker beside the run file says; without a marker, whether all evaluations are there."""
+def _outcome(path: Path, *, complete: bool, diverged: bool) -> str:
+    """done, diverged, failed or unfinished: by the run file, then by the cell's marker beside it."""
+    if diverged:
+        return "diverged"
     try:
         return str(json.loads((path.parent / "DONE.json").read_bytes())["outcome"])
     except (OSError, ValueError, KeyError):

@@ -7,9 +7,10 @@
     timing     (eval, clock) float64           seconds; the only part that differs between two equal runs
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
-    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total}, and
-               index: the coordinates and the short attributes once more, as JSON, so that one read tells
-               whoever gathers thousands of files what each holds
+    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
+               diverged_at_vector_step where the run diverged; and
+               index: the coordinates and short attributes as they were at creation once more, as JSON, so that one
+               read tells whoever gathers thousands of files what each holds
 
 Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and
 flushed again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
@@ -146,6 +147,11 @@ class RunFileWriter:
         self._file["timing"][row] = [timing.get(name, math.nan) for name in CLOCKS]
         self._file.flush()
         self._file["committed"][()] = row + 1
+        self._file.flush()
+
+    def mark_diverged(self, vector_step: int) -> None:
+        """Records that the run diverged and after which vector step; its evaluations end there."""
+        self._file.attrs["diverged_at_vector_step"] = vector_step
         self._file.flush()
 
     def close(self) -> None:

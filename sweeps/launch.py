@@ -139,11 +139,10 @@ def _plan(request: Request, as_json: bool) -> None:
     console = Console()
     print_plan(console, planned, states)
     at_once = cores()
-    console.print(
+    click.echo(
         f"{len(planned)} cells in {request.sweep}, {len(left)} to run: about {duration(seconds)} of one core, "
         f"{duration(seconds / at_once)} on the {at_once} cores here, {size(disk_needed(left, at_once))} of disk. "
-        "Nothing was launched.",
-        highlight=False,
+        "Nothing was launched."
     )
 
 
@@ -162,7 +161,7 @@ def _launch_here(request: Request) -> None:
     with hold_sweep(sweep):
         entries = add_cells(sweep, request.cells)
         missing = [entry for entry in entries if not read_state(sweep, entry.run_id).finished]
-        console.print(f"{sweep}: {len(entries)} cells, {len(missing)} to run", highlight=False)
+        click.echo(f"{sweep}: {len(entries)} cells, {len(missing)} to run")
         outcomes: dict[str, str] = {}
         if missing:
             todo = {entry.run_id for entry in missing}

@@ -38,7 +38,9 @@ def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequenc
         console, ("run id", "cell", "actor", "critics", "total", "time", "state"), rows, shrinks="cell"
     )
     if len(planned) > SHOWN:
-        console.print(f"... and {len(planned) - SHOWN} more cells; --json lists all", highlight=False)
+        console.print(
+            f"... and {len(planned) - SHOWN} more cells; --json lists all", highlight=False, soft_wrap=True
+        )
 
 
 def print_table(

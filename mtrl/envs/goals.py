@@ -24,11 +24,12 @@ def goals(env: Any, task: str, seed: int, count: int) -> Goals:
     `env` is Meta-World's env of the task; it is left in need of a reset.
     """
     name = f"goals/metaworld-{version('metaworld')}/{task}-seed{seed}-count{count}.f64"
-    content = disk_cache.cached(name, lambda: _draw(env, seed, count).tobytes())
+    content = disk_cache.cached(name, lambda: draw_goals(env, seed, count).tobytes())
     return np.frombuffer(content, np.float64).reshape(count, -1).copy()
 
 
-def _draw(env: Any, seed: int, count: int) -> Goals:
+def draw_goals(env: Any, seed: int, count: int) -> Goals:
+    """The same without the cache."""
     env.np_random = np.random.RandomState(seed)  # MT1 draws from the global generator in this state
     env.seeded_rand_vec, env._freeze_rand_vec = True, False
     env.do_simulation = lambda *_: mujoco.mj_kinematics(env.model, env.data)  # resets look at positions
