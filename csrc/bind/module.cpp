@@ -5,4 +5,5 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernels of mtrl: prioritised multi-task replay and batched ensemble critics.";
   bind_replay(m);
   bind_critic(m);
+  bind_cuda(m);
 }
