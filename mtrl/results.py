@@ -4,10 +4,11 @@
     env_steps  (eval) int64                    env steps summed over tasks at each evaluation
     per_task   (eval, metric, task) float32    success and return of evaluation episodes, ...
     per_run    (eval, run_metric) float64      losses, norms, dormant shares, ...
-    timing     (eval, clock) float64           wall seconds; the only part that differs between two equal runs
+    timing     (eval, clock) float64           seconds; the only part that differs between two equal runs
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
-    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total}
+    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
+               diverged_at_vector_step where the run diverged
 
 Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and
 flushed again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
@@ -113,6 +114,7 @@ class RunFileWriter:
                 "they belong to different runs: delete the checkpoint to start anew"
             )
         self._file["committed"][()] = evaluations
+        self._file.flush()  # no later row counts any more before the first of them is wiped
         for name in ("per_task", "per_run", "timing"):
             self._file[name][evaluations:] = math.nan
         self._file.flush()
@@ -141,6 +143,11 @@ class RunFileWriter:
         self._file["committed"][()] = row + 1
         self._file.flush()
 
+    def mark_diverged(self, vector_step: int) -> None:
+        """Records that the run diverged and after which vector step; its evaluations end there."""
+        self._file.attrs["diverged_at_vector_step"] = vector_step
+        self._file.flush()
+
     def close(self) -> None:
         """Closes the file and sees it through to the disk."""
         self._file.close()
@@ -150,7 +157,7 @@ class RunFileWriter:
 def read_run(path: Path) -> RunData:
     """The committed evaluations of the run file at `path`. Raises RunFileError for a damaged or foreign file."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # its writer may be at work
             return _read(path, file)
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, RunFileError):

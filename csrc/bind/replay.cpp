@@ -1,3 +1,195 @@
-#include "module.h"
+#include <pybind11/stl.h>
 
-void bind_replay(pybind11::module_&) {}
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arrays.h"
+#include "module.h"
+#include "replay/checkpoint.h"
+#include "replay/replay_buffer.h"
+
+namespace py = pybind11;
+
+namespace {
+
+Mode mode_of(const std::string& name) {
+  if (name == "uniform") return Mode::uniform;
+  if (name == "uniform_shared") return Mode::uniform_shared;
+  if (name == "prioritized") return Mode::prioritized;
+  throw py::value_error("no mode '" + name + "'; there are uniform, uniform_shared, prioritized");
+}
+
+InstructionSet instruction_set_of(const std::string& name) {
+  if (name == "auto") return best_instruction_set();
+  if (name == "portable") return InstructionSet::portable;
+  if (name == "avx2") return InstructionSet::avx2;
+  if (name == "avx512") return InstructionSet::avx512;
+  throw py::value_error("no instruction set '" + name + "'; there are auto, portable, avx2, avx512");
+}
+
+// Numbers of either precision as the precision kernels take; `scratch` holds them where they had to be
+// converted.
+template <class T>
+const T* numbers(const arrays::Array& array, const char* name, int64_t n, std::vector<T>& scratch) {
+  if (array.dtype == arrays::DtypeOf<T>::value) return static_cast<const T*>(array.data);
+  scratch.resize(n);
+  if (array.dtype == arrays::Dtype::f32)
+    std::copy_n(static_cast<const float*>(array.data), n, scratch.data());
+  else
+    std::copy_n(arrays::typed<double>(array, name), n, scratch.data());
+  return scratch.data();
+}
+
+template <class T>
+const T* numbers(py::handle object, const char* name, std::initializer_list<int64_t> shape,
+                 std::vector<T>& scratch) {
+  const arrays::Array array = arrays::view(object, name);
+  arrays::check_cpu(array, name);
+  arrays::check_shape(array, name, shape);
+  int64_t n = 1;
+  for (int axis = 0; axis < array.ndim; ++axis) n *= array.shape[axis];
+  return numbers<T>(array, name, n, scratch);
+}
+
+// A batch's tensors, checked once; kept alive as long as this.
+struct Outputs {
+  BatchView view;
+  py::tuple tensors;
+
+  Outputs(int64_t rows, int64_t observation, int64_t action, py::tuple batch) : tensors(std::move(batch)) {
+    using arrays::output;
+    if (tensors.size() != 8) throw py::value_error("a batch has 8 tensors");
+    view = {rows,
+            output<float>(tensors[0], "observation", {rows, observation}),
+            output<float>(tensors[1], "action", {rows, action}),
+            output<float>(tensors[2], "reward", {rows}),
+            output<float>(tensors[3], "terminated", {rows}),
+            output<float>(tensors[4], "next_observation", {rows, observation}),
+            output<int64_t>(tensors[5], "task", {rows}),
+            output<float>(tensors[6], "weight", {rows}),
+            output<int64_t>(tensors[7], "id", {rows})};
+  }
+};
+
+class PyReplay {
+ public:
+  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, const std::string& mode,
+           double alpha, double beta, uint64_t seed, const std::string& set, const std::string& path)
+      : buffer_({{tasks, capacity, observation, action},
+                 mode_of(mode),
+                 alpha,
+                 beta,
+                 seed,
+                 instruction_set_of(set),
+                 path}) {}
+
+  void add(py::handle observation, py::handle action, py::handle reward, py::handle terminated,
+           py::handle truncated, py::handle next_observation) {
+    const auto& shape = buffer_.settings().shape;
+    // One scratch per thread: adds may come from several.
+    static thread_local std::vector<float> scratch[4];
+    const float* o = numbers(observation, "observation", {shape.tasks, shape.observation}, scratch[0]);
+    const float* a = numbers(action, "action", {shape.tasks, shape.action}, scratch[1]);
+    const float* r = numbers(reward, "reward", {shape.tasks}, scratch[2]);
+    const bool* d = arrays::input<bool>(terminated, "terminated", {shape.tasks});
+    const bool* t = arrays::input<bool>(truncated, "truncated", {shape.tasks});
+    const float* next =
+        numbers(next_observation, "next_observation", {shape.tasks, shape.observation}, scratch[3]);
+    const py::gil_scoped_release release;
+    buffer_.add(o, a, r, d, t, next);
+  }
+
+  void sample(const std::vector<int64_t>& count, const Outputs& outputs) {
+    int64_t rows = 0;
+    for (int64_t n : count) rows += n;
+    if (static_cast<int64_t>(count.size()) != buffer_.settings().shape.tasks || rows != outputs.view.rows)
+      throw py::value_error("the counts do not fit the tasks and the batch");
+    const py::gil_scoped_release release;
+    buffer_.sample(count.data(), outputs.view);
+  }
+
+  int64_t update_priorities(py::handle id, py::handle priority) {
+    const arrays::Array ids = arrays::view(id, "id");
+    arrays::check_cpu(ids, "id");
+    arrays::check_shape(ids, "id", {-1});
+    static thread_local std::vector<double> scratch;
+    const double* p = numbers(priority, "priority", {ids.shape[0]}, scratch);
+    const auto* names = arrays::typed<int64_t>(ids, "id");
+    const py::gil_scoped_release release;
+    return buffer_.update_priorities(names, p, ids.shape[0]);
+  }
+
+  py::array_t<int64_t> size() const {
+    const std::vector<int64_t> sizes = buffer_.size();
+    return py::array_t<int64_t>(static_cast<py::ssize_t>(sizes.size()), sizes.data());
+  }
+
+  py::array_t<uint8_t> state() const {
+    auto bytes = std::make_unique<std::vector<uint8_t>>();
+    {
+      const py::gil_scoped_release release;
+      const auto& shape = buffer_.settings().shape;
+      int64_t rows = 0;
+      for (int64_t n : buffer_.size()) rows += n;
+      bytes->reserve(static_cast<size_t>(rows + 64) * (shape.observation + shape.action + 24) *
+                     sizeof(float));
+      buffer_.save([&](const void* from, size_t n) {
+        const auto* first = static_cast<const uint8_t*>(from);
+        bytes->insert(bytes->end(), first, first + n);
+      });
+    }
+    const auto n = static_cast<py::ssize_t>(bytes->size());
+    const uint8_t* data = bytes->data();
+    const py::capsule owner(bytes.release(),
+                            [](void* held) { delete static_cast<std::vector<uint8_t>*>(held); });
+    return py::array_t<uint8_t>(n, data, owner);
+  }
+
+  void load_state(py::handle state) {
+    const arrays::Array array = arrays::view(state, "state");
+    arrays::check_cpu(array, "state");
+    arrays::check_shape(array, "state", {-1});
+    const auto* bytes = arrays::typed<uint8_t>(array, "state");
+    const py::gil_scoped_release release;
+    buffer_.load(bytes, static_cast<size_t>(array.shape[0]));
+  }
+
+  void save(const std::string& path) const {
+    const py::gil_scoped_release release;
+    write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save(sink); });
+  }
+
+  void load(const std::string& path) {
+    const py::gil_scoped_release release;
+    read_file(path, [&](const uint8_t* bytes, size_t n) { buffer_.load(bytes, n); });
+  }
+
+  std::string check() const { return buffer_.check(); }
+
+ private:
+  ReplayBuffer buffer_;
+};
+
+}  // namespace
+
+void bind_replay(py::module_& m) {
+  py::class_<Outputs>(m, "ReplayOutputs")
+      .def(py::init<int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
+           py::arg("action"), py::arg("tensors"));
+  py::class_<PyReplay>(m, "ReplayBuffer")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, double, double, uint64_t,
+                    const std::string&, const std::string&>(),
+           py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
+           py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("seed"),
+           py::arg("instruction_set") = "auto", py::arg("path") = "")
+      .def("add", &PyReplay::add)
+      .def("sample", &PyReplay::sample)
+      .def("update_priorities", &PyReplay::update_priorities)
+      .def("size", &PyReplay::size)
+      .def("state", &PyReplay::state)
+      .def("load_state", &PyReplay::load_state)
+      .def("save", &PyReplay::save)
+      .def("load", &PyReplay::load)
+      .def("check", &PyReplay::check);
+}

@@ -2,7 +2,7 @@
 
 They are the first `count` goals of `metaworld.MT1(task, seed)`: a prefix of one stream per task, whatever
 other tasks are in the list. Meta-World draws them from the global generator while it simulates 100 resets;
-here they come from a generator of their own and nothing is simulated, because no draw depends on physics.
+here they come from a generator of their own and no time is simulated, because no draw depends on physics.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from mtrl.envs import disk_cache
@@ -23,14 +24,15 @@ def goals(env: Any, task: str, seed: int, count: int) -> Goals:
     `env` is Meta-World's env of the task; it is left in need of a reset.
     """
     name = f"goals/metaworld-{version('metaworld')}/{task}-seed{seed}-count{count}.f64"
-    content = disk_cache.cached(name, lambda: _draw(env, seed, count).tobytes())
+    content = disk_cache.cached(name, lambda: draw_goals(env, seed, count).tobytes())
     return np.frombuffer(content, np.float64).reshape(count, -1).copy()
 
 
-def _draw(env: Any, seed: int, count: int) -> Goals:
+def draw_goals(env: Any, seed: int, count: int) -> Goals:
+    """The same without the cache."""
     env.np_random = np.random.RandomState(seed)  # MT1 draws from the global generator in this state
     env.seeded_rand_vec, env._freeze_rand_vec = True, False
-    env.do_simulation = lambda *_: None
+    env.do_simulation = lambda *_: mujoco.mj_kinematics(env.model, env.data)  # resets look at positions
     try:
         return np.array([_draw_one(env) for _ in range(count)])
     finally:

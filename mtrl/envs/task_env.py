@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -10,23 +10,25 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from mtrl.config import Env
 from mtrl.envs.goals import goals
+from mtrl.envs.parity import env_class, make_env
 
 Observation = np.ndarray[Any, np.dtype[np.float64]]
 Action = np.ndarray[Any, np.dtype[np.float32]]
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # what decides all further simulation, warm starts included
 # Made once with the env and never changed by stepping or resetting.
-_FIXED = {
-    "model",
-    "data",
-    "mujoco_renderer",
-    "init_qpos",
-    "init_qvel",
-    "hand_low",
-    "hand_high",
-    "mocap_low",
-    "mocap_high",
-}
+_FIXED = {"init_qpos", "init_qvel", "hand_low", "hand_high", "mocap_low", "mocap_high"}
+
+
+class _Start(NamedTuple):
+    """All that a reset to one goal leaves behind; a reset does not depend on what came before it."""
+
+    observation: Observation
+    physics: Observation
+    body_pos: Observation
+    site_pos: Observation
+    attributes: dict[str, Any]
+    live: dict[str, Observation]
 
 
 class TaskEnv:
@@ -35,15 +37,14 @@ class TaskEnv:
     def __init__(self, task: str, config: Env, *, seed: int, index: int) -> None:
         """`index` is the task's place in the vector env; it tells the generators of one seed apart."""
         self.task, self._config, self._index = task, config, index
-        self._env: Any = ALL_V3_ENVIRONMENTS[task](reward_function_version=config.reward_version)
-        self._env._set_task_called = True
-        self._env._partially_observable = False  # the goal is in the observation
-        del self._env.sawyer_observation_space  # cached while the goal was hidden
+        cls = env_class(task, config.reward_version) if config.fast else ALL_V3_ENVIRONMENTS[task]
+        self._env = make_env(cls, config.reward_version)
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Makes this the env that construction with `seed` gives; it needs a reset."""
         self._goals = goals(self._env, self.task, seed, self._config.goals_per_task)
+        self._starts: dict[int, _Start] = {}
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, self._index))))
 
     def reset(self) -> Observation:
@@ -66,15 +67,13 @@ class TaskEnv:
             "goal": self._goal,
             "episode": (self.length, self.episode_return, self.episode_success),
             "physics": self._physics(),
-            "attributes": {
-                name: _copy(value) for name, value in vars(self._env).items() if self._is_state(name, value)
-            },
+            "attributes": self._attributes(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues bit for bit where `state_dict` was taken. Task, seed and configuration must match."""
         self._reset_to(state["goal"])  # the model and all that looks into the simulator follow from the goal
-        vars(self._env).update({name: _copy(value) for name, value in state["attributes"].items()})
+        vars(self._env).update(_copies(state["attributes"]))
         self._set_physics(state["physics"])
         self._generator.bit_generator.state = state["generator"]
         self.length, self.episode_return, self.episode_success = state["episode"]
@@ -83,11 +82,27 @@ class TaskEnv:
         self._env.close()
 
     def _reset_to(self, goal: int) -> Observation:
+        """Meta-World's reset simulates 500 steps; once a goal was reset to, the state it left is restored."""
         self._goal = goal
         self.length, self.episode_return, self.episode_success = 0, 0.0, False
-        self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
-        observation: Observation = self._env.reset()[0]
-        return observation
+        if goal in self._starts:
+            self._restore(self._starts[goal])
+        else:
+            self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
+            self._starts[goal] = self._start(self._env.reset()[0])
+        return self._starts[goal].observation
+
+    def _start(self, observation: Observation) -> _Start:
+        model = self._env.model
+        live = {name: value for name, value in vars(self._env).items() if _is_live(value)}
+        positions = model.body_pos.copy(), model.site_pos.copy()
+        return _Start(observation.copy(), self._physics(), *positions, self._attributes(), live)
+
+    def _restore(self, start: _Start) -> None:
+        model = self._env.model
+        model.body_pos[:], model.site_pos[:] = start.body_pos, start.site_pos
+        vars(self._env).update(**_copies(start.attributes), **start.live)
+        self._set_physics(start.physics)
 
     def _physics(self) -> Observation:
         state = np.empty(mujoco.mj_stateSize(self._env.model, _PHYSICS))
@@ -97,23 +112,28 @@ class TaskEnv:
     def _set_physics(self, state: Observation) -> None:
         model, data = self._env.model, self._env.data
         mujoco.mj_setState(model, data, state, _PHYSICS)
-        mujoco.mj_forward(model, data)  # positions that the next step reads before it simulates
+        mujoco.mj_forward(model, data)  # positions that may be read before the next step
         mujoco.mj_setState(model, data, state, _PHYSICS)  # mj_forward moved the solver's warm start
 
-    def _is_state(self, name: str, value: Any) -> bool:
-        if name in _FIXED:
-            return False
-        if isinstance(value, np.ndarray):
-            return not _is_live(value)
-        return value is None or isinstance(value, bool | int | float | str | np.generic)
+    def _attributes(self) -> dict[str, Any]:
+        """The env's own variables that are plain values: previous frame, targets, reward margins, flags."""
+        return _copies({name: value for name, value in vars(self._env).items() if _is_state(name, value)})
 
 
-def _is_live(array: np.ndarray[Any, Any]) -> bool:
-    """Whether the array looks into the simulator's memory (as `init_left_pad` does) and so moves with it."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array.base is not None
+def _is_state(name: str, value: Any) -> bool:
+    if name in _FIXED or _is_live(value):
+        return False
+    return value is None or isinstance(value, bool | int | float | str | np.generic | np.ndarray)
 
 
-def _copy(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) else value
+def _is_live(value: Any) -> bool:
+    """Whether an array looks into the simulator's memory (as `init_left_pad` does) and so moves with it."""
+    if not isinstance(value, np.ndarray):
+        return False
+    while isinstance(value.base, np.ndarray):
+        value = value.base
+    return value.base is not None
+
+
+def _copies(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in values.items()}

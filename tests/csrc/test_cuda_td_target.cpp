@@ -1,8 +1,11 @@
+// clang-format off: it takes the place of a header that the others include
+#include "cuda_on_host.h"
+// clang-format on
+
 #include <gtest/gtest.h>
 
 #include "critic/td_target.cu"
 #include "critic/td_target.h"
-#include "cuda_on_host.h"
 
 namespace {
 

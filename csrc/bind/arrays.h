@@ -1,0 +1,225 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+// Arrays that arrive from Python: NumPy arrays and torch tensors, told apart without linking libtorch. About
+// 0.05 us for a NumPy array, 0.5 us for a tensor. Everything is checked before a pointer is used; what is
+// wrong raises TypeError or ValueError naming the argument.
+namespace arrays {
+
+namespace py = pybind11;
+
+enum class Dtype { f32, f64, i64, i32, u8, boolean };
+
+// Dense, row-major; the caller keeps the Python object alive while the pointer is used.
+struct Array {
+  void* data;
+  Dtype dtype;
+  int device;  // -1 is the CPU, otherwise the CUDA device's index
+  bool writable;
+  int ndim;
+  int64_t shape[8];
+};
+
+inline const char* name_of(Dtype dtype) {
+  static const char* const names[] = {"float32", "float64", "int64", "int32", "uint8", "bool"};
+  return names[static_cast<int>(dtype)];
+}
+
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::f32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::f64;
+};
+template <>
+struct DtypeOf<int64_t> {
+  static constexpr Dtype value = Dtype::i64;
+};
+template <>
+struct DtypeOf<int32_t> {
+  static constexpr Dtype value = Dtype::i32;
+};
+template <>
+struct DtypeOf<uint8_t> {
+  static constexpr Dtype value = Dtype::u8;
+};
+template <>
+struct DtypeOf<bool> {
+  static constexpr Dtype value = Dtype::boolean;
+};
+
+// What is needed of torch, looked up once, when the first tensor arrives. Never freed: the interpreter may be
+// gone by the time static objects are.
+struct Torch {
+  PyTypeObject* tensor;
+  PyObject* dtypes[6];  // in Dtype's order
+  PyObject *dtype, *data_ptr, *shape, *is_contiguous, *is_cpu, *get_device;
+
+  // nullptr where torch was not imported; then nothing can be a tensor.
+  static const Torch* loaded() {
+    static const Torch* torch = nullptr;
+    if (torch == nullptr) {
+      PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "torch");
+      if (module == nullptr || !PyObject_HasAttrString(module, "Tensor")) return nullptr;
+      auto get = [&](const char* name) { return py::getattr(module, name).release().ptr(); };
+      auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
+      auto* found = new Torch;
+      found->tensor = reinterpret_cast<PyTypeObject*>(get("Tensor"));
+      for (int i = 0; i < 6; ++i) found->dtypes[i] = get(name_of(static_cast<Dtype>(i)));
+      found->dtype = intern("dtype");
+      found->data_ptr = intern("data_ptr");
+      found->shape = intern("shape");
+      found->is_contiguous = intern("is_contiguous");
+      found->is_cpu = intern("is_cpu");
+      found->get_device = intern("get_device");
+      torch = found;
+    }
+    return torch;
+  }
+};
+
+inline py::object checked(PyObject* result) {
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+inline std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+[[noreturn]] inline void bad_dtype(const char* name, const std::string& got) {
+  throw py::type_error(std::string(name) + " has dtype " + got +
+                       "; expected float32, float64, int64, int32, uint8 or bool");
+}
+
+[[noreturn]] inline void not_dense(const char* name) {
+  throw py::value_error(std::string(name) + " is not contiguous; pass a contiguous copy");
+}
+
+inline Array from_tensor(py::handle tensor, const char* name, const Torch& torch) {
+  Array array{};
+  PyObject* object = tensor.ptr();
+  py::object dtype = checked(PyObject_GetAttr(object, torch.dtype));
+  int code = 0;
+  while (code < 6 && torch.dtypes[code] != dtype.ptr()) ++code;
+  if (code == 6) bad_dtype(name, py::str(dtype));
+  array.dtype = static_cast<Dtype>(code);
+  if (checked(PyObject_CallMethodNoArgs(object, torch.is_contiguous)).ptr() != Py_True) not_dense(name);
+  py::object shape = checked(PyObject_GetAttr(object, torch.shape));
+  array.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
+  if (array.ndim > 8) throw py::value_error(std::string(name) + " has more than 8 dimensions");
+  for (int i = 0; i < array.ndim; ++i) array.shape[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i));
+  array.device = -1;
+  if (checked(PyObject_GetAttr(object, torch.is_cpu)).ptr() != Py_True) {
+    array.device =
+        static_cast<int>(PyLong_AsLong(checked(PyObject_CallMethodNoArgs(object, torch.get_device)).ptr()));
+    if (array.device < 0)
+      throw py::value_error(std::string(name) + " has no memory (a meta or fake tensor); pass a real one");
+  }
+  array.data = PyLong_AsVoidPtr(checked(PyObject_CallMethodNoArgs(object, torch.data_ptr)).ptr());
+  if (PyErr_Occurred()) throw py::error_already_set();
+  array.writable = true;
+  return array;
+}
+
+inline Dtype numpy_dtype(const py::array& array, const char* name) {
+  const py::dtype dtype = array.dtype();
+  const char kind = dtype.kind();
+  const auto size = dtype.itemsize();
+  const char order = dtype.byteorder();
+  if (order == '=' || order == '|') {
+    if (kind == 'f' && size == 4) return Dtype::f32;
+    if (kind == 'f' && size == 8) return Dtype::f64;
+    if (kind == 'i' && size == 8) return Dtype::i64;
+    if (kind == 'i' && size == 4) return Dtype::i32;
+    if (kind == 'u' && size == 1) return Dtype::u8;
+    if (kind == 'b') return Dtype::boolean;
+  }
+  bad_dtype(name, py::str(dtype));
+}
+
+inline Array from_numpy(const py::array& source, const char* name) {
+  Array array{};
+  array.dtype = numpy_dtype(source, name);
+  if ((source.flags() & py::array::c_style) == 0) not_dense(name);
+  array.ndim = static_cast<int>(source.ndim());
+  if (array.ndim > 8) throw py::value_error(std::string(name) + " has more than 8 dimensions");
+  for (int i = 0; i < array.ndim; ++i) array.shape[i] = source.shape(i);
+  array.device = -1;
+  array.data = const_cast<void*>(source.data());
+  array.writable = source.writeable();
+  return array;
+}
+
+// The array behind a NumPy array or a torch tensor on any device. Raises for any other object, other dtypes
+// and strides.
+inline Array view(py::handle object, const char* name) {
+  if (const Torch* torch = Torch::loaded();
+      torch != nullptr && PyObject_TypeCheck(object.ptr(), torch->tensor))
+    return from_tensor(object, name, *torch);
+  if (py::isinstance<py::array>(object)) return from_numpy(py::reinterpret_borrow<py::array>(object), name);
+  throw py::type_error(std::string(name) + " is a " + type_name(object) +
+                       "; expected a NumPy array or a torch tensor");
+}
+
+inline std::string shape_text(const int64_t* shape, int ndim) {
+  std::string text = "[";
+  for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// Raises ValueError unless `array` has exactly this shape; -1 stands for any length.
+inline void check_shape(const Array& array, const char* name, std::initializer_list<int64_t> shape) {
+  bool same = array.ndim == static_cast<int>(shape.size());
+  int axis = 0;
+  for (int64_t length : shape) {
+    same = same && (length == -1 || array.shape[axis] == length);
+    ++axis;
+  }
+  if (!same)
+    throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape, array.ndim) +
+                          "; expected " + shape_text(shape.begin(), static_cast<int>(shape.size())));
+}
+
+inline void check_cpu(const Array& array, const char* name) {
+  if (array.device >= 0)
+    throw py::value_error(std::string(name) + " is on cuda:" + std::to_string(array.device) +
+                          "; expected the CPU: pass .cpu()");
+}
+
+template <class T>
+T* typed(const Array& array, const char* name) {
+  if (array.dtype != DtypeOf<T>::value)
+    throw py::type_error(std::string(name) + " has dtype " + name_of(array.dtype) + "; expected " +
+                         name_of(DtypeOf<T>::value));
+  return static_cast<T*>(array.data);
+}
+
+// The pointer of a CPU array of exactly this dtype and shape, to read from.
+template <class T>
+const T* input(py::handle object, const char* name, std::initializer_list<int64_t> shape) {
+  const Array array = view(object, name);
+  check_cpu(array, name);
+  check_shape(array, name, shape);
+  return typed<T>(array, name);
+}
+
+// The same, to write to.
+template <class T>
+T* output(py::handle object, const char* name, std::initializer_list<int64_t> shape) {
+  const Array array = view(object, name);
+  check_cpu(array, name);
+  check_shape(array, name, shape);
+  if (!array.writable) throw py::value_error(std::string(name) + " is read-only");
+  return typed<T>(array, name);
+}
+
+}  // namespace arrays

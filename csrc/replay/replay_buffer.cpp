@@ -1,0 +1,203 @@
+#include "replay/replay_buffer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "replay/power.h"
+
+namespace {
+
+using Lock = std::lock_guard<std::mutex>;
+
+const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
+  const auto& shape = settings.shape;
+  const auto need = [](bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+  };
+  need(shape.tasks >= 1 && shape.tasks < (1 << 15), "tasks must be from 1 to 32767");
+  need(shape.capacity >= 2 && shape.capacity < (int64_t{1} << 40), "capacity must be at least 2");
+  need(shape.observation >= 1 && shape.action >= 1, "observation and action sizes must be at least 1");
+  need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
+  need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");
+  need(is_supported(settings.set), "this processor lacks the instruction set");
+  return settings;
+}
+
+std::string text(double value) {
+  char buffer[32];
+  std::snprintf(buffer, sizeof buffer, "%g", value);
+  return buffer;
+}
+
+}  // namespace
+
+ReplayBuffer::ReplayBuffer(const Settings& settings)
+    : settings_(checked(settings)), store_(settings.shape, settings.path) {
+  if (settings.mode == Mode::prioritized) trees_.assign(settings.shape.tasks, {store_.rows(), settings.set});
+}
+
+void ReplayBuffer::add(const float* observation, const float* action, const float* reward,
+                       const bool* terminated, const bool* truncated, const float* next_observation) {
+  const Lock lock(mutex_);
+  const auto& shape = settings_.shape;
+  for (int64_t task = 0; task < shape.tasks; ++task) {
+    const int64_t row = store_.row_of(store_.end(task));
+    if (!trees_.empty()) {
+      FlatSumTree& tree = trees_[task];
+      const int64_t oldest = store_.row_of(store_.begin(task));
+      const float none = 0;
+      if (store_.size(task) == shape.capacity) tree.set(&oldest, &none, 1);
+      const float greatest = tree.greatest(), weight = greatest > 0 ? greatest : 1;
+      tree.set(&row, &weight, 1);
+    }
+    store_.add(task, observation + task * shape.observation, action + task * shape.action, reward[task],
+               terminated[task], truncated[task], next_observation + task * shape.observation);
+  }
+}
+
+void ReplayBuffer::check_can_draw(const int64_t* count) {
+  int64_t first = -1;
+  for (int64_t task = 0; task < settings_.shape.tasks; ++task) {
+    if (count[task] == 0) continue;
+    const std::string name = "task " + std::to_string(task);
+    if (count[task] < 0)
+      throw std::invalid_argument("cannot sample a negative number of transitions of " + name);
+    if (store_.size(task) == 0)
+      throw std::invalid_argument(name + " has no transitions to sample; add some first");
+    if (settings_.mode == Mode::prioritized) {
+      trees_[task].prepare();
+      if (!(trees_[task].total() > 0))
+        throw std::invalid_argument("all priorities of " + name + " are zero; there is nothing to sample");
+    }
+    if (first < 0) first = task;
+    if (settings_.mode == Mode::uniform_shared && store_.size(task) != store_.size(first))
+      throw std::invalid_argument(
+          "uniform_shared draws one time index for all tasks, so all need the same number of transitions: "
+          "task " +
+          std::to_string(first) + " has " + std::to_string(store_.size(first)) + ", " + name + " has " +
+          std::to_string(store_.size(task)) + "; use mode uniform");
+  }
+}
+
+void ReplayBuffer::sample(const int64_t* count, const BatchView& batch) {
+  const Lock lock(mutex_);
+  check_can_draw(count);
+  row_.resize(batch.rows);
+  draw(count, row_);
+  ++draws_;
+  for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++])
+    gather(store_, task, row_.data() + at, count[task], at, batch);
+  weigh(count, row_, batch);
+}
+
+void ReplayBuffer::draw(const int64_t* count, std::vector<int64_t>& row) {
+  const Stream stream{settings_.seed, draws_};
+  int64_t at = 0;
+  for (int64_t task = 0; task < settings_.shape.tasks; at += count[task++]) {
+    if (count[task] == 0) continue;
+    int64_t* const rows = row.data() + at;
+    if (settings_.mode == Mode::prioritized) {
+      draw_stratified(stream, static_cast<uint32_t>(task), trees_[task], count[task], rows, scratch_);
+      continue;
+    }
+    const uint32_t source = settings_.mode == Mode::uniform_shared ? kShared : static_cast<uint32_t>(task);
+    draw_uniform(stream, source, store_.size(task), count[task], rows);
+    const int64_t oldest = store_.row_of(store_.begin(task));
+    for (int64_t i = 0; i < count[task]; ++i) {
+      const int64_t place = rows[i] + oldest;
+      rows[i] = place < store_.rows() ? place : place - store_.rows();
+    }
+  }
+}
+
+void ReplayBuffer::weigh(const int64_t* count, const std::vector<int64_t>& row, const BatchView& batch) {
+  if (settings_.mode != Mode::prioritized) {
+    std::fill_n(batch.weight, batch.rows, 1.0f);
+    return;
+  }
+  density_.resize(batch.rows);
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++]) {
+    if (count[task] == 0) continue;
+    const double scale = static_cast<double>(store_.size(task)) / trees_[task].total();
+    for (int64_t i = at; i < at + count[task]; ++i) {
+      density_[i] = trees_[task].leaf(row[i]) * scale;
+      least = density_[i] < least ? density_[i] : least;
+    }
+  }
+  importance_weights(settings_.set, density_.data(), batch.rows, least, settings_.beta, batch.weight,
+                     scratch_);
+}
+
+bool ReplayBuffer::is_live(int64_t id) const { return sequence_of(id) >= store_.begin(task_of(id)); }
+
+void ReplayBuffer::check_priority(int64_t i, int64_t id, double priority, double weight) const {
+  const std::string row = "row " + std::to_string(i) + ": ";
+  if (id < 0 || task_of(id) >= settings_.shape.tasks || sequence_of(id) >= store_.end(task_of(id)))
+    throw std::invalid_argument(row + "no transition ever had id " + std::to_string(id));
+  if (!(priority >= 0) || std::isinf(priority))
+    throw std::invalid_argument(row + "priority is " + text(priority) +
+                                "; it must be finite and not negative");
+  if (weight > std::numeric_limits<float>::max())
+    throw std::invalid_argument(row + "priority " + text(priority) + " to the power alpha = " +
+                                text(settings_.alpha) + " is too large; scale the priorities down");
+}
+
+int64_t ReplayBuffer::update_priorities(const int64_t* id, const double* priority, int64_t n) {
+  const Lock lock(mutex_);
+  if (trees_.empty()) throw std::invalid_argument("only mode prioritized keeps priorities");
+  scratch_.resize(n);
+  power(settings_.set, priority, n, settings_.alpha, scratch_.data());
+  for (int64_t i = 0; i < n; ++i) {
+    const bool known = id[i] >= 0 && task_of(id[i]) < settings_.shape.tasks &&
+                       sequence_of(id[i]) < store_.end(task_of(id[i]));
+    if (!known || !(priority[i] >= 0) || std::isinf(priority[i]) ||
+        scratch_[i] > std::numeric_limits<float>::max())
+      check_priority(i, id[i], priority[i], scratch_[i]);
+  }
+  weight_.resize(n);
+  index_.resize(n);
+  int64_t stale = 0;
+  for (int64_t i = 0; i < n;) {
+    const int64_t task = task_of(id[i]);
+    int64_t kept = 0;
+    for (; i < n && task_of(id[i]) == task; ++i) {
+      if (!is_live(id[i])) {
+        ++stale;
+        continue;
+      }
+      index_[kept] = store_.row_of(sequence_of(id[i]));
+      // A positive priority stays drawable, however small its power.
+      const auto least = static_cast<double>(std::numeric_limits<float>::min());
+      weight_[kept++] = priority[i] > 0 ? static_cast<float>(std::max(scratch_[i], least)) : 0.0f;
+    }
+    trees_[task].set(index_.data(), weight_.data(), kept);
+  }
+  return stale;
+}
+
+std::vector<int64_t> ReplayBuffer::size() const {
+  const Lock lock(mutex_);
+  std::vector<int64_t> sizes(settings_.shape.tasks);
+  for (int64_t task = 0; task < settings_.shape.tasks; ++task) sizes[task] = store_.size(task);
+  return sizes;
+}
+
+std::string ReplayBuffer::check() const {
+  const Lock lock(mutex_);
+  std::string wrong = store_.check();
+  for (size_t task = 0; task < trees_.size() && wrong.empty(); ++task) {
+    const std::string name = "task " + std::to_string(task) + ": ";
+    const auto at = static_cast<int64_t>(task);
+    if (const std::string tree = trees_[task].check(); !tree.empty()) return name + tree;
+    const int64_t first = store_.row_of(store_.begin(at));
+    for (int64_t row = 0; row < store_.rows(); ++row) {
+      const int64_t offset = row >= first ? row - first : row - first + store_.rows();
+      if (offset >= store_.size(at) && trees_[task].leaf(row) != 0)
+        return name + "row " + std::to_string(row) + " has weight but holds no transition";
+    }
+  }
+  return wrong;
+}

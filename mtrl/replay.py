@@ -1,0 +1,175 @@
+"""The replay of all tasks: what was seen, and what to learn from next. The work is done in csrc/replay.
+
+Every task has its own ring of the newest `capacity` transitions. A batch has the same number of transitions of every
+task (or a number per task), ordered by task, and is drawn, gathered and weighted in one call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtrl import _core, config  # type: ignore[attr-defined]
+from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+
+Array = NDArray[Any] | torch.Tensor
+
+
+class Batch(NamedTuple):
+    """B transitions, on the CPU. A batch is not overwritten as long as one of its tensors is held; a view of one does
+    not count: clone it to keep it beyond the next `sample`."""
+
+    observation: torch.Tensor  # float32 [B, observation_size]
+    action: torch.Tensor  # float32 [B, action_size]
+    reward: torch.Tensor  # float32 [B]
+    terminated: torch.Tensor  # float32 [B], 1 where the episode ended for good; 0 where it was cut off
+    next_observation: torch.Tensor  # float32 [B, observation_size]
+    task: torch.Tensor  # int64 [B]
+    weight: torch.Tensor  # float32 [B], importance weights; the batch's largest is 1
+    id: torch.Tensor  # int64 [B], names for `update_priorities`
+
+
+class Replay:
+    """Transitions of `tasks` tasks, sampled as `config.mode` says.
+
+    uniform: with replacement, for every task on its own. uniform_shared: one list of time indices for all tasks, as in
+    the paper. prioritized: stratified per task in proportion to priority ** alpha, with weights (N P) ** -beta over
+    their maximum in the batch (Schaul et al. 2016). New transitions enter at their task's highest live priority.
+
+    The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
+    """
+
+    def __init__(
+        self,
+        config: config.Replay,
+        *,
+        tasks: int,
+        seed: int,
+        observation_size: int = OBSERVATION_SIZE,
+        action_size: int = ACTION_SIZE,
+        instruction_set: str = "auto",
+    ) -> None:
+        self._tasks, self._observation_size, self._action_size = tasks, observation_size, action_size
+        self._core = _core.ReplayBuffer(
+            tasks=tasks,
+            capacity=config.capacity,
+            observation=observation_size,
+            action=action_size,
+            mode=config.mode,
+            alpha=config.alpha,
+            beta=config.beta,
+            seed=seed,
+            instruction_set=instruction_set,
+        )
+        self._batches: dict[int, list[_ReusedBatch]] = {}
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """Transitions held of each task [T]."""
+        size: NDArray[np.int64] = self._core.size()
+        return size
+
+    def add(
+        self,
+        observation: Array,
+        action: Array,
+        reward: Array,
+        terminated: Array,
+        truncated: Array,
+        next_observation: Array,
+    ) -> None:
+        """Adds one transition per task: [T, ...] each, float32 or float64, the two flags bool.
+
+        `next_observation` is the true successor, also where the episode ended. Raises TypeError or ValueError, with
+        nothing added, for another dtype, shape or device.
+        """
+        self._core.add(observation, action, reward, terminated, truncated, next_observation)
+
+    def sample(self, per_task: int | Sequence[int]) -> Batch:
+        """`per_task` transitions of every task, or per_task[t] of task t, ordered by task.
+
+        Raises ValueError where a task has nothing to draw, and in mode uniform_shared where tasks have different
+        numbers of transitions; then no randomness is used up.
+        """
+        counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
+        if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
+            raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
+        reused = self._free_batch(sum(counts))
+        self._core.sample(counts, reused.outputs)
+        return reused.batch
+
+    def update_priorities(self, id: Array, priority: Array) -> int:
+        """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
+
+        The last of equal ids wins. Raises ValueError naming the row, with nothing changed, for a priority that is NaN,
+        infinite or negative and for an id that never was.
+        """
+        if isinstance(priority, torch.Tensor):
+            priority = priority.cpu()  # it is computed where the networks are
+        stale: int = self._core.update_priorities(id, priority)
+        return stale
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, draws included, as one array of bytes in the file's format."""
+        return {"replay": self._core.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues bit for bit. Raises ValueError, with nothing changed, for a damaged state or another shape."""
+        self._core.load_state(state["replay"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state to `path`: a whole checksummed file or, after a crash, the one that was there."""
+        self._core.save(os.fspath(path))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """As load_state_dict, from a file of `save`; rows are read in place, never held twice."""
+        self._core.load(os.fspath(path))
+
+    def check_valid(self) -> None:
+        """Raises AssertionError naming what is wrong inside. Slow: for tests."""
+        wrong = self._core.check()
+        if wrong:
+            raise AssertionError(f"replay: {wrong}")
+
+    def _free_batch(self, rows: int) -> _ReusedBatch:
+        pool = self._batches.setdefault(rows, [])
+        for reused in pool:
+            if reused.is_free():
+                return reused
+        pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
+        return pool[-1]
+
+
+class _ReusedBatch:
+    """A batch's tensors, which are written again once nobody holds them: fresh memory costs more than the sampling."""
+
+    def __init__(self, rows: int, observation_size: int, action_size: int) -> None:
+        pinned = torch.cuda.is_available()  # so that copies to the device need no second copy
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+
+        self.batch = Batch(
+            observation=empty(rows, observation_size),
+            action=empty(rows, action_size),
+            reward=empty(rows),
+            terminated=empty(rows),
+            next_observation=empty(rows, observation_size),
+            task=empty(rows, dtype=torch.int64),
+            weight=empty(rows),
+            id=empty(rows, dtype=torch.int64),
+        )
+        self.outputs = _core.ReplayOutputs(rows, observation_size, action_size, tuple(self.batch))
+        self._references = self._count()
+
+    def is_free(self) -> bool:
+        return self._count() == self._references
+
+    def _count(self) -> int:
+        return sys.getrefcount(self.batch) + sum(map(sys.getrefcount, self.batch))

@@ -1,0 +1,118 @@
+"""What a cell's folder says about it. Markers are small JSON files that appear whole or not at all.
+
+DONE.json       the run is over: outcome done or diverged, its seconds, the size and time stamp of run.h5
+FAILED.json     the latest attempt raised: error, traceback, attempts, cause
+CANCEL          asked to stop for good, here or in the sweep's folder
+heartbeat.json  where the latest attempt stood when it last said so
+lock            held (flock) by the process that works on the cell
+log.txt         everything that the attempts printed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mtrl.results import RunFileError, read_run
+
+Outcome = Literal["done", "diverged", "stopped", "failed", "busy"]
+ALIVE_SECONDS = 120.0  # a heartbeat older than this says nothing about the present
+
+
+@dataclass(frozen=True)
+class CellState:
+    """What the files of one cell say."""
+
+    run_id: str
+    state: Literal["done", "diverged", "failed", "running", "stopped", "missing"]
+    reason: str = ""
+    heartbeat: dict[str, Any] = field(default_factory=dict)
+    marker: dict[str, Any] = field(default_factory=dict)  # of DONE.json or FAILED.json
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "diverged")
+
+
+def cell_directory(sweep: Path, run_id: str) -> Path:
+    return sweep / "cells" / run_id
+
+
+def read_state(sweep: Path, run_id: str) -> CellState:
+    """The state of a cell by its files: at most four reads. `running` is a fresh heartbeat, not yet a proof."""
+    directory = cell_directory(sweep, run_id)
+    done = read_json(directory / "DONE.json")
+    if done is not None:
+        problem = unreadable_run(directory, done) if done else "DONE.json is damaged"
+        if not problem:
+            return CellState(
+                run_id, "diverged" if done.get("outcome") == "diverged" else "done", "", {}, done
+            )
+        return CellState(run_id, "missing", problem)
+    heartbeat = read_json(directory / "heartbeat.json") or {}
+    failed = read_json(directory / "FAILED.json")
+    if failed is not None:
+        return CellState(
+            run_id, "failed", str(failed.get("error", "FAILED.json is damaged")), heartbeat, failed
+        )
+    if not heartbeat:
+        return CellState(run_id, "missing")
+    alive = heartbeat.get("state") == "running" and time.time() - heartbeat.get("time", 0) < ALIVE_SECONDS
+    return CellState(run_id, "running" if alive else "stopped", "", heartbeat)
+
+
+def unreadable_run(directory: Path, done: dict[str, Any]) -> str:
+    """Why the run file that DONE.json vouches for cannot be used; empty when it can.
+
+    One stat where the file is as the worker left it; it is opened only when its size or time stamp differ.
+    """
+    path = directory / "run.h5"
+    try:
+        status = path.stat()
+        if [status.st_size, status.st_mtime_ns] != [done.get("run_bytes"), done.get("run_mtime_ns")]:
+            read_run(path)
+    except FileNotFoundError:
+        return "run.h5 is gone"
+    except (RunFileError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None:
+    """Declares the run over, then forgets what only an unfinished run needs."""
+    status = (directory / "run.h5").stat()
+    stamp = {"run_bytes": status.st_size, "run_mtime_ns": status.st_mtime_ns}
+    write_json(directory / "DONE.json", {"run_id": run_id, "outcome": outcome, **facts, **stamp}, sync=True)
+    (directory / "FAILED.json").unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any], *, sync: bool = False) -> None:
+    """Writes `content` so that a reader sees the old file or the new one, whole. NaN becomes null."""
+    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    plain = {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in content.items()
+    }
+    with unfinished.open("w") as file:
+        json.dump(plain, file)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in the file; None where it is absent, and {} where it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError:
+        return None
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

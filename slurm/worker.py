@@ -1,0 +1,229 @@
+"""Runs one cell: lock, signals, heartbeat, training, marker. The only file here that calls the trainer.
+
+A signal handler only sets a flag; the trainer asks for it after every step, saves a checkpoint and returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from slurm.state import Outcome, read_json, unreadable_run, write_done, write_json
+
+if TYPE_CHECKING:
+    from mtrl.train import Progress
+
+STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class CellBusyError(RuntimeError):
+    """Another process works on this cell."""
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """All that a worker needs to know of a cell."""
+
+    run_id: str
+    directory: Path
+    config: str  # JSON
+    heartbeat_seconds: float = 30.0
+    environment: tuple[tuple[str, str | None], ...] = ()  # set, or removed (None), before torch is imported
+
+
+def run_cell(job: CellJob, *, log: bool = True) -> Outcome:
+    """Runs the cell to its end, to a signal or to an error, and leaves the marker that says which.
+
+    Never raises for what goes wrong inside the run. `log` sends all output to the cell's log.txt. "busy" means that
+    another process holds the cell: nothing was touched.
+    """
+    for name, value in job.environment:
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+    job.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold_cell(job.directory), StopFlag() as stop:
+            if log:
+                _send_output_to(job.directory / "log.txt")
+            return _run_held_cell(job, stop)
+    except CellBusyError as error:
+        print(f"{job.run_id}: {error}", file=sys.stderr)
+        return "busy"
+
+
+class StopFlag:
+    """Turns true once a stop signal arrives. Within its `with` block the signals do nothing else."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> StopFlag:
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+
+class Heartbeat:
+    """Writes heartbeat.json at most once every `seconds`."""
+
+    def __init__(self, job: CellJob) -> None:
+        self._path = job.directory / "heartbeat.json"
+        self._seconds = job.heartbeat_seconds
+        self._next = 0.0
+        before = read_json(self._path) or {}
+        self._facts: dict[str, Any] = {
+            "run_id": job.run_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": slurm_job(),
+            "attempt": int(before.get("attempt", 0)) + 1,
+            "started": time.time(),
+            "vector_step": before.get("vector_step"),
+            "vector_steps": before.get("vector_steps"),
+            "success": before.get("success"),
+        }
+        self.write("running")
+
+    def __call__(self, progress: Progress) -> None:
+        self._facts["vector_step"] = progress.vector_step
+        if time.monotonic() >= self._next:
+            self._facts["vector_steps"] = progress.vector_steps
+            self._facts["success"] = progress.success
+            self.write("running")
+
+    @property
+    def attempt(self) -> int:
+        return int(self._facts["attempt"])
+
+    @property
+    def vector_step(self) -> int | None:
+        step: int | None = self._facts["vector_step"]
+        return step
+
+    def write(self, state: str) -> None:
+        """A heartbeat that cannot be written (a full disk) is no reason to end a run."""
+        self._next = time.monotonic() + self._seconds
+        try:
+            write_json(self._path, {**self._facts, "state": state, "time": time.time()})
+        except OSError as error:
+            print(f"heartbeat not written: {error}", file=sys.stderr)
+
+
+@contextmanager
+def hold_cell(directory: Path) -> Iterator[None]:
+    """Holds the cell's lock. Raises CellBusyError, naming the holder, when a living process has it.
+
+    The lock dies with its process, so a lock file left by a killed one holds nobody up.
+    """
+    path = directory / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            file.seek(0)
+            raise CellBusyError(
+                f"{directory} is held by {file.read().strip() or 'another process'}"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def slurm_job() -> str | None:
+    """This process's job as `123` or, in an array, `123_4`; None outside Slurm."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def _run_held_cell(job: CellJob, stop: StopFlag) -> Outcome:
+    done = read_json(job.directory / "DONE.json")
+    if done and not unreadable_run(job.directory, done):
+        return "diverged" if done.get("outcome") == "diverged" else "done"
+    heartbeat = Heartbeat(job)
+    (job.directory / "FAILED.json").unlink(missing_ok=True)
+    start = time.time()
+    try:
+        outcome: Outcome = _train(job, stop, heartbeat)
+        if outcome != "stopped":
+            write_done(
+                job.directory, job.run_id, outcome,
+                seconds=round(time.time() - start, 3), attempts=heartbeat.attempt, job=slurm_job(),
+            )  # fmt: skip
+            _remove_checkpoints(job.directory)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = "failed"
+        _write_failed(job, error, heartbeat)
+    heartbeat.write(outcome)
+    return outcome
+
+
+def _train(job: CellJob, stop: StopFlag, heartbeat: Heartbeat) -> Outcome:
+    from mtrl.config import Config
+    from mtrl.train import train
+
+    config = Config.model_validate_json(job.config)
+    outcome = train(config, job.directory, stop=stop, report=heartbeat)
+    assert outcome in ("done", "diverged", "stopped"), outcome
+    return outcome  # type: ignore[return-value]
+
+
+def _write_failed(job: CellJob, error: Exception, heartbeat: Heartbeat) -> None:
+    facts = {
+        "run_id": job.run_id,
+        "error": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exc(),
+        "attempts": heartbeat.attempt,
+        "vector_step": heartbeat.vector_step,
+        "cause": "memory" if _ran_out_of_memory(error) else "exception",
+        "job": slurm_job(),
+        "time": time.time(),
+    }
+    try:
+        write_json(job.directory / "FAILED.json", facts)
+    except OSError as second:
+        print(f"FAILED.json not written: {second}", file=sys.stderr)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _remove_checkpoints(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+
+
+def _send_output_to(path: Path) -> None:
+    """From here on this process and its children print to `path`, after what earlier attempts printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

@@ -1,0 +1,60 @@
+"""Arithmetic on the values of a cell, for `derive` in a grid: numbers, names, + - * / // %, and a few functions."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mtrl.names import nearest
+from sweeps.sizing import actor_width, critic_width, total_width
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "round": round,
+    "int": int,
+    "min": min,
+    "max": max,
+    "actor_width": actor_width,  # (parameters, tasks)
+    "critic_width": critic_width,  # (parameters, tasks, critics=2)
+    "total_width": total_width,  # (parameters, tasks, critics=2)
+}
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+}
+
+
+def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
+    """The value of `expression`. Nothing but arithmetic is understood. Raises ValueError naming what is not."""
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Expression(body=body):
+                return value(body)
+            case ast.Constant(value=int() | float() as number):
+                return number
+            case ast.Name(id=name) if name in names:
+                return names[name]
+            case ast.Name(id=name):
+                raise ValueError(f"no value '{name}' in '{expression}'{nearest(name, names)}")
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                return OPERATORS[type(op)](value(left), value(right))
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
+                return OPERATORS[type(op)](value(operand))
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+                return FUNCTIONS[name](*map(value, arguments))
+            case _:
+                raise ValueError(f"'{ast.unparse(node)}' in '{expression}' is not plain arithmetic")
+
+    try:
+        return value(ast.parse(expression, mode="eval"))
+    except SyntaxError:
+        raise ValueError(f"'{expression}' is not an expression") from None
+    except (TypeError, ArithmeticError) as error:
+        raise ValueError(f"'{expression}': {error}") from None

@@ -1,0 +1,69 @@
+"""What a launch would do and cost, before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtrl.config import Config
+from sweeps.grid import Cell
+from sweeps.sizing import Parameters, count_parameters
+
+# Measured on one core of a 2-core x86-64 machine, one thread; a guess within a factor of two or so elsewhere, which
+# finished cells of the same sweep then correct.
+SECONDS_PER_ENV_STEP = 2.5e-4
+SECONDS_PER_UPDATE = 1.2e-3  # of overhead, whatever the size
+CORE_FLOPS = 1.5e11  # of matrix products per second
+GPU_FLOPS = 1.5e13
+CRITIC_PASSES = (
+    6  # forward passes that one update is worth: targets 1, loss and its gradient 3, in the actor's loss 2
+)
+ACTOR_PASSES = 4  # next actions 1, loss and its gradient 3
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one cell costs."""
+
+    seconds: float
+    checkpoint_bytes: float  # of one checkpoint; two are kept while the cell runs
+    result_bytes: float  # that stay when it is done
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    cell: Cell
+    parameters: Parameters
+    estimate: Estimate
+
+
+def plan_cells(cells: Sequence[Cell], *, gpu: bool) -> list[PlannedCell]:
+    """Each cell with its parameters and its cost on one core, or on a GPU."""
+    return [
+        PlannedCell(cell, count_parameters(cell.config), estimate_cost(cell.config, gpu=gpu))
+        for cell in cells
+    ]
+
+
+def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
+    """Seconds from the number of env steps and multiplications; bytes from the replay and the parameters."""
+    tasks, parameters = len(config.env.tasks), count_parameters(config)
+    steps, random_steps = config.train.vector_steps, config.train.random_steps
+    updates = max(0, steps - random_steps) * config.train.updates_per_step
+    evaluations = 1 + len(config.evaluate.steps(steps))
+    env_steps = tasks * (steps + evaluations * config.evaluate.episodes * config.env.horizon)
+    batch = tasks * config.agent.batch_per_task
+    flops = 2 * batch * (CRITIC_PASSES * parameters.critic + ACTOR_PASSES * parameters.actor)
+    speed = GPU_FLOPS if gpu else CORE_FLOPS * config.run.threads
+    workers = max(1, config.run.env_workers)
+    seconds = env_steps * SECONDS_PER_ENV_STEP / workers + updates * (SECONDS_PER_UPDATE + flops / speed)
+    weights = 4 * (3 * parameters.total + parameters.target)  # with two moments of Adam
+    rows = 4 * 50 * tasks * min(config.replay.capacity, steps)
+    return Estimate(seconds, weights + rows, weights + 1e5)
+
+
+def disk_needed(cells: Sequence[PlannedCell], at_once: int) -> float:
+    """Bytes for the results of all cells and the checkpoints of those that run at the same time."""
+    checkpoints = sorted((2 * planned.estimate.checkpoint_bytes for planned in cells), reverse=True)
+    return sum(planned.estimate.result_bytes for planned in cells) + sum(checkpoints[:at_once])

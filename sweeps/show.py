@@ -1,0 +1,134 @@
+"""What a person sees: tables and live progress. On a terminal drawn with rich, elsewhere plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from slurm.state import cell_directory, read_json
+from sweeps.manifest import Entry
+from sweeps.plan import PlannedCell
+
+LIVE_ROWS = 24  # more cells than this: only those at work are drawn
+SHOWN = 60  # rows of a printed table
+
+
+def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequence[str]) -> None:
+    """One row per cell: identity, parameters, estimated time, state."""
+    rows = [
+        (
+            item.cell.run_id,
+            item.cell.label,
+            f"{item.parameters.actor:,}",
+            f"{item.parameters.critic:,}",
+            f"{item.parameters.total:,}",
+            duration(item.estimate.seconds),
+            state,
+        )
+        for item, state in zip(planned[:SHOWN], states, strict=False)
+    ]
+    print_table(
+        console, ("run id", "cell", "actor", "critics", "total", "time", "state"), rows, shrinks="cell"
+    )
+    if len(planned) > SHOWN:
+        console.print(
+            f"... and {len(planned) - SHOWN} more cells; --json lists all", highlight=False, soft_wrap=True
+        )
+
+
+def print_table(
+    console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str
+) -> None:
+    """A table, numbers to the right. On a narrow terminal the column `shrinks` gives way, elsewhere none does."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    widths = [max(len(name), *(len(row[index]) for row in rows)) for index, name in enumerate(names)]
+    spare = console.width - sum(widths) - 2 * len(widths)
+    if console.is_terminal and spare < 0:
+        widths[names.index(shrinks)] = max(8, widths[names.index(shrinks)] + spare)
+    for index, (name, width) in enumerate(zip(names, widths, strict=True)):
+        number = index > 1 and rows[0][index][:1].isdigit()
+        table.add_column(
+            name,
+            justify="right" if number else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=width,
+            max_width=width,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3.5 min`, `12.3 h` or `4.2 d`."""
+    for size, unit in ((86_400 * 2, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / {'d': 86_400, 'h': 3_600, 'min': 60}[unit]:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """`12 MB`, `3.4 GB` or `1.2 TB`."""
+    for scale, unit in ((1e12, "TB"), (1e9, "GB")):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e6:.0f} MB"
+
+
+class LiveCells:
+    """The cells of a local launch while they run: `start`, then `tick` often, `finish` for each, and leave."""
+
+    def __init__(self, console: Console, sweep: Path, entries: Sequence[Entry]) -> None:
+        self._console = console
+        self._sweep = sweep
+        self._labels = {entry.run_id: entry.label for entry in entries}
+        self._outcomes: dict[str, str] = {}
+        self._running: dict[str, float] = {}  # run id -> when it started, monotonic seconds
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw, transient=True)
+
+    def __enter__(self) -> LiveCells:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def tick(self, running: set[str]) -> None:
+        now = time.monotonic()
+        self._running = {run_id: self._running.get(run_id, now) for run_id in running}
+
+    def finish(self, run_id: str, outcome: str) -> None:
+        self._outcomes[run_id] = outcome
+        started = self._running.pop(run_id, None)
+        took = "" if started is None else f"  {duration(time.monotonic() - started)}"
+        place = f"[{len(self._outcomes)}/{len(self._labels)}]"
+        beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
+        success = f"  success {beat['success']:.2f}" if beat.get("success") is not None else ""
+        self._console.print(
+            f"{place} {outcome:8} {self._labels[run_id]}{success}{took}", highlight=False, markup=False
+        )
+
+    def _draw(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for run_id in list(self._running)[:LIVE_ROWS]:
+            beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
+            steps, total = beat.get("vector_step") or 0, beat.get("vector_steps") or 1
+            success = beat.get("success")
+            table.add_row(
+                self._labels[run_id],
+                ProgressBar(total=total, completed=steps, width=30),
+                f"{steps:,} of {total:,} steps" if beat.get("vector_steps") else "starting",
+                "" if success is None else f"success {success:.2f}",
+            )
+        over = f"{len(self._outcomes)} of {len(self._labels)} cells over, {len(self._running)} at work"
+        return Group(table, Text(over, style="dim"))

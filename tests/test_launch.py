@@ -1,0 +1,190 @@
+"""The command as a user types it: real cells, tiny, on the executors of one machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtrl.results import read_run
+from sweeps.manifest import read_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+GRID = """
+preset = "debug"
+[fixed]
+"env.horizon" = 20
+"env.goals_per_task" = 1
+"agent.batch_per_task" = 8
+"network.actor.width" = 8
+"network.critic.width" = 8
+"train.vector_steps" = 60
+"train.random_steps" = 30
+"evaluate.every" = 30
+"evaluate.episodes" = 1
+"run.device" = "cpu"
+[axes]
+"train.seed" = [0, 1, 2]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(GRID)
+    return path
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "sweeps/launch.py"), *map(str, words)]
+
+
+def sweep(*words: str | Path, code: int = 0) -> str:
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def cells(folder: Path) -> list[Path]:
+    return [folder / "cells" / entry.run_id for entry in read_manifest(folder)]
+
+
+def finished(folder: Path) -> Sequence[bool]:
+    return [(cell / "DONE.json").exists() for cell in cells(folder)]
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for cell in cells(folder) for path in cell.glob("*.[hj]*")}
+
+
+def test_one_failed_cell_stops_no_other_and_a_relaunch_runs_only_what_is_missing(
+    grid: Path, tmp_path: Path
+) -> None:
+    runs, tiny = tmp_path / "runs", tmp_path / "runs/tiny"
+    rows = json.loads(sweep("plan", f"grid={grid}", "--runs", runs, "--json"))["cells"]
+    broken = tiny / "cells" / rows[1]["run_id"]
+    (broken / "run.h5").mkdir(parents=True)  # stands in the run file's way
+
+    output = sweep(f"grid={grid}", "--runs", runs, code=1)
+    assert finished(tiny) == [True, False, True]
+    assert f"failed: seed 1 ({broken.name})" in output
+    assert f"log: {broken / 'log.txt'}" in output
+    assert "directory" in json.loads((broken / "FAILED.json").read_text())["error"].lower()
+    assert "Traceback" in (broken / "log.txt").read_text()
+    assert not (tiny / "local").exists()
+
+    (broken / "run.h5").rmdir()
+    before = stamps(tiny)
+    output = sweep(f"grid={grid}", "--runs", runs)
+    assert "3 cells, 1 to run" in output
+    assert finished(tiny) == [True, True, True]
+    assert all(stamps(tiny)[path] == stamp for path, stamp in before.items() if path.parent != broken)
+
+    output = sweep(f"grid={grid}", "--runs", runs)
+    assert "3 cells, 0 to run" in output
+    cells(tiny)[2].joinpath("run.h5").unlink()
+    assert "3 cells, 1 to run" in sweep(f"grid={grid}", "--runs", runs)
+
+
+def test_inline_leaves_the_same_run_files(grid: Path, tmp_path: Path) -> None:
+    for executor in ("inline", "local"):
+        sweep(f"grid={grid}", f"executor={executor}", "~train.seed", "--runs", tmp_path, "--name", executor)
+    one, two = (read_run(cells(tmp_path / executor)[0] / "run.h5") for executor in ("inline", "local"))
+    np.testing.assert_array_equal(one.per_task, two.per_task)
+    np.testing.assert_array_equal(one.per_run, two.per_run)
+
+
+def test_ctrl_c_ends_cells_with_a_checkpoint_and_the_next_launch_goes_on(grid: Path, tmp_path: Path) -> None:
+    words = (f"grid={grid}", "train.vector_steps=100000", "evaluate.every=100000", "--runs", tmp_path)
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               start_new_session=True)  # fmt: skip
+    tiny = tmp_path / "tiny"
+    wait_until(lambda: any(step_of(cell) > 40 for cell in cells(tiny)))
+    os.killpg(
+        process.pid, signal.SIGINT
+    )  # what a terminal does: launcher, controllers and workers all get it
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "The same command goes on" in output
+    assert "Traceback" not in output
+    at_work = [cell for cell in cells(tiny) if step_of(cell) > 0]
+    assert at_work
+    for cell in at_work:
+        assert list((cell / "checkpoint").glob("[0-9]*/checksums.json"))
+        assert json.loads((cell / "heartbeat.json").read_text())["state"] == "stopped"
+    assert "stopped" in sweep("plan", *words)
+
+
+def step_of(cell: Path) -> int:
+    try:
+        return json.loads((cell / "heartbeat.json").read_text())["vector_step"] or 0
+    except OSError:
+        return 0
+
+
+def wait_until(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["grid=smok"], "no grid 'smok'; did you mean 'smoke'"),
+        (["smoke"], "did you mean 'grid=smoke'"),
+        (["grid=smoke", "executor=lokal"], "did you mean 'local'"),
+        (["grid=smoke", "network.actor.widht=1"], "did you mean 'width'"),
+        (["grid=smoke", "network.actor.width=0"], "network.actor.width = 0"),
+        (["grid=smoke", "env.tasks=reach-v2"], "did you mean 'reach-v3'"),
+        (["grid=smoke", "profile=labb"], "no profile 'labb'"),
+        (["grid=smoke", "--runs", "/proc/runs"], "cannot write to /proc/runs/smoke"),
+    ],
+)
+def test_bad_input_is_one_clear_line(words: list[str], message: str) -> None:
+    output = sweep(*words, code=1)
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_a_disk_too_small_is_refused_before_work_begins(tmp_path: Path) -> None:
+    output = sweep(
+        "grid=scaling", "network.actor.width+network.critic.width=65536", "--runs", tmp_path, code=1
+    )
+    assert "make room" in output
+    assert not any((tmp_path / "scaling/cells").iterdir())
+
+
+def test_plan_prints_cells_parameters_and_cost(tmp_path: Path) -> None:
+    output = sweep("grid=scaling", "--dry-run", "--runs", tmp_path)
+    assert "164,944" in output
+    assert "150 cells" in output
+    assert not any(tmp_path.iterdir())
+    rows = json.loads(sweep("plan", "grid=scaling", "--json", "--runs", tmp_path))["cells"]
+    assert len(rows) == 150
+    assert rows[0]["parameters"] == {"actor": 164944, "critic": 295956, "target": 295956, "total": 460900}
+
+
+HELP = """
+import sys
+from sweeps.launch import main
+sys.argv = ["launch", "--help"]
+try:
+    main()
+except SystemExit:
+    heavy = {"torch", "numpy", "h5py", "submitit", "pydantic", "rich"} & set(sys.modules)
+    sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+
+
+def test_help_needs_no_heavy_import() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
