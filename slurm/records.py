@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slurm.profiles import Profile
 from slurm.state import read_json, write_json
 
 
@@ -87,6 +88,14 @@ def read_records(sweep: Path) -> list[Record]:
     """The open records, oldest first."""
     found = (read_record(sweep, path.stem) for path in sorted((sweep / "slurm").glob("*.json")))
     return [record for record in found if record]
+
+
+def last_profile(sweep: Path) -> Profile | None:
+    """The profile of the newest record, closed ones too."""
+    paths = [*(sweep / "slurm").glob("*.json"), *(sweep / "slurm" / "closed").glob("*.json")]
+    newest = max(paths, key=lambda path: path.name, default=None)
+    content = read_json(newest) if newest else None
+    return Profile.model_validate(content["profile"]) if content else None
 
 
 def close_record(sweep: Path, record: Record) -> None:

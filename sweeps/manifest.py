@@ -42,8 +42,10 @@ class Entry:
     config: dict[str, Any]
     offset: int  # bytes, of the line in the file
 
-    def validated_config(self) -> Config:
-        return Config.model_validate(self.config)
+    @property
+    def cell(self) -> Cell:
+        """The cell as the grid made it, validated anew."""
+        return Cell(Config.model_validate(self.config), self.coordinates)
 
 
 def open_sweep_folder(sweep: Path) -> None:
