@@ -106,6 +106,7 @@ class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
 
