@@ -71,6 +71,10 @@ class EnvGroup:
             env.load_state_dict(states[row])
             self._buffers.observation[row] = states[row]["observation"]
 
+    def pictures(self, rows: list[int]) -> dict[int, Array]:
+        """uint8 [size, size, 3] of each of `rows` that is of this group."""
+        return {row: env.picture() for row, env in self._envs.items() if row in rows}
+
     def close(self) -> None:
         for env in self._envs.values():
             env.close()

@@ -11,6 +11,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from mtrl.config import Env
 from mtrl.envs.goals import goals
 from mtrl.envs.parity import env_class, make_env
+from mtrl.envs.picture import Camera, Picture
 
 Observation = np.ndarray[Any, np.dtype[np.float64]]
 Action = np.ndarray[Any, np.dtype[np.float32]]
@@ -40,6 +41,7 @@ class TaskEnv:
         cls = env_class(task, config.reward_version) if config.fast else ALL_V3_ENVIRONMENTS[task]
         self._env = make_env(cls, config.reward_version)
         self._seed: int | None = None
+        self._camera: Camera | None = None
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -82,7 +84,15 @@ class TaskEnv:
         self._generator.bit_generator.state = state["generator"]
         self.length, self.episode_return, self.episode_success = state["episode"]
 
+    def picture(self) -> Picture:
+        """uint8 [size, size, 3]; see picture.py."""
+        if self._camera is None:
+            self._camera = Camera(self._env.model)
+        return self._camera.picture(self._env.data)
+
     def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
         self._env.close()
 
     def _reset_to(self, goal: int) -> Observation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -29,7 +30,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     Results do not depend on `workers`.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
 
     def __init__(self, env: Env, *, seed: int, workers: int = 0, restarts: int = 0) -> None:
         """`workers` processes step the envs; 0 steps them in this process.
@@ -140,6 +142,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._call("load_state_dicts", dict(enumerate(state["envs"])))
         self._needs_reset = False
         self._begin_recovery()
+
+    def render(self, rows: Sequence[int] | None = None) -> tuple[Array, ...]:
+        """Pictures, uint8 [size, size, 3], of `rows`, else of all. Drawing changes nothing that follows.
+
+        Raises RuntimeError, with the cure, where nothing can draw (docs/envs.md).
+        """
+        wanted = list(range(self.num_envs) if rows is None else rows)
+        pictures: dict[int, Array] = {}
+        for part in self._call("pictures", wanted):
+            pictures |= part
+        return tuple(pictures[row] for row in wanted)
 
     def close_extras(self, **kwargs: Any) -> None:
         for worker in self._workers:
