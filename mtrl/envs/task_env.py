@@ -17,6 +17,7 @@ Observation = np.ndarray[Any, np.dtype[np.float64]]
 Action = np.ndarray[Any, np.dtype[np.float32]]
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # what decides all further simulation, warm starts included
+_REMEMBERED = 200  # goals whose starts are kept per env, 6 KB each
 # Made once with the env and never changed by stepping or resetting.
 _FIXED = {"init_qpos", "init_qvel", "hand_low", "hand_high", "mocap_low", "mocap_high"}
 
@@ -99,12 +100,18 @@ class TaskEnv:
         """Meta-World's reset simulates 500 steps; once a goal was reset to, the state it left is restored."""
         self._goal = goal
         self.length, self.episode_return, self.episode_success = 0, 0.0, False
-        if goal in self._starts:
-            self._restore(self._starts[goal])
-        else:
-            self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
-            self._starts[goal] = self._start(self._env.reset()[0])
-        return self._starts[goal].observation
+        start = self._starts.get(goal)
+        if start is None:
+            return self._reset_afresh(goal)
+        self._restore(start)
+        return start.observation
+
+    def _reset_afresh(self, goal: int) -> Observation:
+        self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
+        observation: Observation = self._env.reset()[0]
+        if len(self._starts) < _REMEMBERED:
+            self._starts[goal] = self._start(observation)
+        return observation
 
     def _start(self, observation: Observation) -> _Start:
         model = self._env.model
