@@ -180,12 +180,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
                     results.append(worker.result())
                 except WorkerDied as death:
                     if not (stepping and self._recovery.possible()):
-                        raise
+                        raise WorkerDied(f"{death}; {self._progress(worker)}") from None
                     self._replace(index, death)
         except BaseException:
             self.close()
             raise
         return results
+
+    def _progress(self, worker: Worker) -> str:
+        """How far the episodes of a worker were when it answered last."""
+        steps = (f"{self.tasks[row]} {self._buffers.episode_length[row]}" for row in worker.rows)
+        return f"steps of their episodes done: {', '.join(steps)}"
 
     def _replace(self, index: int, death: WorkerDied) -> None:
         """Brings a worker back to where it died, its step included."""
