@@ -35,7 +35,12 @@ std::string text(double value) {
 
 ReplayBuffer::ReplayBuffer(const Settings& settings)
     : settings_(checked(settings)), store_(settings.shape, settings.path) {
-  if (settings.mode == Mode::prioritized) trees_.assign(settings.shape.tasks, {store_.rows(), settings.set});
+  if (settings.mode != Mode::prioritized) return;
+  const int64_t leaves = FlatSumTree::padded(store_.rows());
+  leaves_ =
+      Arena(static_cast<size_t>(leaves * settings.shape.tasks) * sizeof(float));  // together: huge pages
+  for (int64_t task = 0; task < settings.shape.tasks; ++task)
+    trees_.emplace_back(store_.rows(), settings.set, static_cast<float*>(leaves_.data()) + task * leaves);
 }
 
 void ReplayBuffer::add(const float* observation, const float* action, const float* reward,
@@ -43,15 +48,9 @@ void ReplayBuffer::add(const float* observation, const float* action, const floa
   const Lock lock(mutex_);
   const auto& shape = settings_.shape;
   for (int64_t task = 0; task < shape.tasks; ++task) {
-    const int64_t row = store_.row_of(store_.end(task));
-    if (!trees_.empty()) {
-      FlatSumTree& tree = trees_[task];
-      const int64_t oldest = store_.row_of(store_.begin(task));
-      const float none = 0;
-      if (store_.size(task) == shape.capacity) tree.set(&oldest, &none, 1);
-      const float greatest = tree.greatest(), weight = greatest > 0 ? greatest : 1;
-      tree.set(&row, &weight, 1);
-    }
+    // While there is room, the row that leaves is one that holds nothing.
+    if (!trees_.empty())
+      trees_[task].enter(store_.row_of(store_.end(task)), store_.row_of(store_.end(task) + 1));
     store_.add(task, observation + task * shape.observation, action + task * shape.action, reward[task],
                terminated[task], truncated[task], next_observation + task * shape.observation);
   }

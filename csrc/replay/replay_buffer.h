@@ -59,6 +59,7 @@ class ReplayBuffer {
   Settings settings_;
   mutable std::mutex mutex_;
   TransitionStore store_;
+  Arena leaves_;                    // of all trees
   std::vector<FlatSumTree> trees_;  // one per task; none unless prioritized
   uint64_t draws_ = 0;
   std::vector<int64_t> row_, index_;

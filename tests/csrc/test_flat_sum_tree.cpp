@@ -31,17 +31,17 @@ TEST(FlatSumTree, FindsTheLeafThatAWalkFinds) {
     if (n < 3) tree.set(std::vector<int64_t>{0}.data(), std::vector<float>{1}.data(), 1);
     tree.prepare();
     for (int trial = 0; trial < 200; ++trial) {
-      const double mass = std::uniform_real_distribution<double>(0, tree.total())(random);
+      double mass = std::uniform_real_distribution<double>(0, tree.total())(random);
       double sum = 0;
       int64_t position = -1;
       while (sum <= mass) {
         const int64_t leaf = leaf_at(++position);
         if (leaf < n) sum += static_cast<double>(tree.leaf(leaf));
       }
+      const double above = sum - mass, edge = 1e-9 * tree.total();
       int64_t found;
       tree.find(&mass, 1, &found);
       // The walk adds in another order; within its rounding the neighbour is as right.
-      const double above = sum - mass, edge = 1e-9 * tree.total();
       if (above > edge && tree.leaf(leaf_at(position)) - above > edge) {
         EXPECT_EQ(found, leaf_at(position)) << n;
       }
@@ -101,6 +101,19 @@ TEST(FlatSumTree, NeverReturnsALeafWithoutWeight) {
       for (int64_t i : leaf) EXPECT_GT(tree.leaf(i), 0);
     }
   }
+}
+
+TEST(FlatSumTree, WhatEntersHasTheGreatestWeightThatIsLeft) {
+  FlatSumTree tree(4, InstructionSet::portable);
+  tree.enter(0, 1);
+  EXPECT_EQ(tree.leaf(0), 1);  // nothing to compare with
+  const int64_t index[] = {1, 2};
+  const float weight[] = {3, 7};
+  tree.set(index, weight, 2);
+  tree.enter(3, 2);
+  EXPECT_EQ(tree.leaf(2), 0);
+  EXPECT_EQ(tree.leaf(3), 3);  // the 7 has left
+  EXPECT_EQ(tree.check(), "");
 }
 
 TEST(FlatSumTree, CheckNoticesAForeignParent) {
