@@ -12,15 +12,15 @@ from slurm.queue import QueuedTask, parse_queue
 
 def test_arrays_single_jobs_and_what_ended() -> None:
     queue = parse_queue(
-        "12|0-2,7%5|PENDING||mtrl-a|Priority\n"
-        "12|3|RUNNING|n1|mtrl-a|None\n"
-        "12|4|NODE_FAIL|n2|mtrl-a|None\n"
-        "13|N/A|PENDING||a name|with bars|Dependency\n"
-        "14|0-6:3|COMPLETED|n[1-2]|mtrl-b|None\n"
+        "12|0-2,7%5|PENDING||12|mtrl-a|Priority\n"
+        "12|3|RUNNING|n1|15|mtrl-a|None\n"
+        "12|4|NODE_FAIL|n2|16|mtrl-a|None\n"
+        "13|N/A|PENDING||13|a name|with bars|Dependency\n"
+        "14|0-6:3|COMPLETED|n[1-2]|14|mtrl-b|None\n"
         "slurm_load_jobs error: something\n"
     )
     assert {key for key in queue.tasks if key[0] == "12"} == {("12", n) for n in (0, 1, 2, 3, 4, 7)}
-    assert queue.tasks["12", 3] == QueuedTask("RUNNING", "None", "n1")
+    assert queue.tasks["12", 3] == QueuedTask("RUNNING", "None", "n1", "15", "mtrl-a")
     assert not queue.tasks["12", 4].alive
     assert ("13", 0) in queue.tasks
     assert [key for key in queue.tasks if key[0] == "14"] == [("14", 0), ("14", 3), ("14", 6)]
