@@ -17,6 +17,7 @@ from scipy import special
 
 from analysis.models import MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
 
+CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
 ACTOR_FLOPS = (
