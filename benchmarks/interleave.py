@@ -19,7 +19,8 @@ import click
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to do the same work. `calls` of them make one timing, so that short work is timed well."""
+    """Two ways to do the same work. `calls` of them make one timing, so that short work is timed well; `before` each
+    timing something may be done that is not timed."""
 
     case: str
     peer: str
@@ -27,6 +28,7 @@ class Case:
     theirs: Callable[[], object]
     threads: int = 1
     calls: int = 1
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def measure(case: Case, runs: int) -> Row:
     microseconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(runs + 1):
         for work, times in zip((case.ours, case.theirs), microseconds, strict=True):
+            case.before()
             start = time.perf_counter()
             for _ in range(case.calls):
                 work()

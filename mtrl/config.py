@@ -33,9 +33,14 @@ class Env(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
+    first_goal: int = Field(0, ge=0)  # goals of the task's stream to leave out before those
     reward_version: Literal["v1", "v2"] = "v2"
     terminate_on_success: bool = False
     fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
+
+    def held_out(self) -> Self:
+        """The same envs with as many other goals: what a policy trained on these goals has not met."""
+        return self.model_copy(update={"first_goal": self.first_goal + self.goals_per_task})
 
 
 class Replay(Section):

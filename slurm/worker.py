@@ -43,11 +43,11 @@ class CellJob:
     environment: tuple[tuple[str, str | None], ...] = ()  # set, or removed (None), before torch is imported
 
 
-def run_cell(job: CellJob, *, log: bool = True) -> Outcome:
+def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = None) -> Outcome:
     """Runs the cell to its end, to a signal or to an error, and leaves the marker that says which.
 
     Never raises for what goes wrong inside the run. `log` sends all output to the cell's log.txt. "busy" means that
-    another process holds the cell: nothing was touched.
+    another process holds the cell: nothing was touched. `told_to_stop` holds a signal that came before this call.
     """
     for name, value in job.environment:
         os.environ.pop(name, None)
@@ -55,6 +55,7 @@ def run_cell(job: CellJob, *, log: bool = True) -> Outcome:
     job.directory.mkdir(parents=True, exist_ok=True)
     try:
         with hold_cell(job.directory), StopFlag() as stop:
+            stop.signal = told_to_stop.signal if told_to_stop else None
             if log:
                 _send_output_to(job.directory / "log.txt")
             return _run_held_cell(job, stop)

@@ -24,13 +24,18 @@ RUNS = pytest.mark.parametrize("task", ALL_TASKS)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    # The check at start is this file's own subject; it would only repeat the comparison here.
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the check at start, which would only repeat the comparison."""
     monkeypatch.setattr(parity, "_verdict", lambda *_: b"same")
 
 
 @RUNS
+@pytest.mark.usefixtures("unchecked")
 def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     config = Env(tasks=(task,), goals_per_task=2)
     env, stock = TaskEnv(task, config, seed=5, index=0), StockEnv(task)
@@ -85,7 +90,6 @@ def test_stock_is_stepped_where_fast_is_off():
 
 
 def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatch):
-    monkeypatch.undo()
     monkeypatch.setattr(fast_env, "_GAUSSIAN_SCALE", 2.0)
     assert parity.difference("drawer-close-v3", "v2").startswith("reward 0")
     with pytest.warns(RuntimeWarning, match=r"drawer-close-v3 runs on stock.*reward 0"):
@@ -95,7 +99,6 @@ def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatc
 
 
 def test_a_layer_that_fails_falls_back_to_stock(monkeypatch):
-    monkeypatch.undo()
     monkeypatch.setattr(fast_env._FastSawyer, "_get_obs", lambda self: 1 / 0)
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
         VectorEnv(Env(tasks=("reach-v3",)), seed=0).close()

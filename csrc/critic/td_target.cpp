@@ -2,8 +2,9 @@
 
 #include <algorithm>
 
-void td_target(int64_t critics, int64_t rows, const float* reward, const float* terminated, const float* next_q,
-               const float* log_prob, const float* temperature, float discount, float* target) {
+void td_target(int64_t critics, int64_t rows, const float* reward, const float* terminated,
+               const float* next_q, const float* log_prob, const float* temperature, float discount,
+               float* target) {
   for (int64_t b = 0; b < rows; ++b) {
     float q = next_q[b];
     for (int64_t e = 1; e < critics; ++e) q = std::min(q, next_q[e * rows + b]);

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from typing import Any
 
 from mtrl.config import Env
-from mtrl.envs.step_buffers import StepBuffers
+from mtrl.envs.step_buffers import Array, StepBuffers
 from mtrl.envs.task_env import TaskEnv
 
 
@@ -16,6 +18,7 @@ class EnvGroup:
         """`rows` are places in `config.tasks`, and rows of `buffers`."""
         self._config, self._buffers = config, buffers
         self._envs = {row: TaskEnv(config.tasks[row], config, seed=seed, index=row) for row in rows}
+        _return_free_memory()
 
     def reset(self, seed: int | None) -> None:
         """Starts an episode everywhere; with a seed, as if the envs were new and made with it."""
@@ -48,6 +51,13 @@ class EnvGroup:
         b.final_observation[row] = observation
         b.observation[row] = env.reset() if terminated or truncated else observation
 
+    def replay(self, actions: Array) -> None:
+        """Steps n times, by `actions` [n, T, 4]; the results of the last step stay in the buffers."""
+        rows = list(self._envs)
+        for action in actions:
+            self._buffers.action[rows] = action[rows]
+            self.step()
+
     def state_dicts(self) -> dict[int, dict[str, Any]]:
         """The state of each env by its row, with the observation it waits at."""
         return {
@@ -64,3 +74,9 @@ class EnvGroup:
     def close(self) -> None:
         for env in self._envs.values():
             env.close()
+
+
+def _return_free_memory() -> None:
+    """Gives back what compiling models left on the heap, 8 MiB a model, where the C library can (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -39,13 +39,17 @@ class TaskEnv:
         self.task, self._config, self._index = task, config, index
         cls = env_class(task, config.reward_version) if config.fast else ALL_V3_ENVIRONMENTS[task]
         self._env = make_env(cls, config.reward_version)
+        self._seed: int | None = None
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Makes this the env that construction with `seed` gives; it needs a reset."""
-        self._goals = goals(self._env, self.task, seed, self._config.goals_per_task)
-        self._starts: dict[int, _Start] = {}
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, self._index))))
+        if seed != self._seed:
+            first, count = self._config.first_goal, self._config.goals_per_task
+            self._goals = goals(self._env, self.task, seed, first + count)[first:]
+            self._starts: dict[int, _Start] = {}
+            self._seed = seed
 
     def reset(self) -> Observation:
         """The first observation [39] of an episode whose goal is drawn anew."""
