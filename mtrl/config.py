@@ -33,9 +33,14 @@ class Env(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
+    first_goal: int = Field(0, ge=0)  # goals of the task's stream to leave out before those
     reward_version: Literal["v1", "v2"] = "v2"
     terminate_on_success: bool = False
     fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
+
+    def held_out(self) -> Self:
+        """The same envs with as many other goals: what a policy trained on these goals has not met."""
+        return self.model_copy(update={"first_goal": self.first_goal + self.goals_per_task})
 
 
 class Replay(Section):
@@ -102,6 +107,7 @@ class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
 

@@ -58,8 +58,9 @@ def train(
         explorer = np.random.default_rng([seed, 0])
         restored = load_checkpoint(directory / "checkpoint", replay)
         log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))
+        batch = update = None
         if restored is None:
-            step, batch, update = 0, None, None
+            step = 0
             observation, _ = envs.reset()
         else:
             step, observation = restored["step"], restored["observation"]
@@ -87,7 +88,7 @@ def train(
                     if config.replay.mode == "prioritized":
                         replay.update_priorities(batch.id, update.priority)
 
-            if update is not None and not torch.isfinite(update.metrics["critic_loss"]):
+            if update is not None and not torch.stack(list(update.metrics.values())).isfinite().all():
                 log.mark_diverged(step)
                 return "diverged"
             if step in evaluate_at:

@@ -1,0 +1,90 @@
+"""Runs -> cells: the runs that differ in nothing but the seed, with the scores that statistics and fits start from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.frames import GRID_DIMS, to_runs
+
+FINISHED = ("done", "diverged")  # a diverged run counts with the score it had
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of one cell, by seed, and the curves of all its runs."""
+
+    benchmark: str
+    system: str
+    actor_width: int
+    critic_width: int
+    settings: tuple[tuple[str, Any], ...]  # other fields of the configuration that differ between cells
+    parameters: dict[str, int]  # actor, critic, target, total
+    tasks: tuple[str, ...]
+    episodes: int  # per task and evaluation
+    vector_steps: int  # planned
+    seeds: tuple[int, ...]  # of the finished runs
+    diverged: int
+    unfinished: int  # runs still going or failed
+    scores: NDArray[np.float64]  # [finished runs, tasks], success at the last evaluation
+    random: NDArray[np.float64]  # [tasks], success of a uniform random policy
+    env_steps: NDArray[np.int64]  # [evaluations]
+    curves: NDArray[np.float64]  # [runs, evaluations, tasks], success; NaN where a run has not come
+
+    @property
+    def width(self) -> int | None:
+        """The width of actor and critic where they are the same."""
+        return self.actor_width if self.actor_width == self.critic_width else None
+
+    @property
+    def name(self) -> str:
+        width = f"{self.width}" if self.width else f"{self.actor_width}/{self.critic_width}"
+        return ", ".join([width, *(f"{name} {value}" for name, value in self.settings)])
+
+
+def cells(dataset: xr.Dataset) -> list[Cell]:
+    """The cells of a sweep's dataset, sorted by benchmark, system and size."""
+    runs = to_runs(dataset)
+    settings = [name for name, value in runs.coords.items() if value.dims == ("run",) and "." in str(name)]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    places = zip(*(runs[name].values.tolist() for name in (*GRID_DIMS[:-1], *settings)), strict=True)
+    for number, place in enumerate(places):
+        groups.setdefault(place, []).append(number)
+    found = [_cell(runs.isel(run=members), settings) for members in groups.values()]
+    return sorted(found, key=lambda c: (len(c.tasks), c.benchmark, c.system, c.parameters["total"], c.name))
+
+
+def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
+    runs = runs.sortby("seed")
+    first = runs.isel(run=0)
+    config = json.loads(str(first.config.values))
+    tasks = tuple(config["env"]["tasks"])
+    success = runs.success.sel(task=list(tasks)).values.astype(float)  # [runs, evaluations, tasks]
+    committed = runs.committed.values
+    ready = np.isin(runs.outcome.values, FINISHED) & (committed > 0)
+    last = success[np.flatnonzero(ready), committed[ready] - 1]
+    return Cell(
+        benchmark=str(first.benchmark.values),
+        system=str(first.system.values),
+        actor_width=int(first.actor_width),
+        critic_width=int(first.critic_width),
+        settings=tuple((name, first[name].item()) for name in settings),
+        parameters={
+            part: int(first[f"parameters_{part}"]) for part in ("actor", "critic", "target", "total")
+        },
+        tasks=tasks,
+        episodes=int(config["evaluate"]["episodes"]),
+        vector_steps=int(config["train"]["vector_steps"]),
+        seeds=tuple(runs.seed.values[ready].tolist()),
+        diverged=int((runs.outcome.values == "diverged").sum()),
+        unfinished=int((~ready).sum()),
+        scores=last,
+        random=runs.random_success.sel(task=list(tasks)).values.astype(float).mean(0),
+        env_steps=runs.env_steps.values.max(0),
+        curves=success,
+    )

@@ -1,0 +1,98 @@
+"""One self-contained HTML page: what a study shows and does not show in words, then figures, tables, methods.
+
+The page needs no network and no JavaScript, and follows light, dark and print. A page is plain data (`Page`); what
+stands in it is decided in sweep_study.py and paper_study.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from analysis import figures
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Text of many lines, folded away."""
+
+    title: str
+    text: str
+    opened: bool = False
+    kind: ClassVar[str] = "lines"
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: Sequence[int] = (0,)  # columns that hold words
+    kind: ClassVar[str] = "table"
+
+    def is_text(self, column: int) -> bool:
+        return column in self.texts
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure; `name` is that of its files beside the page too."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    kind: ClassVar[str] = "figure"
+
+    @property
+    def svg(self) -> Markup:
+        return Markup(figures.svg(self.figure, self.name))  # made here, from numbers and escaped text
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    items: Sequence[Text | Lines | Table | Drawing]
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    lead: str
+    facts: Sequence[tuple[str, str]]
+    shows: Sequence[str]
+    does_not_show: Sequence[str]
+    sections: Sequence[Section]
+    footer: str
+    fits: dict[str, object] = field(default_factory=dict)  # for fits.json
+
+
+def write(page: Page, folder: Path) -> Path:
+    """Writes report.html and each figure as SVG and PNG into `folder`; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in page.sections:
+        for item in section.items:
+            if isinstance(item, Drawing):
+                figures.write(item.figure, folder, item.name)
+    path = folder / "report.html"
+    path.write_text(render(page), encoding="utf-8")
+    return path
+
+
+def render(page: Page) -> str:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page)

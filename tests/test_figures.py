@@ -1,0 +1,75 @@
+"""Figures: what is drawn is what was handed in, and the SVG can stand in a page with others."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from reference_analysis import config_of, write_sweep
+
+from analysis.cells import Cell, cells
+from analysis.figures import INK, Series, learning_curves, success_against_parameters, svg, write
+from analysis.frames import open_sweep
+
+
+def some_cells(tmp_path: Path, seeds: int = 2) -> list[Cell]:
+    sets = ("drawer-close-v3", "drawer-close-v3+reach-v3")
+    write_sweep(tmp_path, [config_of(t, w, s) for t in sets for w in (16, 32) for s in range(seeds)])
+    return cells(open_sweep(tmp_path))
+
+
+def test_learning_curves_draw_every_cell_and_the_random_policy(tmp_path: Path) -> None:
+    figure = learning_curves(some_cells(tmp_path))
+    assert len(figure.axes) == 3  # one task alone, then two tasks
+    for axis in figure.axes:
+        drawn = [line.get_ydata() for line in axis.get_lines()]
+        assert sum(len(y) == 4 for y in drawn) == 2
+        assert [0.2, 0.2] in [list(np.round(y, 6)) for y in drawn]
+    np.testing.assert_allclose(figure.axes[2].get_lines()[0].get_xdata(), [500, 1000, 1500, 2000])
+    np.testing.assert_allclose(
+        figure.axes[2].get_lines()[0].get_ydata(), [0.101, 0.401, 0.701, 0.901], rtol=1e-6
+    )
+
+
+def test_a_benchmark_of_many_tasks_is_one_panel(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of("MT10", 16)])
+    figure = learning_curves(cells(open_sweep(tmp_path)))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["MT10"]
+    np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata()[0], 0.1 + 0.0045, rtol=1e-5)
+
+
+def a_figure() -> tuple[Series, str]:
+    series = Series(
+        "MT10", np.array([1e5, 1e6]), np.array([0.5, 0.7]), np.array([0.4, 0.6]), np.array([0.6, 0.8])
+    )
+    return series, svg(success_against_parameters([series], [series], random={"MT10": 0.1}), "one")
+
+
+def test_svg_is_well_formed_and_carries_text(tmp_path: Path) -> None:
+    _, text = a_figure()
+    ElementTree.fromstring(text)
+    assert "success at the last evaluation" in text
+    assert "currentColor" in text
+    assert INK not in text
+    assert "<image" not in text
+
+
+def test_ids_of_two_figures_do_not_meet() -> None:
+    series, first = a_figure()
+    second = svg(success_against_parameters([series], []), "two")
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for own, text in zip(ids, (first, second), strict=True):
+        assert set(re.findall(r'(?:url\(|href=")#([^")]+)', text)) <= own
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert a_figure()[1] == a_figure()[1]
+
+
+def test_files(tmp_path: Path) -> None:
+    series, _ = a_figure()
+    write(success_against_parameters([series], []), tmp_path, "x")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    ElementTree.parse(tmp_path / "x.svg")

@@ -1,0 +1,105 @@
+"""The command as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from reference_analysis import config_of, write_sweep
+
+from analysis.fit_scaling_laws import main
+from analysis.frames import load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, list(words))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "smoke", [config_of(width=width) for width in (16, 32)])
+    code, output = run(str(tmp_path / "smoke"))
+    assert code == 0
+    report = tmp_path / "smoke" / "report"
+    assert str(report / "report.html") in output.replace("\n", "")
+    assert "not identified" in output
+    names = {path.name for path in report.iterdir()}
+    assert names == {"report.html", "fits.json"} | {
+        f"{name}.{suffix}"
+        for name in ("learning_curves", "success_against_parameters")
+        for suffix in ("svg", "png")
+    }
+    fits = json.loads((report / "fits.json").read_text())
+    assert fits["drawer-close-v3+reach-v3"]["reason"] == "2 sizes, 4 needed"
+    assert load(tmp_path / "smoke" / "dataset.nc").sizes["run"] == 2
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of()])
+    code, output = run(str(tmp_path), "--json", "--out", str(tmp_path / "elsewhere"))
+    assert code == 0
+    assert json.loads(output)["drawer-close-v3+reach-v3"]["identified"] is False
+    assert (tmp_path / "elsewhere" / "report.html").exists()
+
+
+def test_the_paper(tmp_path: Path) -> None:
+    code, output = run("--paper", "--out", str(tmp_path))
+    assert code == 0
+    assert "MT10" in output
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of()], success=[0.1])
+    code, output = run(str(tmp_path))
+    assert code == 1
+    assert "no finished runs" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runs/nowhere"], "no folder runs/nowhere"),
+        ([], "name a sweep"),
+        (["runs/smoke", "--paper"], "one of the two"),
+        (["."], "no run files under"),
+    ],
+)
+def test_mistakes_are_named(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = run(*words)
+    assert code != 0
+    assert message in output
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of()])
+    (tmp_path / "file").write_text("")
+    code, output = run(str(tmp_path), "--out", str(tmp_path / "file" / "report"))
+    assert code == 1
+    assert "--out" in output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['x', '--help']; sys.path[0] = ''\n"
+        "import runpy\ntry: runpy.run_path('analysis/fit_scaling_laws.py', run_name='__main__')\n"
+        "except SystemExit: print([m for m in ('numpy', 'xarray', 'matplotlib', 'scipy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_it_runs_as_a_file() -> None:
+    """As a file, this folder's statistics.py must not hide the standard library's."""
+    done = subprocess.run(
+        [sys.executable, "analysis/fit_scaling_laws.py", "nowhere"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: no folder nowhere; name a sweep, as in runs/smoke"
