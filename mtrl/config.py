@@ -45,9 +45,10 @@ class Env(Section):
 
 class Replay(Section):
     capacity: int = Field(100_000, ge=2)  # transitions per task
-    mode: Literal["uniform", "uniform_shared", "prioritized"] = "uniform_shared"
+    mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+    weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
 
 
 class Agent(Section):
