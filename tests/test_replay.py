@@ -11,14 +11,14 @@ from reference_replay import SHARED, ReferenceReplay, uniform_offsets
 from mtrl import config
 from mtrl.replay import Batch, Replay
 
-MODES = ("uniform", "uniform_shared", "prioritized")
+MODES = ("uniform", "uniform_shared", "prioritized", "prioritized_independent")
 SIZES = {"observation_size": 3, "action_size": 2}
 
 
-def make(mode="uniform", capacity=8, tasks=2, seed=0, alpha=0.6, beta=0.4, **more):
-    sizes = {**SIZES, **{name: more.pop(name) for name in SIZES if name in more}}
-    settings = config.Replay(capacity=capacity, mode=mode, alpha=alpha, beta=beta)
-    return Replay(settings, tasks=tasks, seed=seed, **sizes, **more)
+def make(mode="uniform", capacity=8, tasks=2, seed=0, **more):
+    fields = {name: more.pop(name) for name in list(more) if name in config.Replay.model_fields}
+    settings = config.Replay(capacity=capacity, mode=mode, **fields)
+    return Replay(settings, tasks=tasks, seed=seed, **{**SIZES, **more})
 
 
 class Feed:
@@ -99,7 +99,7 @@ class Operations(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.added)
     @rule(per_task=st.integers(1, 9))
     def sample(self, per_task):
-        prioritized = self.arguments["mode"] == "prioritized"
+        prioritized = self.arguments["mode"].startswith("prioritized")
         if prioritized and not all(map(sum, self.twin.weights)):
             with pytest.raises(ValueError, match=r"all priorities of task \d are zero"):
                 self.replay.sample(per_task)
@@ -116,7 +116,7 @@ class Operations(RuleBasedStateMachine):
             assert batch.weight.eq(1).all()
         self.ids = np.concatenate([self.ids, ids])[-200:]
 
-    @precondition(lambda self: len(self.ids) and self.arguments["mode"] == "prioritized")
+    @precondition(lambda self: len(self.ids) and self.arguments["mode"].startswith("prioritized"))
     @rule(n=st.integers(1, 50), zeros=st.floats(0, 1), scale=st.sampled_from([1e-30, 1.0, 1e20]))
     def update(self, n, zeros, scale):
         rng = self.feed.rng
@@ -124,7 +124,7 @@ class Operations(RuleBasedStateMachine):
         priorities = rng.exponential(size=n) * scale * (rng.random(n) >= zeros)
         assert self.replay.update_priorities(ids, priorities) == self.twin.update_priorities(ids, priorities)
 
-    @precondition(lambda self: len(self.ids) and self.arguments["mode"] == "prioritized")
+    @precondition(lambda self: len(self.ids) and self.arguments["mode"].startswith("prioritized"))
     @rule(bad=st.sampled_from([np.nan, np.inf, -np.inf, -1.0]), place=st.integers(0, 9))
     def bad_priority(self, bad, place):
         priorities = np.ones(10)
@@ -218,7 +218,7 @@ def test_a_saved_replay_continues_bit_for_bit(mode, tmp_path):
         other.add(*columns)
         batch, again = one.sample(6), other.sample(6)
         assert equal(batch, again)
-        if mode == "prioritized":
+        if mode.startswith("prioritized"):
             one.update_priorities(batch.id, batch.reward.abs())
             other.update_priorities(again.id, again.reward.abs())
 

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kLanes = 16;    // partial sums; the same for every instruction set
 constexpr int64_t kBlock = 4096;  // floats summed in single precision before they join the double
 
-MTRL_BODY sum_squares_body(int64_t n, const float* x, double* sum) {
+MTRL_BODY void sum_squares_body(int64_t n, const float* x, double* sum) {
   float lane[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -19,15 +19,15 @@ MTRL_BODY sum_squares_body(int64_t n, const float* x, double* sum) {
   for (; i < n; ++i) lane[i % kLanes] += x[i] * x[i];
   for (int64_t k = 0; k < kLanes; ++k) *sum += lane[k];
 }
-MTRL_DISPATCH(sum_squares, (int64_t n, const float* x, double* sum), (n, x, sum))
+MTRL_BEST(sum_squares, (int64_t n, const float* x, double* sum), (n, x, sum))
 
 struct Factors {
   float scale, beta1, left1, beta2, left2, rate, root, eps, decay, polyak;  // left = 1 - beta
 };
 
-MTRL_BODY advance_body(int64_t n, const Factors& factors, const float* __restrict gradient,
-                       float* __restrict mean, float* __restrict square, float* __restrict value,
-                       float* __restrict target) {
+MTRL_BODY void advance_body(int64_t n, const Factors& factors, const float* __restrict gradient,
+                            float* __restrict mean, float* __restrict square, float* __restrict value,
+                            float* __restrict target) {
   const Factors f = factors;
   for (int64_t i = 0; i < n; ++i) {
     const float g = gradient[i] * f.scale;
@@ -37,10 +37,10 @@ MTRL_BODY advance_body(int64_t n, const Factors& factors, const float* __restric
     if (target) target[i] += f.polyak * (value[i] - target[i]);
   }
 }
-MTRL_DISPATCH(advance,
-              (int64_t n, const Factors& f, const float* gradient, float* mean, float* square, float* value,
-               float* target),
-              (n, f, gradient, mean, square, value, target))
+MTRL_BEST(advance,
+          (int64_t n, const Factors& f, const float* gradient, float* mean, float* square, float* value,
+           float* target),
+          (n, f, gradient, mean, square, value, target))
 
 }  // namespace
 

@@ -12,8 +12,8 @@ constexpr int64_t kRows =
 constexpr int64_t kSumRows = 256;  // rows summed in one go
 constexpr int64_t kStrip = 64;     // columns whose sums stay in registers
 
-MTRL_BODY add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, const float* task_row,
-                             const int64_t* task, float* y, int64_t y_row) {
+MTRL_BODY void add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, const float* task_row,
+                                  const int64_t* task, float* y, int64_t y_row) {
   for (int64_t b = 0; b < rows; ++b, y += y_row) {
     if (task_row) {
       const float* own = task_row + task[b] * cols;
@@ -24,15 +24,15 @@ MTRL_BODY add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, cons
   }
 }
 
-MTRL_BODY mask_rows_body(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz,
-                         int64_t dz_row) {
+MTRL_BODY void mask_rows_body(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz,
+                              int64_t dz_row) {
   for (int64_t b = 0; b < rows; ++b, y += y_row, dz += dz_row) {
     for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
   }
 }
 
 // sum[j] += the sum of z's column j.
-MTRL_BODY add_column_sums_body(int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum) {
+MTRL_BODY void add_column_sums_body(int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum) {
   for (int64_t j = 0; j < cols; j += kStrip) {
     const int64_t wide = std::min(kStrip, cols - j);
     float strip[kStrip] = {};
@@ -47,8 +47,8 @@ MTRL_BODY add_column_sums_body(int64_t rows, int64_t cols, const float* z, int64
     for (int64_t k = 0; k < wide; ++k) sum[j + k] += strip[k];
   }
 }
-MTRL_DISPATCH(add_column_sums, (int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum),
-              (rows, cols, z, z_row, sum))
+MTRL_BEST(add_column_sums, (int64_t rows, int64_t cols, const float* z, int64_t z_row, float* sum),
+          (rows, cols, z, z_row, sum))
 
 // Rows from `begin` on that share its task, at most kSumRows.
 int64_t run_end(const int64_t* task, int64_t begin, int64_t rows) {
@@ -59,14 +59,13 @@ int64_t run_end(const int64_t* task, int64_t begin, int64_t rows) {
 
 }  // namespace
 
-MTRL_DISPATCH(add_bias_relu,
-              (int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,
-               float* y, int64_t y_row),
-              (rows, cols, bias, task_row, task, y, y_row))
+MTRL_BEST(add_bias_relu,
+          (int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,
+           float* y, int64_t y_row),
+          (rows, cols, bias, task_row, task, y, y_row))
 
-MTRL_DISPATCH(mask_rows,
-              (int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row),
-              (rows, cols, y, y_row, dz, dz_row))
+MTRL_BEST(mask_rows, (int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row),
+          (rows, cols, y, y_row, dz, dz_row))
 
 void bias_gradient(int64_t rows, int64_t cols, int64_t tasks, const float* dz, int64_t dz_row,
                    const int64_t* task, float* dbias, float* dtask_row) {

@@ -12,8 +12,8 @@ constexpr int64_t kStrip = 64;  // columns whose sums stay in registers
 constexpr int64_t kLanes = 16;  // partial sums of a dot product; the same for every instruction set
 
 // y[b] = x[b] . kernel + bias: the head of a critic.
-MTRL_BODY dot_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel,
-                        float bias, float* y) {
+MTRL_BODY void dot_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel,
+                             float bias, float* y) {
   for (int64_t b = 0; b < rows; ++b, x += x_row) {
     float lane[kLanes] = {};
     int64_t j = 0;
@@ -28,25 +28,25 @@ MTRL_BODY dot_rows_body(int64_t rows, int64_t width, int64_t x_row, const float*
     y[b] = sum + lane[0] + bias;
   }
 }
-MTRL_DISPATCH(dot_rows,
-              (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel, float bias,
-               float* y),
-              (rows, width, x_row, x, kernel, bias, y))
+MTRL_BEST(dot_rows,
+          (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* kernel, float bias,
+           float* y),
+          (rows, width, x_row, x, kernel, bias, y))
 
 // dx[b] = dy[b] kernel.
-MTRL_BODY spread_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* dy, const float* kernel,
-                           float* dx) {
+MTRL_BODY void spread_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* dy,
+                                const float* kernel, float* dx) {
   for (int64_t b = 0; b < rows; ++b, dx += x_row) {
     for (int64_t j = 0; j < width; ++j) dx[j] = dy[b] * kernel[j];
   }
 }
-MTRL_DISPATCH(spread_rows,
-              (int64_t rows, int64_t width, int64_t x_row, const float* dy, const float* kernel, float* dx),
-              (rows, width, x_row, dy, kernel, dx))
+MTRL_BEST(spread_rows,
+          (int64_t rows, int64_t width, int64_t x_row, const float* dy, const float* kernel, float* dx),
+          (rows, width, x_row, dy, kernel, dx))
 
 // dkernel += sum over b of dy[b] x[b].
-MTRL_BODY add_weighted_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy,
-                                 float* dkernel) {
+MTRL_BODY void add_weighted_rows_body(int64_t rows, int64_t width, int64_t x_row, const float* x,
+                                      const float* dy, float* dkernel) {
   for (int64_t j = 0; j < width; j += kStrip) {
     const int64_t wide = std::min(kStrip, width - j);
     float strip[kStrip] = {};
@@ -61,9 +61,9 @@ MTRL_BODY add_weighted_rows_body(int64_t rows, int64_t width, int64_t x_row, con
     for (int64_t k = 0; k < wide; ++k) dkernel[j + k] += strip[k];
   }
 }
-MTRL_DISPATCH(add_weighted_rows,
-              (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy, float* dkernel),
-              (rows, width, x_row, x, dy, dkernel))
+MTRL_BEST(add_weighted_rows,
+          (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy, float* dkernel),
+          (rows, width, x_row, x, dy, dkernel))
 
 // Calls body(member, task, first row, number of rows) for each run of rows of one task.
 template <class Body>

@@ -24,7 +24,8 @@ struct Packed {
 int64_t packed_size(int64_t inner, int64_t cols);
 Packed pack(int64_t inner, int64_t cols, View b, float* into);
 
-// c = a b, or c += a b where `add`. a is [rows, b.inner], c [rows, b.cols] with rows c_row floats apart.
+// c = a b, or c += a b where `add`. b.inner is at least 1; a is [rows, b.inner], c [rows, b.cols] with rows
+// c_row floats apart.
 void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add);
 
 // "avx512", "avx2" or "portable": what the products run on.

@@ -7,6 +7,8 @@
 
 #include "cuda/stream.h"
 
+#define MTRL_UNROLL _Pragma("unroll")
+
 // Starts `kernel` on `stream` and returns at once. Throws CudaError where CUDA refuses the launch; a fault
 // while it runs appears at a later call.
 template <class... Parameters, class... Arguments>

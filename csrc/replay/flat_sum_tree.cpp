@@ -214,6 +214,7 @@ void FlatSumTree::rebuild() {
   for (int64_t group = 0; group < static_cast<int64_t>(sums16_.size()); ++group) update_group(tree, group);
   for (int64_t block = 0; block < static_cast<int64_t>(sums256_.size()); ++block) update_block(tree, block);
   greatest_known_ = false;
+  greatest();  // an upper bound on all leaves from now on
 }
 
 void FlatSumTree::prepare() {

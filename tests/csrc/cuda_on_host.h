@@ -38,6 +38,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define MTRL_UNROLL
 // One section for all static shared memory, so that it can be poisoned.
 #define __shared__ static __attribute__((section("cuda_shared")))
 extern "C" char __start_cuda_shared[] __attribute__((weak));
