@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl import _core, config  # type: ignore[attr-defined]
-from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+from mtrl.tasks import ACTION_SIZE, FRAME_SIZE, OBSERVATION_SIZE
 
 Array = NDArray[Any] | torch.Tensor
 
@@ -47,7 +47,9 @@ class Replay:
 
     With `n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode was
     terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the last
-    one's. With `path` the rows lie in a file there, for buffers larger than memory.
+    one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal], each
+    frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
+    `path` the rows lie in a file there, for buffers larger than memory.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -60,6 +62,7 @@ class Replay:
         seed: int,
         observation_size: int = OBSERVATION_SIZE,
         action_size: int = ACTION_SIZE,
+        frame_size: int = FRAME_SIZE,
         n_step: int = 1,
         discount: float = 0.99,
         path: str | os.PathLike[str] = "",
@@ -71,6 +74,7 @@ class Replay:
             capacity=config.capacity,
             observation=observation_size,
             action=action_size,
+            frame=frame_size if config.rows == "frame_stack" else 0,
             mode=config.mode,
             alpha=config.alpha,
             beta=config.beta,

@@ -68,7 +68,8 @@ def test_kernel_compiles_without_warnings_or_spills(
     nvcc: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernels = resources(compile_kernel(nvcc, source, tmp_path))
-    assert {architecture for _, architecture, _, _ in kernels} == {f"sm_{a}" for a in ARCHITECTURES}
+    if "__global__" in source.read_text():
+        assert {architecture for _, architecture, _, _ in kernels} == {f"sm_{a}" for a in ARCHITECTURES}
     with capsys.disabled():
         print()
         for name, architecture, registers, spilled in kernels:

@@ -39,7 +39,10 @@ def unchecked(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     config = Env(tasks=(task,), goals_per_task=2)
-    env, stock = TaskEnv(task, config, seed=5, index=0), StockEnv(task)
+    stock = StockEnv(task)
+    stock.env._placed = fast_env._Placed(stock.env.model.body_pos.copy(), stock.env.model.site_pos.copy())
+    fast_env._living[stock.env.fullpath] = stock.env  # compiling a model is the longest part of this test
+    env = TaskEnv(task, config, seed=5, index=0)
     goals = draw_goals(stock.env, 5, 2)
     generator = np.random.default_rng(0)
     for goal, act in (

@@ -271,7 +271,7 @@ def test_a_killed_worker_and_its_stale_lock_are_no_obstacle(make: Make, undistur
 
 
 def test_a_controller_that_is_away_for_20_seconds(cluster: MiniSlurm, make: Make) -> None:
-    """It is killed just after a submission: it may have forgotten the job and give its number to the next one."""
+    """It is killed just after a submission: it may have forgotten the job, and give its number to the next one."""
     sweep, other = make(), make()
     sweep.launch()
     cluster.kill_controller()
@@ -282,12 +282,17 @@ def test_a_controller_that_is_away_for_20_seconds(cluster: MiniSlurm, make: Make
         assert other.launch()["submitted"] == 1, "a launch waits for the controller"
     finally:
         timer.join()
-    assert sweep.launch()["submitted"] in (0, 1)
-    sweep.wait_until_done()
-    other.wait_until_done()
-    wait_until(lambda: sweep.states() == other.states() == ["done"])
+    for place in (sweep, other):
+        wait_until(lambda place=place: is_done_or_retried(place), every=2.0, what=sweep.output)
     for place in (sweep, other):
         assert (place.directory() / "log.txt").read_text().count(": done at step") == 1
+
+
+def is_done_or_retried(sweep: Sweep) -> bool:
+    """A node may refuse a job whose number it knows: Slurm then holds the job, and a retry takes it from there."""
+    if set(sweep.states()) & {"missing", "held", "stopped"}:
+        sweep.retry()
+    return sweep.states() == ["done"]
 
 
 def test_a_launcher_that_dies_between_sbatch_and_bookkeeping_neither_loses_nor_doubles(make: Make) -> None:

@@ -56,6 +56,11 @@ __global__ void __launch_bounds__(kThreads) td_target_kernel(TdTargetCuda c, Sum
   c.mean[1] = static_cast<float>(all.values / count);
 }
 
+__global__ void __launch_bounds__(kThreads) target_kernel(TdTargetCuda c) {
+  const int64_t b = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (b < c.rows) c.target[b] = soft_target(c, b);
+}
+
 int64_t blocks_of(int64_t rows) { return (rows + kThreads - 1) / kThreads; }
 
 }  // namespace
@@ -65,8 +70,12 @@ int64_t td_target_cuda_workspace(int64_t rows) {
 }
 
 void td_target_cuda(const TdTargetCuda& call, cudaStream_t stream) {
-  auto* part = static_cast<Sums*>(call.workspace);
   const int64_t blocks = blocks_of(call.rows);
+  if (call.q == nullptr) {
+    launch("soft target", target_kernel, static_cast<unsigned>(blocks), kThreads, 0, stream, call);
+    return;
+  }
+  auto* part = static_cast<Sums*>(call.workspace);
   auto* counter = reinterpret_cast<unsigned*>(part + blocks);
   launch("td_target", td_target_kernel, static_cast<unsigned>(blocks), kThreads, 0, stream, call, part,
          counter);

@@ -11,6 +11,7 @@
 //   weight[b] * (q[e][b] - target[b])^2;  mean[1] = mean of q
 // q, next_q and dq are [critics, rows], mean is [2], the others are [rows]; all dense, on the stream's
 // device. Sums go in double, always in the same order. target has the bits of the CPU's. Owns nothing.
+// Where q is null only target is written; weight and the pointers after target may be null then.
 struct TdTargetCuda {
   int64_t critics, rows;
   const float *reward, *terminated, *next_q, *log_prob, *temperature, *q, *weight;

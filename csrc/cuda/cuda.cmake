@@ -32,7 +32,7 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 message(STATUS "Building the CUDA kernels with ${MTRL_NVCC}; should that fail, MTRL_CUDA=OFF builds without them")
 enable_language(CUDA)
 
-file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS csrc/replay/*.cu csrc/critic/*.cu)
+file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS csrc/replay/*.cu csrc/critic/*.cu csrc/cuda/*.cu)
 file(STRINGS csrc/cuda/nvcc.flags flags)
 add_library(mtrl_cuda OBJECT ${CUDA_SOURCES})
 target_include_directories(mtrl_cuda PRIVATE csrc)

@@ -5,6 +5,7 @@
 #include "cuda/launch.h"
 #include "cuda/reduce.h"
 #include "cuda/rng.cuh"
+#include "replay/flat_sum_tree.cuh"
 #include "replay/power.cuh"
 #include "replay/replay_buffer.cuh"
 

@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "cuda/stream.h"
-#include "replay/flat_sum_tree.cuh"
 
 // Twin of replay_buffer.h on the GPU: the same transitions, priorities and draws give the same batches, bit
 // for bit. Rows lie as in transition_store.h, but a kept next observation has a place for every row: no row

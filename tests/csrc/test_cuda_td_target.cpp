@@ -69,6 +69,12 @@ TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
       ASSERT_NEAR(priority[b], distance, 1e-6 * distance + 1e-5);
     }
     EXPECT_EQ(workspace, std::vector<double>(workspace.size(), 0.0));
+    std::vector<float> alone(rows, NAN);
+    td_target_cuda(
+        {critics, rows, reward.data(), terminated.data(), next_q.data(), log_prob.data(), temperature.data(),
+         nullptr, nullptr, 0.99f, alone.data(), nullptr, nullptr, nullptr, nullptr},
+        nullptr);
+    EXPECT_EQ(alone, expected);
     if (first.empty()) first = means;
     EXPECT_EQ(means, first) << "the sums depend on the order of threads";
   });
