@@ -45,3 +45,8 @@ inline InstructionSet best_instruction_set() {
   if (is_supported(InstructionSet::avx512)) return InstructionSet::avx512;
   return is_supported(InstructionSet::avx2) ? InstructionSet::avx2 : InstructionSet::portable;
 }
+
+inline const char* name_of(InstructionSet set) {
+  if (set == InstructionSet::avx512) return "avx512";
+  return set == InstructionSet::avx2 ? "avx2" : "portable";
+}

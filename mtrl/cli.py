@@ -48,6 +48,7 @@ def train(settings: tuple[str, ...], out: Path | None) -> None:
     if (directory / "agent.pt").exists():
         click.echo(f"{directory} holds this run, finished. Delete the folder to train it again.")
         return
+    directory.mkdir(parents=True, exist_ok=True)
     outcome = _train_with_progress(config, directory)
     if outcome == "stopped":
         click.echo(f"Stopped; the checkpoint is in {directory}. The same command goes on from it.")

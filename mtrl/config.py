@@ -45,9 +45,13 @@ class Env(Section):
 
 class Replay(Section):
     capacity: int = Field(100_000, ge=2)  # transitions per task
-    mode: Literal["uniform", "uniform_shared", "prioritized"] = "uniform_shared"
+    mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+    weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
+    rows: Literal["full", "frame_stack"] = (
+        "full"  # frame_stack: half the memory, for [frame, previous, goal] only
+    )
 
 
 class Agent(Section):
@@ -105,6 +109,7 @@ class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
 

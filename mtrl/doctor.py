@@ -112,9 +112,12 @@ def _slurm() -> Finding:
         return Finding(
             "Slurm", "missing", str(error), "ask the cluster's staff: its controller does not answer"
         )
+    answer = (ping.stdout.strip() or ping.stderr.strip()).splitlines()[0]
     if ping.returncode:
-        return Finding("Slurm", "missing", ping.stdout.strip() or ping.stderr.strip(), "is SLURM_CONF right?")
-    return Finding("Slurm", "good", ping.stdout.strip().splitlines()[0])
+        return Finding(
+            "Slurm", "missing", answer, "on a cluster: run from a login node; is SLURM_CONF right?"
+        )
+    return Finding("Slurm", "good", answer)
 
 
 def _disk() -> Finding:

@@ -8,7 +8,9 @@
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
-               diverged_at_vector_step where the run diverged
+               diverged_at_vector_step where the run diverged; and
+               index: the coordinates and short attributes as they were at creation once more, as JSON, so that one
+               read tells whoever gathers thousands of files what each holds
 
 Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and
 flushed again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
@@ -16,6 +18,7 @@ flushed again, so that a killed writer leaves a readable file that is at most on
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,8 @@ from numpy.typing import NDArray
 from mtrl.config import SCHEMA_VERSION, Config
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
+COORDINATES = ("metric", "run_metric", "task", "clock")  # of text; `eval` only counts
+LONG = ("config", "index")  # attributes that `index` does not repeat
 CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds")
 
 
@@ -85,6 +90,7 @@ class RunFileWriter:
             file.attrs["code_version"] = code_version
             for name, count in parameters.items():
                 file.attrs[f"parameters_{name}"] = count
+            file.attrs["index"] = json.dumps(read_index(file))
         _sync(unfinished)
         unfinished.replace(path)
         return cls.open(path)
@@ -165,6 +171,13 @@ def read_run(path: Path) -> RunData:
         raise RunFileError(f"{path} is not a readable run file: {error}") from None
 
 
+def read_index(file: h5py.File) -> dict[str, Any]:
+    """What the attribute `index` of `file` holds: {"coordinates": {name: [..]}, "attributes": {name: value}}."""
+    coordinates = {name: list(_strings(file[name])) for name in COORDINATES}
+    attributes = {name: np.asarray(value).item() for name, value in file.attrs.items() if name not in LONG}
+    return {"coordinates": coordinates, "attributes": attributes}
+
+
 def _lay_out(file: h5py.File, config: Config, run_metrics: Sequence[str]) -> None:
     evaluations = len(config.evaluate.steps(config.train.vector_steps))
     coordinates: dict[str, Any] = {
@@ -201,7 +214,7 @@ def _read(path: Path, file: h5py.File) -> RunData:
     rows = int(file["committed"][()])
     return RunData(
         config=Config.model_validate_json(file.attrs["config"]),
-        attributes={name: value for name, value in file.attrs.items() if name != "config"},
+        attributes={name: value for name, value in file.attrs.items() if name not in LONG},
         tasks=_strings(file["task"]),
         metrics=_strings(file["metric"]),
         run_metrics=_strings(file["run_metric"]),

@@ -42,8 +42,10 @@ class Entry:
     config: dict[str, Any]
     offset: int  # bytes, of the line in the file
 
-    def validated_config(self) -> Config:
-        return Config.model_validate(self.config)
+    @property
+    def cell(self) -> Cell:
+        """The cell as the grid made it, validated anew."""
+        return Cell(Config.model_validate(self.config), self.coordinates)
 
 
 def open_sweep_folder(sweep: Path) -> None:
@@ -67,7 +69,8 @@ def add_cells(sweep: Path, cells: Iterable[Cell]) -> list[Entry]:
         entries = []
         for cell in cells:
             if cell.run_id not in known:
-                content = {"run_id": cell.run_id, "label": cell.label, "coordinates": cell.coordinates}
+                content: dict[str, Any] = {"run_id": cell.run_id, "label": cell.label}
+                content["coordinates"] = cell.coordinates
                 content["config"] = cell.config.model_dump(mode="json")
                 line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
                 file.write(line)

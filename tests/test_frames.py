@@ -1,15 +1,20 @@
 """Gathering: what stands in the run files stands in the dataset, in its place, and bad files are named."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from reference_analysis import config_of, write_run, write_sweep
 
+from analysis import frames
 from analysis.frames import SweepError, load, open_sweep, save, to_runs
 from mtrl.config import Config
 from mtrl.results import read_run
@@ -156,3 +161,80 @@ def test_only_bad_files(tmp_path: Path) -> None:
     write_run(tmp_path / "a.h5", config_of()).write_bytes(b"")
     with pytest.raises(SweepError, match=r"a\.h5"):
         open_sweep(tmp_path)
+
+
+@given(st.permutations(range(9)))
+def test_reordering_in_place(order: list[int]) -> None:
+    array = np.arange(18).reshape(9, 2)
+    known = array[order]
+    frames._reorder(array, order)
+    np.testing.assert_array_equal(array, known)
+
+
+def read_again(monkeypatch: pytest.MonkeyPatch, root: Path) -> tuple[xr.Dataset, list[str]]:
+    """The dataset, and the run ids of the files that were opened for it."""
+    opened: list[str] = []
+    plain = frames._open
+
+    def noting(path: Path) -> Any:
+        opened.append(path.parent.name)
+        return plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "_open", noting)
+        dataset = open_sweep(root)
+    return dataset, opened
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_gathering_again_reads_only_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: bool
+) -> None:
+    sets = ["MT10", "MT10"] if grid else ["reach-v3", "drawer-close-v3+reach-v3"]
+    configs = [config_of(tasks, 16, seed) for seed, tasks in enumerate(sets)]
+    files = write_sweep(tmp_path, configs)
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+    first = open_sweep(tmp_path)
+    assert ("run" in first.dims) != grid
+    save(first, tmp_path / "dataset.nc")
+    again, opened = read_again(monkeypatch, tmp_path)
+    assert opened == []
+    xr.testing.assert_identical(again, first)
+
+    changed = write_run(files[0], configs[0], success=[0.5])
+    new = write_sweep(tmp_path, [config_of("push-v3", 16, 5)])
+    again, opened = read_again(monkeypatch, tmp_path)
+    assert sorted(opened) == sorted(file.parent.name for file in (changed, *new))
+    (tmp_path / "dataset.nc").unlink()
+    xr.testing.assert_identical(again, open_sweep(tmp_path))
+    files[1].unlink()
+    assert configs[1].run_id not in open_sweep(tmp_path).run_id
+
+
+def test_a_young_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writes within a tick of the clock leave the same mtime, and a run file never changes its size."""
+    write_sweep(tmp_path, [config_of()])
+    save(open_sweep(tmp_path), tmp_path / "dataset.nc")
+    assert len(read_again(monkeypatch, tmp_path)[1]) == 1
+
+
+def test_a_damaged_earlier_dataset_is_ignored(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of()])
+    (tmp_path / "dataset.nc").write_text("no")
+    assert open_sweep(tmp_path).sizes["seed"] == 1
+
+
+def test_several_sweeps(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", [config_of(seed=0)])
+    write_sweep(tmp_path / "b", [config_of(seed=1), config_of(seed=0)])
+    dataset = open_sweep(tmp_path / "a", tmp_path / "b")
+    assert dataset.sizes["run"] == 3
+    assert sorted(dataset.sweep.values.tolist()) == ["a", "b", "b"]
+
+
+def test_a_file_without_an_index_is_read(tmp_path: Path) -> None:
+    (file,) = write_sweep(tmp_path, [config_of()])
+    with h5py.File(file, "r+") as opened:
+        del opened.attrs["index"]
+    check_against_file(to_runs(open_sweep(tmp_path)), file)

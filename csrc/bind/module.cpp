@@ -1,8 +1,14 @@
 // The Python module `mtrl._core`. Each room of kernels registers itself from its own file.
 #include "module.h"
 
+#include "cpu_features.h"
+
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernels of mtrl: prioritised multi-task replay and batched ensemble critics.";
   bind_replay(m);
   bind_critic(m);
+  m.def(
+      "instruction_set", [] { return name_of(best_instruction_set()); },
+      "The widest instruction set of this machine that the kernels know: avx512, avx2 or portable.");
+  bind_cuda(m);
 }
