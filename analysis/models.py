@@ -29,6 +29,7 @@ Likelihood = Literal["logit", "huber", "beta_binomial", "log_huber"]
 
 STEEPEST = 4.0  # no exponent beyond is looked for
 LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
+HIGHEST = 0.9999  # failure rate up to which the logit is the logit
 BREAK = 4.0  # sharpness of the broken law's bend
 
 
@@ -176,8 +177,10 @@ class Seen:
         if self.likelihood == "log_huber":
             place, steep = np.log(failure), 1 / failure
         else:
-            inside = failure.clip(1e-9, 1 - 1e-9)
-            place, steep = special.logit(inside), 1 / (inside * (1 - inside))
+            # A law may rise above 1 on its way: from there on the logit goes straight, so that it finds back.
+            inside = failure.clip(1e-9, HIGHEST)
+            steep = 1 / (inside * (1 - inside))
+            place = special.logit(inside) + (failure - inside).clip(0) * steep
         residual = place - self.target()
         if self.likelihood == "logit":
             return residual**2 / 2, residual * steep, steep**2, None

@@ -31,7 +31,7 @@ def test_a_sweep(tmp_path: Path) -> None:
     names = {path.name for path in report.iterdir()}
     assert names == {"report.html", "fits.json"} | {
         f"{name}.{suffix}"
-        for name in ("learning_curves", "success_against_parameters")
+        for name in ("learning_curves", "success_against_parameters", "dormant")
         for suffix in ("svg", "png")
     }
     fits = json.loads((report / "fits.json").read_text())
