@@ -58,7 +58,9 @@ def test_a_smoke_study_claims_a_pipeline_and_curves_but_no_width_effect(tmp_path
     page = page_of(tmp_path)
     shows, lacks = "\n".join(page.shows), "\n".join(page.does_not_show)
     assert "The pipeline works: 8 runs" in shows
-    assert "drawer-close ends above its random-policy line (20%) in 4 of 4 runs; mean success 90%." in shows
+    assert (
+        "drawer-close rises above its random-policy line (20%) in 4 of 4 runs: success is 90% over" in shows
+    )
     assert "A width effect: there is 1 run per width" in lacks
     assert "the widest network here has 128" in lacks
     assert "2,000 steps per task, 0.001 of the paper's 2,000,000" in lacks
@@ -76,16 +78,14 @@ def test_the_words_follow_the_data(tmp_path: Path) -> None:
 def test_a_task_that_is_not_learned_is_said(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of("reach-v3")], success=[0.1, 0.2, 0.2, 0.2])
     page = page_of(tmp_path)
-    assert (
-        "reach does not end above its random-policy line (20%) in any of 1 run; mean success 20%."
-        in page.does_not_show
-    )
+    line = next(line for line in page.does_not_show if line.startswith("reach"))
+    assert "does not rise above its random-policy line (20%) in any of 1 run: success is 20%" in line
 
 
 def test_above_the_random_policy_means_beyond_chance() -> None:
-    assert is_above(0.8, 0.2, 20)
-    assert not is_above(0.3, 0.2, 20)
-    assert not is_above(1.0, 0.6, 5)
+    assert is_above(0.8, 20, 0.2, 20)
+    assert not is_above(0.3, 20, 0.2, 20)
+    assert not is_above(1.0, 5, 0.6, 5)
 
 
 def test_a_law_in_the_data_is_reported(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_the_papers_numbers_are_shipped_whole() -> None:
     page = paper_study.study()
-    assert set(page.fits) == {"MT10", "MT25", "MT50"}
+    assert set(page.fits) >= {"MT10", "MT25", "MT50"}
     assert any(line.startswith("MT10: failure falls") for line in page.shows)
 
 
-def actor_critic_sweep(root: Path, sets: tuple[str, ...] = ("MT10",), seeds: int = 3) -> None:
+def actor_critic_sweep(root: Path, sets: tuple[str, ...] = ("MT10",), seeds: int = 2) -> None:
     """Failure falls with the critic's size and hardly with the actor's."""
     generator = np.random.default_rng(0)
-    widths = (64, 128, 256, 512, 1024)
+    widths = (64, 192, 512, 1536)
     for number, tasks in enumerate(sets):
         for actor, critic, seed in itertools.product(widths, widths, range(seeds)):
             config = config_of(
