@@ -394,7 +394,7 @@ def _crossing(grid: Array, worse: Array, allowed: float, outside: int, inside: i
 
 def _condition(model: Model, x: Array, theta: Array) -> float:
     slope = model.law(theta[None, : len(model.numbers)], x)[1][0]
-    size = np.linalg.norm(slope, axis=0)
+    size = np.linalg.norm(slope, axis=1, keepdims=True)
     return float(np.linalg.cond(slope / np.where(size > 0, size, 1)))
 
 

@@ -123,7 +123,7 @@ def _choices(groups: dict[str, Points], generator: np.random.Generator) -> Table
             rows.append([name, choice.model, str(choice.numbers), *numbers, choice.refusal])
     header = ["group", "law", "numbers", "left-out error", "AICc", "BIC", "refused"]
     return Table(
-        "Laws by error at the left-out largest size (logits), best first.",
+        "Laws by error at the left-out largest size, best first.",
         header,
         rows,
         texts=(0, 1, 6),
@@ -131,6 +131,6 @@ def _choices(groups: dict[str, Points], generator: np.random.Generator) -> Table
 
 
 METHODS = (
-    "Least squares on logits of the failure rate; profile-likelihood intervals with the F quantile. Fewer than 4 sizes, "
-    "an interval wider than 1, or a constant that fits as well: not identified."
+    "Least squares on logits of the failure rate; profile-likelihood intervals with the F quantile. Fewer than 4 "
+    "sizes, an interval wider than 1, or a constant that fits as well: not identified."
 )

@@ -29,14 +29,15 @@ from mtrl.results import RunFileWriter
 
 EVALUATIONS = 200
 CHILD = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from analysis.frames import open_sweep
+def peak():  # not ru_maxrss, which a child inherits
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 open_sweep(sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 dataset = open_sweep(sys.argv[1])
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024 / sum(v.nbytes for v in dataset.variables.values()))
+print((peak() - before) / sum(v.nbytes for v in dataset.variables.values()))
 """
 
 
