@@ -8,8 +8,9 @@ import numpy as np
 
 from analysis import paper
 from analysis.figures import success_against_parameters
+from analysis.models import MODELS
 from analysis.report import Drawing, Page, Section, Table, Text
-from analysis.scaling_laws import MODELS, Fit, fit
+from analysis.scaling_laws import Fit, Points, fit
 
 RUNS = 10  # seeds behind each of the paper's points
 EPISODES = 50  # per task and evaluation
@@ -25,7 +26,9 @@ def study(*, seed: int = 0) -> Page:
     for line in paper.series_by_width():
         grid = np.geomspace(line.sizes.min(), line.sizes.max(), 80)
         law = fits[line.label]
-        series.append(replace(line, curve=(grid, 1 - law.failure(grid)) if law.identified else None))
+        series.append(
+            replace(line, curve=(grid, 1 - law.failure(parameters=grid)) if law.identified else None)
+        )
     caption = (
         "IQM over 10 runs of the mean over tasks, multi-head MLP of width 256 to 4096, at the end of training. Curves "
         "are fitted power laws, where the exponent is identified."
@@ -55,7 +58,7 @@ def _fit(rows: list[dict[str, str]], generator: np.random.Generator) -> Fit:
     sizes = np.array([paper.parameters(row) for row in rows])
     success = np.array([float(row["success_iqm"]) for row in rows])
     trials = np.array([RUNS * EPISODES * int(row["tasks"]) for row in rows])
-    return fit(MODELS["power"], [sizes], success, trials, generator)
+    return fit(MODELS["power"], Points({"parameters": sizes}, success, trials), generator)
 
 
 def _findings(fits: dict[str, Fit]) -> tuple[list[str], list[str]]:

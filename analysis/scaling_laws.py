@@ -1,79 +1,54 @@
-"""Scaling laws: the failure rate y = 1 - success as a function of parameters and tasks.
+"""Scaling laws of the failure rate: fits with intervals, refusals, and the choice between laws. models.py has the laws.
 
-    constant      y = E
-    power         y = E + A N^-a
-    actor_critic  y = E + A N_actor^-a + B N_critic^-b
-
-Terms are positive and written exp(c - s log(N / N0)) with N0 the geometric mean of the sizes, so that coefficients and
-exponents are nearly independent while fitting. Residuals are differences of logits, which makes a step from .90 to .95
-as large as one from .05 to .10. All starts, and all points of a profile, are fitted at once as one batch.
-
-A law is only as good as its data: fewer than 4 sizes, an exponent's interval wider than 1, or a constant that fits as
-well, and the answer is "not identified", with the reason.
+A point is a run (or a cell, where only cells are known). Intervals are profile likelihoods with the F quantile, so
+that few points give wide ones. A law is only as good as its data: fewer than 4 sizes, an interval wider than 1, or a
+constant that fits as well, and the answer is "not identified", with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Array = NDArray[np.float64]
+from analysis.models import MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
 
-SIZES_NEEDED = 4
+CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
-STEEPEST = 4.0
-EXPONENTS = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 160)])  # that a profile looks at
+GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
+ACTOR_FLOPS = (
+    8  # per parameter and transition: forward for the target's action; forward and backward in its own loss
+)
+CRITIC_FLOPS = 12  # forward of the target; forward and backward in its loss; forward and back in the actor's
 
 
 @dataclass(frozen=True)
-class Model:
-    """A sum of power laws and a floor: `regressors` names the sizes, one term each."""
+class Points:
+    """n points to fit: sizes by name (parameters, actor, critic, tasks), each [n]; success and trials [n].
 
-    name: str
-    regressors: tuple[str, ...]
+    trials are the episodes behind each success. Points of one stratum are runs of one cell: a bootstrap draws within.
+    """
 
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the fitted numbers: log floor, then log coefficient and exponent of each term."""
-        terms = [
-            name for regressor in self.regressors for name in (f"log_{regressor}", f"exponent_{regressor}")
-        ]
-        return ("log_floor", *terms)
+    sizes: dict[str, NDArray[Any]]
+    success: NDArray[Any]
+    trials: NDArray[Any]
+    strata: NDArray[Any] | None = None
 
-    def exponent(self, regressor: str) -> int:
-        """Where the exponent of `regressor` stands among the parameters."""
-        return self.parameters.index(f"exponent_{regressor}")
+    def __len__(self) -> int:
+        return len(self.success)
 
-    def inside(self, theta: Array) -> Array:
-        """theta [S, p] with exponents between 0 and STEEPEST, and logs that `exp` can take."""
-        theta = theta.clip(-60, 60)
-        theta[:, 2::2] = theta[:, 2::2].clip(0, STEEPEST)
-        return theta
+    def seen(self, likelihood: Likelihood) -> Seen:
+        trials = np.asarray(self.trials, float)
+        return Seen((1 - np.asarray(self.success, float)) * trials, trials, likelihood)
 
-    def predict(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        """Failure [S, n] and its derivative [S, n, p] for theta [S, p] and centred log sizes x [n, regressors]."""
-        failure = np.repeat(np.exp(theta[:, :1]), len(x), axis=1)
-        slopes = [failure]
-        for number in range(len(self.regressors)):
-            term = np.exp(theta[:, 1 + 2 * number, None] - theta[:, 2 + 2 * number, None] * x[:, number])
-            slopes += [term, -term * x[:, number]]
-            failure = failure + term
-        return failure, np.stack(slopes, axis=-1)
-
-
-MODELS = {
-    model.name: model
-    for model in (
-        Model("constant", ()),
-        Model("power", ("parameters",)),
-        Model("actor_critic", ("actor", "critic")),
-    )
-}
+    def where(self, keep: NDArray[Any]) -> Points:
+        sizes = {name: size[keep] for name, size in self.sizes.items()}
+        strata = None if self.strata is None else self.strata[keep]
+        return Points(sizes, self.success[keep], self.trials[keep], strata)
 
 
 @dataclass(frozen=True)
@@ -85,6 +60,9 @@ class Exponent:
     low: float
     high: float
     refusal: str = ""
+    profile: tuple[Array, Array] | None = field(
+        default=None, compare=False
+    )  # exponents looked at, and by how much each fits worse
 
     @property
     def identified(self) -> bool:
@@ -93,16 +71,19 @@ class Exponent:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `coefficients` are E and, for each term, its A at N = 1 and its exponent."""
+    """A fitted law: `numbers` by name, on the centred log sizes."""
 
     model: str
+    likelihood: Likelihood
     points: int
-    sizes: dict[str, int]  # regressor -> distinct values
+    counts: dict[str, int]  # distinct sizes of each regressor
     confidence: float
     exponents: tuple[Exponent, ...]
-    theta: tuple[float, ...]
+    numbers: dict[str, float]
     centre: tuple[float, ...]  # log of the geometric mean of each regressor's sizes
+    loss: float
     rmse: float  # of the logits
+    condition: float  # of the Gauss-Newton matrix, scaled to a unit diagonal
     refusal: str = ""
 
     @property
@@ -115,178 +96,300 @@ class Fit:
 
     @property
     def floor(self) -> float:
-        return float(np.exp(self.theta[0])) if self.theta else float("nan")
+        if "log_floor" in self.numbers:
+            return float(np.exp(self.numbers["log_floor"]))
+        ceiling = self.numbers.get("logit_ceiling")
+        return float("nan") if ceiling is None else float(1 - special.expit(ceiling))
+
+    def failure(self, **sizes: NDArray[Any]) -> Array:
+        """The fitted failure rate at sizes [n], by the names of the law's regressors."""
+        model = MODELS[self.model]
+        theta = np.array([[self.numbers[name] for name in model.numbers]])
+        return np.asarray(model.law(theta, centred(model, sizes, self.centre))[0][0])
 
     def summary(self) -> dict[str, Any]:
         """Everything to keep of the fit, for JSON."""
-        numbers = [
+        exponents = [
             {"of": e.name, "estimate": _number(e.estimate), "low": _number(e.low), "high": _number(e.high),
              "refusal": e.refusal}
             for e in self.exponents
         ]  # fmt: skip
         return {
             "model": self.model,
+            "likelihood": self.likelihood,
             "identified": self.identified,
             "reason": self.reason,
             "points": self.points,
-            "sizes": self.sizes,
+            "sizes": self.counts,
             "confidence": self.confidence,
             "floor": _number(self.floor),
-            "exponents": numbers,
+            "exponents": exponents,
             "logit_rmse": _number(self.rmse),
+            "condition": _number(self.condition),
+            "numbers": self.numbers,
+            "centre": list(self.centre),
         }
-
-    def failure(self, *sizes: NDArray[Any]) -> Array:
-        """The fitted failure rate at the sizes, one array per regressor."""
-        x = np.stack(
-            [np.log(size) - centre for size, centre in zip(sizes, self.centre, strict=True)], axis=-1
-        )
-        failure: Array = MODELS[self.model].predict(np.array([self.theta]), x)[0][0]
-        return failure
 
 
 def fit(
     model: Model,
-    sizes: Sequence[NDArray[Any]],
-    success: NDArray[Any],
-    trials: NDArray[Any],
+    points: Points,
     generator: np.random.Generator,
     *,
+    likelihood: Likelihood = "logit",
     confidence: float = 0.95,
-    starts: int = 32,
+    tries: int = 32,
 ) -> Fit:
-    """The law fitted to success [n] at `sizes`, one array [n] per regressor; a point is a run or a cell.
-
-    trials [n] are the episodes behind each success: they keep 0 and 1 off the ends of the logit. Intervals are
-    profile likelihoods with the F quantile, so that few points give wide ones.
-    """
-    counts = {name: len(np.unique(size)) for name, size in zip(model.regressors, sizes, strict=True)}
-    short = [
-        f"{n} {'size' if n == 1 else 'sizes'}, {SIZES_NEEDED} needed"
-        for n in counts.values()
-        if n < SIZES_NEEDED
-    ]
-    freedom = len(success) - len(model.parameters)
-    if short or freedom < 1:
-        reason = short[0] if short else f"{len(success)} points, {len(model.parameters) + 1} needed"
-        nothing = [Exponent(name, np.nan, np.nan, np.nan, reason) for name in model.regressors]
-        return Fit(model.name, len(success), counts, confidence, tuple(nothing), (), (), np.nan, reason)
-    logs = [np.log(np.asarray(size, float)) for size in sizes]
-    centre = tuple(float(log.mean()) for log in logs)
-    x = (
-        np.stack([log - c for log, c in zip(logs, centre, strict=True)], axis=-1)
-        if logs
-        else np.empty((len(success), 0))
-    )
-    y = _logit_of_counts(1 - np.asarray(success, float), np.asarray(trials, float))
-    theta, losses = minimise(model, x, y, _starts(model, y, generator, starts))
+    """The law fitted to the points, with a profile interval for each exponent."""
+    counts = {name: len(np.unique(points.sizes[name])) for name in model.regressors}
+    seen = points.seen(likelihood)
+    numbers = len(model.numbers) + seen.extra
+    refusal = _too_little(model, counts, len(points), numbers)
+    if refusal:
+        nothing = tuple(Exponent(name, np.nan, np.nan, np.nan, refusal) for name in model.exponents.values())
+        empty = (np.nan, np.nan, np.nan)
+        return Fit(model.name, likelihood, len(points), counts, confidence, nothing, {}, (), *empty, refusal)
+    centre = tuple(float(np.log(points.sizes[name]).mean()) for name in model.regressors)
+    x = centred(model, points.sizes, centre)
+    theta, losses = minimise(model, x, seen, starts(model, x, seen, generator, tries))
     best = int(np.argmin(losses))
+    freedom = len(points) - numbers
     exponents = tuple(
-        _profile(model, name, x, y, theta[best], float(losses[best]), freedom, confidence)
-        for name in model.regressors
+        _profile(model, name, x, seen, theta[best], float(losses[best]), freedom, confidence)
+        for name in model.exponents
     )
-    rmse = float(np.sqrt(losses[best] / max(freedom, 1)))
+    residual = residuals(model, x, seen, theta[best])
     return Fit(
-        model.name, len(success), counts, confidence, exponents, tuple(map(float, theta[best])), centre, rmse
+        model=model.name,
+        likelihood=likelihood,
+        points=len(points),
+        counts=counts,
+        confidence=confidence,
+        exponents=exponents,
+        numbers=dict(
+            zip((*model.numbers, *["log_precision"] * seen.extra), map(float, theta[best]), strict=True)
+        ),
+        centre=centre,
+        loss=float(losses[best]),
+        rmse=float(np.sqrt(np.sum(residual**2) / freedom)),
+        condition=_condition(model, x, theta[best]),
     )
 
 
-def minimise(
-    model: Model, x: Array, y: Array, theta: Array, *, fixed: Sequence[int] = (), steps: int = 200
-) -> tuple[Array, Array]:
-    """Theta [S, p] and loss [S] (sum of squared residuals of logits) from the starts theta [S, p].
+def centred(model: Model, sizes: dict[str, NDArray[Any]], centre: Sequence[float]) -> Array:
+    """Log sizes [n, regressors] about `centre`."""
+    if not model.regressors:
+        return np.empty((len(next(iter(sizes.values()))), 0))
+    logs = [
+        np.log(np.asarray(sizes[name], float)) - c for name, c in zip(model.regressors, centre, strict=True)
+    ]
+    return np.stack(logs, axis=-1)
 
-    Levenberg-Marquardt on all starts at once; parameters in `fixed` keep their start. x is [n, regressors], y [n].
+
+def residuals(model: Model, x: Array, seen: Seen, theta: Array) -> Array:
+    """Fitted minus seen, in logits. [n]"""
+    failure = model.law(theta[None, : len(model.numbers)], x)[0][0]
+    rate = (seen.failed + 0.5) / (seen.trials + 1)
+    return np.asarray(special.logit(failure.clip(1e-9, 1 - 1e-9)) - special.logit(rate))
+
+
+def bootstrap(
+    model: Model,
+    points: Points,
+    found: Fit,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 2_000,
+    chunk: int = 500,
+) -> Array:
+    """The law's numbers [resamples, p] fitted anew to points drawn with replacement within their strata.
+
+    A sample is a count per point, and all samples of a chunk are one batch that starts from the fit.
     """
-    theta = theta.copy()
-    free = np.array([number not in fixed for number in range(theta.shape[1])])
-    damping = np.full(len(theta), 1e-2)
-    residual, slope = _residual(model, theta, x, y)
-    loss = np.einsum("sn,sn->s", residual, residual)
-    active = np.arange(len(theta))
-    for _ in range(steps):
-        jacobian = slope[active] * free
-        normal = np.einsum("snp,snq->spq", jacobian, jacobian)
-        gradient = np.einsum("snp,sn->sp", jacobian, residual[active])
-        diagonal = np.einsum("spp->sp", normal)
-        normal[:, np.arange(theta.shape[1]), np.arange(theta.shape[1])] += (
-            damping[active, None] * diagonal + 1e-9
+    seen = points.seen(found.likelihood)
+    x = centred(model, points.sizes, found.centre)
+    theta = np.array([list(found.numbers.values())])
+    samples = []
+    for begin in range(0, resamples, chunk):
+        number = min(chunk, resamples - begin)
+        weights = draw_counts(points, generator, number)
+        samples.append(
+            minimise(model, x, seen, np.repeat(theta, number, 0), weights=weights, tolerance=1e-7)[0]
         )
-        step = np.linalg.solve(normal, -gradient[..., None])[..., 0].clip(-2, 2)
-        tried = model.inside(theta[active] + step)
-        new_residual, new_slope = _residual(model, tried, x, y)
-        new_loss = np.einsum("sn,sn->s", new_residual, new_residual)
-        better = new_loss < loss[active]
-        gain = np.where(better, loss[active] - new_loss, np.inf)
-        chosen = active[better]
-        theta[chosen], residual[chosen], slope[chosen] = (
-            tried[better],
-            new_residual[better],
-            new_slope[better],
-        )
-        damping[active] = np.clip(damping[active] * np.where(better, 0.2, 5), 1e-12, 1e10)
-        done = (gain <= 1e-12 * (1e-12 + loss[active])) | (damping[active] >= 1e10)
-        loss[chosen] = new_loss[better]
-        active = active[~done]
-        if not len(active):
-            break
-    return theta, loss
+    return np.asarray(np.concatenate(samples)[:, : len(model.numbers)])
+
+
+def draw_counts(points: Points, generator: np.random.Generator, resamples: int) -> Array:
+    """How often each point is drawn, as often in total as its stratum has points. [resamples, n]"""
+    strata = np.zeros(len(points), int) if points.strata is None else points.strata
+    counts = np.zeros((resamples, len(points)))
+    for stratum in np.unique(strata):
+        (members,) = np.nonzero(strata == stratum)
+        share = np.full(len(members), 1 / len(members))
+        counts[:, members] = generator.multinomial(len(members), share, resamples)
+    return counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a law does on the same points as others."""
+
+    model: str
+    numbers: int
+    left_out: float  # logit RMSE at the largest size, fitted without it
+    aicc: float
+    bic: float
+    refusal: str = ""
+
+
+def compare(
+    models: Sequence[Model],
+    points: Points,
+    generator: np.random.Generator,
+    *,
+    likelihood: Likelihood = "logit",
+) -> list[Choice]:
+    """The laws by their error at the left-out largest size, then AICc; those that cannot be fitted come last."""
+    choices = [_choice(model, points, generator, likelihood) for model in models]
+    return sorted(choices, key=lambda c: (bool(c.refusal), np.nan_to_num(c.left_out, nan=np.inf), c.aicc))
+
+
+def critic_against_actor(points: Points, found: Fit, generator: np.random.Generator) -> float:
+    """P(the critic's exponent is larger than the actor's), from the F test of one exponent for both.
+
+    A confidence, not a posterior: .975 is where a two-sided test at .05 would call them different.
+    """
+    seen = points.seen(found.likelihood)
+    x = centred(TIED, points.sizes, found.centre)
+    _, losses = minimise(TIED, x, seen, starts(TIED, x, seen, generator, 32))
+    freedom = len(points) - len(found.numbers)
+    worse = max(0.0, float(losses.min()) - found.loss)
+    squared = 2 * worse if seen.extra else freedom * worse / (found.loss + 1e-12)
+    larger = found.numbers["exponent_critic"] > found.numbers["exponent_actor"]
+    share = float(special.stdtr(freedom, np.sqrt(squared)))
+    return share if larger else 1 - share
+
+
+def best_critic_share(numbers: Array, centre: Sequence[float], total: float, *, flops: bool = False) -> Array:
+    """The critics' share of `total` at which an actor_critic law fails least. numbers is [S, 5]; returns [S].
+
+    `total` counts parameters, or, with flops, training operations per transition. The failure is convex in the share:
+    where its derivative changes sign is found by bisection.
+    """
+    costs = (ACTOR_FLOPS, CRITIC_FLOPS) if flops else (1, 1)
+    low, high = np.full(len(numbers), 1e-6), np.full(len(numbers), 1 - 1e-6)
+    for _ in range(60):
+        share = (low + high) / 2
+        pulls = []
+        for number, (part, cost) in enumerate(zip((1 - share, share), costs, strict=True)):
+            log_size = np.log(part * total / cost) - centre[number]
+            exponent = numbers[:, 2 + 2 * number]
+            pulls.append(exponent * np.exp(numbers[:, 1 + 2 * number] - exponent * log_size) / part)
+        more_critic = pulls[1] > pulls[0]
+        low, high = np.where(more_critic, share, low), np.where(more_critic, high, share)
+    return np.asarray((low + high) / 2)
+
+
+def _too_little(model: Model, counts: dict[str, int], points: int, numbers: int) -> str:
+    for name, count in counts.items():
+        needed = 3 if name == "tasks" else model.sizes_needed
+        if count < needed:
+            word = "task count" if name == "tasks" else "size"
+            return f"{count} {word}{'' if count == 1 else 's'}, {needed} needed"
+    return f"{points} points, {numbers + 1} needed" if points <= numbers else ""
+
+
+def _choice(model: Model, points: Points, generator: np.random.Generator, likelihood: Likelihood) -> Choice:
+    seen = points.seen(likelihood)
+    k = len(model.numbers) + 1  # the spread, or precision, counts too
+    counts = {name: len(np.unique(points.sizes[name])) for name in model.regressors}
+    refusal = _too_little(model, counts, len(points), k)
+    if refusal:
+        return Choice(model.name, len(model.numbers), np.nan, np.nan, np.nan, refusal)
+    n = len(points)
+    centre = [float(np.log(points.sizes[name]).mean()) for name in model.regressors]
+    x = centred(model, points.sizes, centre)
+    _, losses = minimise(model, x, seen, starts(model, x, seen, generator, 32))
+    deviance = 2 * losses.min() if seen.extra else n * np.log(2 * losses.min() / n)
+    aicc = deviance + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
+    largest = _largest(points)
+    rest = points.where(~largest)
+    theta, losses = minimise(
+        model,
+        x[~largest],
+        rest.seen(likelihood),
+        starts(model, x[~largest], rest.seen(likelihood), generator, 32),
+    )
+    missed = residuals(model, x[largest], points.where(largest).seen(likelihood), theta[losses.argmin()])
+    return Choice(model.name, len(model.numbers), float(np.sqrt(np.mean(missed**2))), float(aicc),
+                  float(deviance + k * np.log(n)))  # fmt: skip
+
+
+def _largest(points: Points) -> NDArray[np.bool_]:
+    """The points of the largest size, for each number of tasks."""
+    sizes = points.sizes["parameters"] if "parameters" in points.sizes else points.sizes["critic"]
+    tasks = points.sizes.get("tasks", np.ones(len(points)))
+    largest = {count: sizes[tasks == count].max() for count in np.unique(tasks)}
+    return np.asarray([size >= largest[count] for size, count in zip(sizes, tasks, strict=True)])
+
+
+def _profile(
+    model: Model, name: str, x: Array, seen: Seen, theta: Array, loss: float, freedom: int, confidence: float
+) -> Exponent:
+    """The exponent's interval: the values at which the best fit of the rest is not significantly worse."""
+    place = model.numbers.index(name)
+    low_end, high_end = model.low[place], model.high[place]
+    grid = np.concatenate([-GRID[:0:-1], GRID]) if low_end < 0 else GRID
+    grid = np.unique(np.append(grid[(grid >= low_end) & (grid <= high_end)], theta[place]))
+    tries = np.tile(theta, (3, len(grid), 1))
+    tries[..., place] = grid
+    tries[1, :, 0] -= 3  # other valleys: the floor far down,
+    tries[2, :, 1:place:2] -= 2  # or less of what else falls
+    flat = model.inside(tries.reshape(-1, len(theta))[:, : len(model.numbers)])
+    flat = np.concatenate([flat, tries.reshape(-1, len(theta))[:, len(model.numbers) :]], axis=1)
+    losses = minimise(model, x, seen, flat, fixed=(place,))[1].reshape(3, -1).min(0)
+    losses[np.searchsorted(grid, theta[place])] = min(loss, losses[np.searchsorted(grid, theta[place])])
+    floor = losses.min()
+    allowed = float(special.fdtri(1, freedom, confidence))
+    # A likelihood is judged by itself; a sum of squares by its own size, the spread being unknown.
+    worse = 2 * (losses - floor) if seen.extra else freedom * (losses - floor) / (floor + 1e-12)
+    inside = np.flatnonzero(worse <= allowed * (1 + 1e-6))
+    first, last = int(inside[0]), int(inside[-1])
+    low = _crossing(grid, worse, allowed, first - 1, first) if first > 0 else -np.inf if low_end < 0 else 0.0
+    high = (
+        _crossing(grid, worse, allowed, last + 1, last)
+        if last + 1 < len(grid)
+        else 0.0
+        if high_end == 0
+        else np.inf
+    )
+    return Exponent(model.exponents[name] if name != "interaction" else name, float(grid[losses.argmin()]), low, high,
+                    _doubt(low, high, confidence, name), (grid, worse))  # fmt: skip
+
+
+def _doubt(low: float, high: float, confidence: float, name: str) -> str:
+    """Why an exponent with this interval says nothing, or an empty text."""
+    if low <= 0 <= high and name != "interaction":
+        return "a constant fits as well"
+    if high - low <= WIDEST:
+        return ""
+    start = f"{low:.2f}" if np.isfinite(low) else f"beyond {-STEEPEST:g}"
+    end = f"{high:.2f}" if np.isfinite(high) else f"beyond {STEEPEST:g}"
+    return f"its {confidence:.0%} interval, {start} to {end}, is wider than {WIDEST:g}"
+
+
+def _crossing(grid: Array, worse: Array, allowed: float, outside: int, inside: int) -> float:
+    """Where the profile crosses what is allowed between two neighbours of the grid, linearly."""
+    share = (allowed - worse[inside]) / (worse[outside] - worse[inside])
+    return float(grid[inside] + share * (grid[outside] - grid[inside]))
+
+
+def _condition(model: Model, x: Array, theta: Array) -> float:
+    slope = model.law(theta[None, : len(model.numbers)], x)[1][0]
+    size = np.linalg.norm(slope, axis=0)
+    return float(np.linalg.cond(slope / np.where(size > 0, size, 1)))
 
 
 def _number(value: float) -> float | None:
     """JSON has no NaN and no infinity."""
     return value if np.isfinite(value) else None
-
-
-def _residual(model: Model, theta: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    failure, slope = model.predict(theta, x)
-    inside = np.clip(failure, 1e-9, 1 - 1e-9)
-    return special.logit(inside) - y, slope / (inside * (1 - inside))[..., None]
-
-
-def _profile(
-    model: Model, name: str, x: Array, y: Array, theta: Array, loss: float, freedom: int, confidence: float
-) -> Exponent:
-    """The exponent's interval: the values at which the best fit of the rest is not significantly worse."""
-    place = model.exponent(name)
-    grid = np.sort(np.append(EXPONENTS, theta[place]))
-    others = [n for n in range(len(theta)) if n != place]
-    starts = np.tile(theta, (len(grid), 1))
-    starts[:, place] = grid
-    shaken = np.concatenate([starts, starts])
-    shaken[len(grid) :, others[0]] -= 3  # the floor far down: its own valley where the exponent is small
-    losses = minimise(model, x, y, shaken, fixed=[place])[1].reshape(2, -1).min(0)
-    # The best fit itself is in the grid; the margin is the optimiser's tolerance.
-    limit = loss * (1 + 1e-6 + special.fdtri(1, freedom, confidence) / freedom)
-    inside = np.flatnonzero(losses <= limit)
-    first, last = int(inside[0]), int(inside[-1])
-    low = _crossing(grid, losses, limit, first - 1, first) if first > 0 else 0.0
-    high = _crossing(grid, losses, limit, last + 1, last) if last + 1 < len(grid) else np.inf
-    refusal = ""
-    if low <= 0:
-        refusal = "a constant fits as well"
-    elif high - low > WIDEST:
-        end = f"{high:.2f}" if np.isfinite(high) else f"beyond {STEEPEST:g}"
-        refusal = f"its {confidence:.0%} interval, {low:.2f} to {end}, is wider than {WIDEST:g}"
-    return Exponent(name, float(theta[place]), low, high, refusal)
-
-
-def _crossing(grid: Array, losses: Array, limit: float, outside: int, inside: int) -> float:
-    """Where the loss crosses the limit between two neighbours of the grid, linearly."""
-    share = (limit - losses[inside]) / (losses[outside] - losses[inside])
-    return float(grid[inside] + share * (grid[outside] - grid[inside]))
-
-
-def _logit_of_counts(rate: Array, trials: Array) -> Array:
-    return np.asarray(special.logit((rate * trials + 0.5) / (trials + 1)))
-
-
-def _starts(model: Model, y: Array, generator: np.random.Generator, starts: int) -> Array:
-    """Spread over plausible floors, coefficients and exponents. [starts, p]"""
-    middle = float(np.log(special.expit(y).mean()))
-    theta = np.empty((starts, len(model.parameters)))
-    theta[:, 0] = middle - generator.uniform(0, 4, starts)
-    for number in range(len(model.regressors)):
-        theta[:, 1 + 2 * number] = middle - generator.uniform(0, 2, starts)
-        theta[:, 2 + 2 * number] = generator.uniform(0.05, 1.5, starts)
-    return theta

@@ -106,6 +106,155 @@ def resample(scores: Array, generator: np.random.Generator, resamples: int, unit
     return np.take(scores, rows)
 
 
+def difference(
+    x: Array,
+    y: Array,
+    statistic: Statistic,
+    generator: np.random.Generator,
+    *,
+    paired: bool = False,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """statistic(x) - statistic(y) for scores x [runs, tasks] and y [runs, tasks], with its interval.
+
+    Paired, run i of x and run i of y are drawn together (as when they share a seed that matters) and there must be as
+    many of each; else Welch's degrees of freedom are used.
+    """
+    n, m = len(x), len(y)
+    if paired and n != m:
+        raise ValueError(f"{n} runs cannot be paired with {m}; give as many of each")
+    estimate = float(statistic(x) - statistic(y))
+    if min(n, m) < 2:
+        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, "t", "1 seed: no interval")
+    rows = generator.integers(n, size=(resamples, n), dtype=np.int32)
+    others = rows if paired else generator.integers(m, size=(resamples, m), dtype=np.int32)
+    if paired:
+        variance, freedom = np.var(statistic(x[rows]) - statistic(y[others])) * n / (n - 1), n - 1.0
+    else:
+        parts = np.array(
+            [np.var(statistic(x[rows])) * n / (n - 1), np.var(statistic(y[others])) * m / (m - 1)]
+        )
+        variance = parts.sum()
+        freedom = variance**2 / (parts**2 / [n - 1, m - 1]).sum() if variance > 0 else 1.0
+    spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
+    note = "" if spread else "all runs scored the same"
+    return Interval(estimate, estimate - spread, estimate + spread, min(n, m), confidence, "t", note)
+
+
+def probability_of_improvement(x: Array, y: Array) -> float:
+    """P(a run of x beats a run of y on the same task), mean over tasks; a tie counts half. x, y are [runs, tasks]."""
+    return float(_wins(x, y).mean())
+
+
+def improvement_interval(
+    x: Array,
+    y: Array,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+    unit: Unit = "run",
+) -> Interval:
+    """The probability of improvement with its percentile interval.
+
+    A bootstrap sample is a count of how often each run was drawn, so all samples are two matrix products.
+    """
+    (n, tasks), m = x.shape, len(y)
+    wins = _wins(x, y)  # [tasks, n, m]
+    estimate = float(wins.mean())
+    if min(n, m) < 2:
+        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, "percentile", "1 seed: no interval")
+    if unit == "run":
+        drawn, others = _draw_counts(generator, n, resamples), _draw_counts(generator, m, resamples)
+        samples = ((drawn @ wins.mean(0)) * others).sum(-1) / (n * m)
+    else:
+        drawn = _draw_counts(generator, n, resamples * tasks).reshape(tasks, resamples, n)
+        others = _draw_counts(generator, m, resamples * tasks).reshape(tasks, resamples, m)
+        samples = ((drawn @ wins) * others).sum((0, -1)) / (n * m * tasks)
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high), min(n, m), confidence, "percentile")
+
+
+def performance_profile(scores: Array, thresholds: Array) -> Array:
+    """Share of (run, task) pairs that score above each threshold. scores [runs, tasks], thresholds [k] -> [k]."""
+    return np.asarray((scores[..., None] > thresholds).mean((0, 1)))
+
+
+def profile_band(
+    scores: Array,
+    thresholds: Array,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+    unit: Unit = "run",
+) -> tuple[Array, Array, Array]:
+    """The performance profile with its pointwise percentile band: (profile, low, high), each [k]."""
+    runs, tasks = scores.shape
+    above = (scores[..., None] > thresholds).astype(float)  # [runs, tasks, k]
+    if unit == "run":
+        samples = _draw_counts(generator, runs, resamples) @ above.mean(1) / runs
+    else:
+        drawn = _draw_counts(generator, runs, resamples * tasks).reshape(resamples, tasks * runs)
+        samples = drawn @ above.swapaxes(0, 1).reshape(tasks * runs, -1) / (runs * tasks)
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return np.asarray(above.mean((0, 1))), low, high
+
+
+def holm(p: Array) -> Array:
+    """p values [k] of k comparisons made together, corrected so that one false claim among them is rare; Holm 1979."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty_like(p, dtype=float)
+    corrected[order] = np.minimum(stepped, 1)
+    return corrected
+
+
+def curve_area(steps: Array, curves: Array) -> Array:
+    """The mean height of curves [..., evaluations] over steps [evaluations], by the trapezoid rule. Returns [...]."""
+    widths = np.diff(steps)
+    middles = (curves[..., 1:] + curves[..., :-1]) / 2
+    return np.asarray((middles * widths).sum(-1) / widths.sum())
+
+
+def steps_to(threshold: float, steps: Array, curves: Array) -> Array:
+    """Steps at which curves [..., evaluations] first reach `threshold`, between evaluations linearly; inf for never."""
+    reached = curves >= threshold
+    first = reached.argmax(-1)
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(curves, at[..., None], -1)[..., 0] for at in (before, first))
+    share = np.where(high > low, (threshold - low) / np.where(high > low, high - low, 1), 1.0)
+    crossing = steps[before] + share.clip(0, 1) * (steps[first] - steps[before])
+    return np.asarray(np.where(reached.any(-1), crossing, np.inf))
+
+
+def plateau(steps: Array, curve: Array, *, tolerance: float = 0.02, window: int = 5) -> float:
+    """Steps from which on the curve [evaluations], smoothed over `window`, stays within `tolerance` of its last value.
+
+    inf when that holds only for the last fifth or less: the curve still moves, and longer training may change it.
+    """
+    smooth = np.convolve(curve, np.full(window, 1 / window), mode="valid")
+    outside = np.flatnonzero(np.abs(smooth - smooth[-1]) > tolerance)
+    first = int(outside[-1]) + 1 if len(outside) else 0
+    settled = len(smooth) - first > max(1, len(smooth) // 5)
+    return float(steps[first + window - 1]) if settled else np.inf
+
+
+def _wins(x: Array, y: Array) -> Array:
+    """1 where run i of x beats run j of y, 1/2 for a tie. [tasks, n, m]"""
+    a, b = x.T[:, :, None], y.T[:, None, :]
+    return np.asarray((a > b) + 0.5 * (a == b))
+
+
+def _draw_counts(generator: np.random.Generator, n: int, resamples: int) -> Array:
+    """How often each of n is drawn in n draws with replacement. [resamples, n]"""
+    rows = generator.integers(n, size=(resamples, n), dtype=np.int32)
+    rows += (np.arange(resamples, dtype=np.int32) * n)[:, None]
+    counts = np.bincount(rows.ravel(), minlength=resamples * n)
+    return counts.reshape(resamples, n).astype(float)
+
+
 def _ends(
     samples: Array, estimate: float, scores: Array, statistic: Statistic, confidence: float, method: Method
 ) -> tuple[float, float]:

@@ -13,8 +13,9 @@ from analysis import paper
 from analysis.cells import Cell, cells
 from analysis.figures import FEW_TASKS, Series, learning_curves, short_name, success_against_parameters
 from analysis.frames import SweepError, to_runs
+from analysis.models import MODELS, Model
 from analysis.report import Drawing, Lines, Page, Section, Table, Text
-from analysis.scaling_laws import MODELS, SIZES_NEEDED, Fit, Model, fit
+from analysis.scaling_laws import Fit, Points, fit
 from analysis.statistics import Interval, interval, iqm_of_runs
 
 SEEDS_NEEDED = 3  # runs of a cell below which no difference between cells is claimed
@@ -169,7 +170,8 @@ def _fit(group: Sequence[Cell], law: Model, generator: np.random.Generator) -> F
     }
     success = np.concatenate([cell.scores.mean(-1) for cell in group])
     trials = np.concatenate([np.full(len(cell.seeds), cell.episodes * len(cell.tasks)) for cell in group])
-    return fit(law, [np.array(sizes[name]) for name in law.regressors], success, trials, generator)
+    points = Points({name: np.array(size) for name, size in sizes.items()}, success, trials)
+    return fit(law, points, generator)
 
 
 def _learning_drawing(found: Sequence[Cell]) -> Drawing:
@@ -199,7 +201,9 @@ def _size_drawing(found: Sequence[Cell], scores: Sequence[Interval], fits: dict[
                 np.array([score.estimate for _, score in rows]),
                 np.array([score.low for _, score in rows]),
                 np.array([score.high for _, score in rows]),
-                curve=(grid, 1 - law.failure(grid)) if law.identified and law.model == "power" else None,
+                curve=(grid, 1 - law.failure(parameters=grid))
+                if law.identified and law.model == "power"
+                else None,
             )
         )
     random = {}
@@ -259,7 +263,7 @@ def _law_items(fits: dict[str, Fit]) -> list[Text | Table]:
                     short_name(benchmark),
                     exponent.name,
                     str(law.points),
-                    str(law.sizes[exponent.name]),
+                    str(law.counts[exponent.name]),
                     f"{exponent.estimate:.2f}" if exponent.identified else "–",
                     _span(exponent.low, exponent.high),
                     "identified" if exponent.identified else f"not identified: {exponent.refusal}",
@@ -341,8 +345,8 @@ METHODS = (
     "Intervals of scores: bootstrap over whole runs, because the tasks of a run share one network; standard error "
     "corrected for few runs, Student's quantile. One run has no interval.",
     "Scaling laws: least squares on logits of the failure rate over single runs; profile-likelihood intervals with the "
-    f"F quantile. Fewer than {SIZES_NEEDED} sizes, an interval wider than 1, or a constant that fits as well: not "
-    "identified.",
+    f"F quantile. Fewer than {MODELS['power'].sizes_needed} sizes, an interval wider than 1, or a constant that fits "
+    "as well: not identified.",
     "Random-policy line: the same environments under uniform random actions. A run counts as above it when its last "
     "evaluation beats it beyond chance (Fisher's exact test, one-sided 5 %).",
 )

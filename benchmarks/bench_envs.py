@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ WORKERS = 2
 HORIZON = 500
 GOALS_SEEN = 150  # resets after which hardly one of the 50 goals is new: a run has thousands
 PEERS = {"async": "AsyncVectorEnv", "sync": "SyncVectorEnv"}
+COMPARED = {"MT10": ("async", "sync"), "MT50": ("async",)}  # SyncVectorEnv at MT50 takes many minutes
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +76,7 @@ def turn(env: Any, pids: list[int], steps: int) -> tuple[float, float]:
 def stepping(benchmark: str, runs: int, horizon: int) -> list[Row]:
     """Wall and CPU time per env step; a turn is one episode of every env, its reset included."""
     envs, pids = {}, {}
-    for kind in ("ours", *PEERS):
+    for kind in ("ours", *COMPARED[benchmark]):
         before = set(processes())
         envs[kind] = make(kind, benchmark, horizon)
         for _ in range(GOALS_SEEN if kind == "ours" and horizon == HORIZON else 1):
@@ -90,10 +92,10 @@ def stepping(benchmark: str, runs: int, horizon: int) -> list[Row]:
         env.close()
     ours = list(zip(*times["ours"], strict=True))
     rows = []
-    for kind, peer in PEERS.items():
+    for kind in COMPARED[benchmark]:
         theirs = list(zip(*times[kind], strict=True))
         for what, mine, other in zip(("env step", "CPU per env step"), ours, theirs, strict=True):
-            rows.append(compare(f"{benchmark} {what}", peer, mine, other))
+            rows.append(compare(f"{benchmark} {what}", PEERS[kind], mine, other))
     return rows
 
 
@@ -129,9 +131,12 @@ def starting(benchmark: str, runs: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as cache:
         cold = probe_fresh("ours", benchmark, cache)
         ours = [probe_fresh("ours", benchmark, cache) for _ in range(runs)]
-        theirs = {kind: [probe_fresh(kind, benchmark, cache) for _ in range(runs)] for kind in PEERS}
+        theirs = {
+            kind: [probe_fresh(kind, benchmark, cache) for _ in range(runs)] for kind in COMPARED[benchmark]
+        }
     rows = []
-    for kind, peer in PEERS.items():
+    for kind in COMPARED[benchmark]:
+        peer = PEERS[kind]
         starts = tuple(result["start"] for result in theirs[kind])
         memory = tuple(result["memory"] for result in theirs[kind])
         rows.append(compare(f"{benchmark} start, cold cache (s)", peer, (cold["start"],), starts))
@@ -157,8 +162,8 @@ def physics(benchmark: str, runs: int) -> Row:
     for _ in range(runs):
         ours.append(turn(env, [os.getpid()], steps)[0])
         start = time.perf_counter()
-        for model, data in simulators:
-            for _ in range(steps):
+        for _ in range(steps):
+            for model, data in simulators:  # in turn, as a vector step goes: caches are as cold
                 mujoco.mj_step(model, data, nstep=5)
                 mujoco.mj_forward(model, data)
         floor.append((time.perf_counter() - start) * 1e6 / (steps * env.num_envs))
@@ -170,21 +175,30 @@ def physics(benchmark: str, runs: int) -> Row:
 @click.command()
 @click.option("--quick", is_flag=True, help="MT10 and short episodes only: to see that it works.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
+@click.option(
+    "--only", type=click.Choice(list(COMPARED)), help="This benchmark; the file keeps the other's rows."
+)
 @click.option("--probe", "probed", nargs=2, hidden=True)
-def main(quick: bool, path: Path | None, probed: tuple[str, str] | None) -> None:
+def main(quick: bool, path: Path | None, only: str | None, probed: tuple[str, str] | None) -> None:
     if probed:
         click.echo(json.dumps(probe(*probed)))
         return
-    rows = []
-    for benchmark in ("MT10",) if quick else ("MT10", "MT50"):
-        rows += stepping(benchmark, *((2, 50) if quick else (5, HORIZON)))
-        rows += starting(benchmark, 1 if quick else 2)
-        rows.append(physics(benchmark, 3 if quick else 9))
-    for row in rows:
+    benchmarks = [only] if only else ["MT10"] if quick else list(COMPARED)
+    kept = json.loads(path.read_text()) if path and path.exists() else []
+    rows = [row for row in kept if row["case"].split()[0] not in benchmarks]
+    for row in (row for benchmark in benchmarks for row in measure(benchmark, quick)):
         numbers = f"ours {row.ours_us:10.2f}   peer {row.peer_us:10.2f}   ratio {row.ratio:6.2f}"
         click.echo(f"{row.case:30} {row.peer:22} {numbers}   runs {row.runs}   spread {row.spread:.0%}")
-    if path:
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        rows.append(asdict(row))
+        if path:
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def measure(benchmark: str, quick: bool) -> Iterator[Row]:
+    turns = 2 if quick or benchmark == "MT50" else 5
+    yield from stepping(benchmark, turns, 50 if quick else HORIZON)
+    yield from starting(benchmark, 1 if quick or benchmark == "MT50" else 2)
+    yield physics(benchmark, 3 if quick else 9)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The SAC update in JAX, for bench_update.py: `python update_jax.py CRITICS WIDTH BATCH TASKS THREADS`.
 
-One update for each line on standard input; answers with a line when it is done. Critics are mapped with vmap, and the
+One update for each line on standard input; answers with the CPU seconds that it took. Critics are mapped with vmap, and
+the
 whole update is one jitted function, as in the paper's own code.
 """
 
 import os
 import sys
+import time
 from itertools import pairwise
 
 members, width, batch, tasks, threads = map(int, sys.argv[1:])
@@ -100,5 +102,6 @@ rows = jax.device_put(
 key = jax.random.key(0)
 for _ in sys.stdin:
     key, now = jax.random.split(key)
+    start = time.process_time()
     state = jax.block_until_ready(update(state, rows, now))
-    print("done", flush=True)
+    print(time.process_time() - start, flush=True)

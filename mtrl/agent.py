@@ -100,6 +100,8 @@ class Agent:
 
     def update(self, batch: Batch) -> Update:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
+        if self.config.run.check_inputs:
+            _check_finite(batch)
         next_noise = self._noise(len(batch.reward), self.update_generator)
         noise = self._noise(len(batch.reward), self.update_generator)
         if self.fused:
@@ -252,6 +254,18 @@ class Agent:
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)
+
+
+def _check_finite(batch: Batch) -> None:
+    """Raises ValueError naming the first column and row with NaN or infinity."""
+    for name in ("observation", "action", "reward", "terminated", "next_observation", "weight"):
+        column: Tensor = getattr(batch, name)
+        bad = (~column.isfinite()).view(len(column), -1).any(1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"batch.{name}[{row}] is not finite (task {int(batch.task[row])}); check its env"
+            )
 
 
 def _bound_cpus() -> int:

@@ -49,6 +49,7 @@ class Replay(Section):
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
+    rows: Literal["full", "frame_stack"] = "full"  # frame_stack: half the memory, for [frame, previous, goal] only
 
 
 class Agent(Section):
@@ -106,6 +107,7 @@ class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
 

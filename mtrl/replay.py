@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl import _core, config  # type: ignore[attr-defined]
-from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+from mtrl.tasks import ACTION_SIZE, FRAME_SIZE, OBSERVATION_SIZE
 
 Array = NDArray[Any] | torch.Tensor
 
@@ -46,7 +47,9 @@ class Replay:
 
     With `n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode was
     terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the last
-    one's. With `path` the rows lie in a file there, for buffers larger than memory.
+    one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal], each
+    frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
+    `path` the rows lie in a file there, for buffers larger than memory.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -59,6 +62,7 @@ class Replay:
         seed: int,
         observation_size: int = OBSERVATION_SIZE,
         action_size: int = ACTION_SIZE,
+        frame_size: int = FRAME_SIZE,
         n_step: int = 1,
         discount: float = 0.99,
         path: str | os.PathLike[str] = "",
@@ -70,6 +74,7 @@ class Replay:
             capacity=config.capacity,
             observation=observation_size,
             action=action_size,
+            frame=frame_size if config.rows == "frame_stack" else 0,
             mode=config.mode,
             alpha=config.alpha,
             beta=config.beta,
@@ -81,6 +86,7 @@ class Replay:
             path=os.fspath(path),
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -113,9 +119,9 @@ class Replay:
         counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
             raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
-        reused = self._free_batch(sum(counts))
-        self._core.sample(counts, reused.outputs)
-        return reused.batch
+        outputs, batch = self._free_batch(sum(counts))
+        self._core.sample(counts, outputs)
+        return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
         """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
@@ -158,13 +164,14 @@ class Replay:
         if wrong:
             raise AssertionError(f"replay: {wrong}")
 
-    def _free_batch(self, rows: int) -> _ReusedBatch:
-        pool = self._batches.setdefault(rows, [])
-        for reused in pool:
-            if reused.is_free():
-                return reused
-        pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
-        return pool[-1]
+    def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
+        with self._lock:  # or two threads might find the same one free
+            pool = self._batches.setdefault(rows, [])
+            for reused in pool:
+                if reused.is_free():
+                    return reused.outputs, reused.batch
+            pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
+            return pool[-1].outputs, pool[-1].batch
 
 
 class _ReusedBatch:

@@ -14,9 +14,9 @@ PASSING = (
     "Zero Bytes were transmitted",
     "Transport endpoint",
     "Resource temporarily unavailable",
-    "Slurm temporarily unable to accept job",
     "Unexpected message received",
 )
+FULL = "temporarily unable to accept job"  # sbatch then waits by itself for the queue to empty: that may take days
 
 
 class SlurmError(RuntimeError):

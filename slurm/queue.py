@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ ALIVE = {
     "RESIZING", "SIGNALING", "STAGE_OUT", "PREEMPTED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED",
 }  # fmt: skip
 # A pending job with such a reason waits for a person, or for something that never comes.
-HELD = ("held", "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "BadConstraints", "PartitionDown")
+HELD = ("held", "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "BadConstraints")
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class QueuedTask:
     state: str  # PENDING, RUNNING, NODE_FAIL, ...
     reason: str
     node: str
+    number: str = ""  # of the job alone; an array's tasks get theirs when they start
+    name: str = ""
 
     @property
     def held(self) -> bool:
@@ -44,37 +45,27 @@ class Queue:
     jobs: dict[str, str] = field(default_factory=dict)  # job name -> job number
 
 
-def read_queue(*, tries: int = 5) -> Queue:
+def read_queue(*, seconds: float = 30, tries: int = 5) -> Queue:
     """This user's jobs. Raises SlurmError when Slurm does not answer."""
     # Without this variable the list of an array's pending tasks is cut short.
     os.environ["SLURM_BITSTR_LEN"] = "0"
-    form = "--format=%F|%K|%T|%N|%j|%r"
+    form = "--format=%F|%K|%T|%N|%A|%j|%r"
     return parse_queue(
         call(["squeue", f"--user={getpass.getuser()}", "--states=all", "--noheader", form], tries=tries)
     )
 
 
 def parse_queue(text: str) -> Queue:
-    """The queue from lines `job|array tasks|state|node|name|reason`."""
+    """The queue from lines `job|array tasks|state|node|own number|name|reason`."""
     queue = Queue()
     for line in text.splitlines():
-        if line.count("|") < 5:
+        if line.count("|") < 6:
             continue
-        job, tasks, state, node, name, reason = line.split("|", 5)
+        job, tasks, state, node, number, name, reason = line.split("|", 6)
         queue.jobs[name] = job
         for task in _task_numbers(tasks):
-            queue.tasks[job, task] = QueuedTask(state, reason, node)
+            queue.tasks[job, task] = QueuedTask(state, reason, node, number, name)
     return queue
-
-
-def has_accounting() -> bool:
-    """Whether sacct has anything to say."""
-    try:
-        return (
-            subprocess.run(["sacct", "-n", "-X", "-j", "1"], capture_output=True, timeout=10).returncode == 0
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _task_numbers(text: str) -> Iterator[int]:

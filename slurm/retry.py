@@ -41,7 +41,7 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
     state = queued.state if queued else ""
     cause = str(cell.marker.get("cause", ""))
     if cell.state == "missing" and not queued and not cell.reason:
-        return Verdict("resubmit", "never ran", after)
+        return Verdict("resubmit", "never ran", before)
     if state == "OUT_OF_MEMORY" or cause == "memory":
         if before.grown >= GROWTHS:
             return Verdict("give up", f"out of memory, also with {GROWTHS} times more", after)

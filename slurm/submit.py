@@ -21,6 +21,7 @@ from slurm.queue import read_queue
 from slurm.records import Record, Task, new_token, record_path, write_record
 
 Item = TypeVar("Item")
+SBATCH_SECONDS = 20
 GROWTH = 1.5  # of the memory, after a cell ran out of it
 
 
@@ -115,7 +116,7 @@ def _submit_one(sweep: Path, record: Record) -> str:
     script.write_text(_script(profile, [worker], replace_shell=True))
     for last in (False, False, True):
         try:
-            return _job_number(call(command_of(sweep, record, profile), seconds=60, tries=1))
+            return _job_number(call(command_of(sweep, record, profile), seconds=SBATCH_SECONDS, tries=1))
         except SlurmError as error:
             if not error.passing:
                 raise

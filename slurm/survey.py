@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from slurm.state import CellState, cancelled_cells, read_state
 class Survey:
     """The states by run id, in the order asked for, and what is known of submissions."""
 
+    sweep: Path
     cells: dict[str, CellState]
     records: list[Record]
     submitted: dict[str, tuple[Record, int, Task]]  # the latest submission of a cell
     queue: Queue | None  # None: Slurm was not asked, or did not answer
+    outputs: dict[str, set[str]] = field(
+        default_factory=dict
+    )  # what was read of the arrays' outputs, by token
 
     def queued(self, run_id: str) -> QueuedTask | None:
         """The cell's latest job as the queue has it."""
@@ -33,13 +38,35 @@ class Survey:
             return None
         record, number, _ = self.submitted[run_id]
         job = record.job or self.queue.jobs.get(record.name, "")
-        return self.queue.tasks.get((job, number))
+        task = self.queue.tasks.get((job, number))
+        if task and task.name != record.name:
+            return None  # a controller that lost its latest jobs in a crash gives their numbers away again
+        if task and task.state in ("FAILED", "CANCELLED") and task.number in self._killed_for_memory(record):
+            return replace(task, state="OUT_OF_MEMORY")
+        return task
+
+    def is_of_latest_job(self, state: CellState) -> bool:
+        """Whether the cell's marker was left by its latest submission."""
+        if state.run_id not in self.submitted:
+            return True
+        record, number, _ = self.submitted[state.run_id]
+        return state.marker.get("job") == f"{record.job}_{number}"
+
+    def _killed_for_memory(self, record: Record) -> set[str]:
+        """The jobs of an array that Slurm says, in their output, it killed for their memory. Where cgroups do not
+        limit the memory, the queue shows such a job as failed."""
+        if record.token not in self.outputs:
+            path = self.sweep / "slurm" / f"{record.token}.out"
+            text = path.read_text(errors="replace") if path.exists() else ""
+            self.outputs[record.token] = set(re.findall(r"StepId=(\d+)\S* exceeded memory limit", text))
+            self.outputs[record.token] |= set(re.findall(r"oom.kill event\S* in StepId=(\d+)", text))
+        return self.outputs[record.token]
 
 
 def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: bool = False) -> Survey:
     """The states of those cells. `verify` looks at the run file of each finished cell anew."""
     records = read_records(sweep)
-    found = Survey({}, records, latest_tasks(records), queue)
+    found = Survey(sweep, {}, records, latest_tasks(records), queue)
     known = {} if verify else _read_finished(sweep)
     begun = _cells_begun(sweep)
     cancelled = cancelled_cells(sweep)
@@ -62,6 +89,8 @@ def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellStat
     """The state of an unfinished cell, once its job's state is known."""
     queued = found.queued(state.run_id)
     at_work = queued is not None and queued.alive
+    if state.state == "failed" and not found.is_of_latest_job(state):
+        state = replace(state, state="stopped", reason="", marker={})  # an earlier attempt's word
     if cancelled and not at_work:
         return replace(state, state="cancelled", reason="")
     if state.run_id not in found.submitted:

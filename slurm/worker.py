@@ -103,10 +103,18 @@ class Heartbeat:
             "vector_step": before.get("vector_step"),
             "vector_steps": before.get("vector_steps"),
             "success": before.get("success"),
+            "repeated_steps": before.get(
+                "repeated_steps", 0
+            ),  # over all attempts: done once more after a fault
         }
+        self._reached = int(before.get("vector_step") or 0)
+        self._first = True
         self.write("running")
 
     def __call__(self, progress: Progress) -> None:
+        if self._first:
+            self._first = False
+            self._facts["repeated_steps"] += max(0, self._reached - progress.vector_step + 1)
         self._facts["vector_step"] = progress.vector_step
         if time.monotonic() >= self._next:
             self._facts["vector_steps"] = progress.vector_steps
@@ -175,6 +183,7 @@ def _run_held_cell(job: CellJob, stop: StopFlag) -> Outcome:
                 seconds=round(time.time() - start, 3), attempts=heartbeat.attempt, job=slurm_job(),
             )  # fmt: skip
             _remove_checkpoints(job.directory)
+        print(f"attempt {heartbeat.attempt}: {outcome} at step {heartbeat.vector_step}", flush=True)
     except Exception as error:
         traceback.print_exc()
         outcome = "failed"

@@ -155,6 +155,8 @@ def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
             continue
         for number, tasks in enumerate(record.tasks):
             queued = queue.tasks.get((job, number))
+            if queued and queued.name != record.name:
+                continue
             chosen = [task.run_id for task in tasks if task.run_id in run_ids]
             if chosen and queued and (queued.alive or queued.held):
                 if len(chosen) == len(tasks):
@@ -166,12 +168,12 @@ def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
     return len(targets), shared
 
 
-def try_read_queue(sweep: Path, *, tries: int = 2) -> Queue | None:
+def try_read_queue(sweep: Path) -> Queue | None:
     """The queue, where this sweep has jobs in it and Slurm answers."""
     if not any((sweep / "slurm").glob("*.json")):
         return None
     try:
-        return read_queue(tries=tries)
+        return read_queue(seconds=10, tries=1)
     except SlurmError as error:
         click.echo(f"Slurm does not answer ({error}); what follows is by the files alone.", err=True)
         return None

@@ -214,6 +214,17 @@ def test_a_reset_to_the_same_seed_keeps_what_was_learned_about_resets(make):
     assert env._group._envs[0]._starts is not starts
 
 
+def test_starts_are_remembered_up_to_a_number(make, monkeypatch):
+    monkeypatch.setattr("mtrl.envs.task_env._REMEMBERED", 1)
+    env, other = make(horizon=3), make(horizon=3)
+    other.reset()
+    env.reset()
+    results = rollout(env, 30)
+    assert len(env._group._envs[0]._starts) == 1
+    monkeypatch.undo()
+    assert_same(results, rollout(other, 30))
+
+
 def test_a_damaged_goal_cache_is_made_again(make, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = make(("reach-v3",)).reset()[0]

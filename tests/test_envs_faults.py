@@ -67,14 +67,17 @@ def test_a_killed_worker_is_named_with_its_tasks_and_the_env_closed(make):
     workers = pids(env)
     run(env, 3)
     os.kill(workers[1], signal.SIGKILL)
-    with pytest.raises(WorkerDied, match=f"worker {workers[1]} was killed by SIGKILL.*drawer-close-v3"):
+    message = (
+        f"worker {workers[1]} was killed by SIGKILL.* it stepped drawer-close-v3; .* done: drawer-close-v3 3"
+    )
+    with pytest.raises(WorkerDied, match=message):
         run(env, 1)
     assert not any(map(alive, workers))
     with pytest.raises(RuntimeError, match="the env is closed"):
         run(env, 1)
 
 
-@pytest.mark.parametrize("when", [0, 7, 33])
+@pytest.mark.parametrize("when", [0, 33])
 def test_a_replaced_worker_continues_as_if_it_had_not_died(make, when):
     env, undisturbed = make(restarts=1), make(workers=0)
     run(env, when)
@@ -103,8 +106,17 @@ def test_recovery_begins_anew_after_many_steps(make, monkeypatch):
     np.testing.assert_array_equal(result[0][0], run(undisturbed, 1, seed=1)[0][0])
 
 
-def test_signals_of_the_parents_group_leave_workers_alone(make):
-    env = make()
+@pytest.fixture(scope="module")
+def shared():
+    """An env that the tests which leave it whole share."""
+    env = VectorEnv(Env(tasks=TASKS, horizon=20, goals_per_task=2), seed=3, workers=2)
+    yield env
+    env.close()
+
+
+def test_signals_of_the_parents_group_leave_workers_alone(shared):
+    env = shared
+    env.reset(seed=3)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         os.kill(pids(env)[0], number)
     run(env, 2)
@@ -136,8 +148,7 @@ time.sleep(60)
         parent.stdout.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_outlives_a_parent_that_is_interrupted(number):
+def test_nothing_outlives_a_parent_that_is_interrupted():
     code = f"""
 from mtrl.config import Env
 from mtrl.envs import VectorEnv
@@ -153,25 +164,20 @@ while True:
     )
     with parent.stdout:
         workers = list(map(int, parent.stdout.readline().split()))
-        parent.send_signal(number)
+        parent.send_signal(signal.SIGINT)
         assert parent.wait(timeout=20) != 0
     assert wait_until(lambda: not any(map(alive, workers)))
 
 
-def test_close_ends_the_workers_and_returns_the_memory(make):
+def test_an_error_in_a_worker_is_shown_whole_and_closes_the_env(make):
     env = make()
     workers, memory = pids(env), env._memory
-    env.close()
+    with pytest.raises(RuntimeError, match=r"(?s)env worker failed.*Traceback.*no_such_method"):
+        env._call("no_such_method")
     assert not any(map(alive, workers))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(memory)
     env.close()
-
-
-def test_an_error_in_a_worker_is_shown_whole(make):
-    env = make()
-    with pytest.raises(RuntimeError, match=r"(?s)env worker failed.*Traceback.*no_such_method"):
-        env._call("no_such_method")
 
 
 def test_an_error_in_a_step_names_the_task(make, monkeypatch):
@@ -182,8 +188,9 @@ def test_an_error_in_a_step_names_the_task(make, monkeypatch):
     assert "drawer-close-v3" in caught.value.__notes__[0]
 
 
-def test_steps_overlap_with_the_caller(make):
-    env, plain = make(), make(workers=0)
+def test_steps_overlap_with_the_caller(shared, make):
+    env, plain = shared, make(workers=0)
+    env.reset(seed=3)
     actions = np.full((3, 4), 0.5)
     env.step_async(actions)
     with pytest.raises(RuntimeError, match="a step is under way"):
@@ -200,8 +207,9 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
         build_config("debug", {"env.tasks": "reach-v2"})
 
 
-def test_memory_stays_flat(make):
-    env = make()
+def test_memory_stays_flat(shared):
+    env = shared
+    env.reset(seed=3)
     run(env, 100)  # two goals per task: every start was cached by now
     before = resident(env)
     run(env, 1000)

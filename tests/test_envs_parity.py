@@ -2,6 +2,7 @@
 
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -38,7 +39,10 @@ def unchecked(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     config = Env(tasks=(task,), goals_per_task=2)
-    env, stock = TaskEnv(task, config, seed=5, index=0), StockEnv(task)
+    stock = StockEnv(task)
+    stock.env._placed = fast_env._Placed(stock.env.model.body_pos.copy(), stock.env.model.site_pos.copy())
+    fast_env._living[stock.env.fullpath] = stock.env  # compiling a model is the longest part of this test
+    env = TaskEnv(task, config, seed=5, index=0)
     goals = draw_goals(stock.env, 5, 2)
     generator = np.random.default_rng(0)
     for goal, act in (
@@ -82,6 +86,16 @@ def physics(env):
 @pytest.mark.parametrize("task", ["pick-place-v3", "pick-place-wall-v3", "peg-insert-side-v3", "hammer-v3"])
 def test_rewards_of_version_1_equal_stock(task):
     assert parity.difference(task, "v1", steps=STEPS) == ""
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_env_that_is_dropped_frees_its_simulator():
+    env = TaskEnv("push-v3", Env(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
+    env.reset()
+    env.step(np.zeros(4, np.float32))
+    simulator = weakref.ref(env._env.data)
+    del env
+    assert simulator() is None
 
 
 def test_stock_is_stepped_where_fast_is_off():

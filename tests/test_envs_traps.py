@@ -133,6 +133,17 @@ def test_workers_keep_to_one_thread(make):
     assert len(os.listdir(f"/proc/{worker.pid}/task")) == 1  # noqa: PTH208
 
 
+def test_an_unstable_simulation_warns_and_leaves_no_log_file(make, tmp_path, monkeypatch):
+    """MuJoCo by itself appends to MUJOCO_LOG.TXT in the working folder, from all jobs that started there."""
+    env = make()
+    env.reset()
+    monkeypatch.chdir(tmp_path)
+    env._group._envs[0]._env.data.qpos[0] = np.nan
+    with pytest.warns(RuntimeWarning, match="MuJoCo: .* simulation is unstable"):
+        env.step(np.zeros((2, 4)))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_observations_lie_in_the_space(make):
     """Stock spaces say that every goal is zero."""
     env = make()

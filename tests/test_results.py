@@ -1,6 +1,10 @@
 """The run file: what is committed can be read, by us and by plain xarray; what is not a run file is named."""
 
 import os
+import random
+import signal
+import struct
+import time
 from pathlib import Path
 
 import h5py
@@ -9,7 +13,7 @@ import pytest
 import xarray as xr
 from reference_analysis import RUN_METRICS, config_of, write_run
 
-from mtrl.results import TASK_METRICS, RunFileError, RunFileWriter, read_run
+from mtrl.results import CLOCKS, TASK_METRICS, RunFileError, RunFileWriter, read_run
 
 
 @pytest.fixture
@@ -115,3 +119,47 @@ def test_a_bad_file_is_not_continued(path: Path, how: str) -> None:
     spoil(path, how)
     with pytest.raises(RunFileError, match=r"move it away"):
         RunFileWriter.open(path)
+
+
+KILLS = int(os.environ.get("MTRL_KILLS", "12"))  # 200 in the long proof
+
+
+def write_until_killed(path: Path, told: int, seed: int) -> None:
+    """Rewinds a little, as a resumed run does, then writes rows whose every number is the row's, and tells of each."""
+    writer = RunFileWriter.open(path)
+    writer.rewind(max(0, writer.committed - seed % 3))
+    for row in range(writer.committed, 400):
+        values = {name: np.full(2, row) for name in TASK_METRICS}
+        writer.write_evaluation(row, values, dict.fromkeys(RUN_METRICS, row), dict.fromkeys(CLOCKS, row))
+        os.write(told, struct.pack("i", row + 1))
+    os._exit(0)
+
+
+def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
+    """kill -9 at a random moment: the file reads, holds every evaluation that was acknowledged, and none is torn."""
+    path = write_run(tmp_path / "run.h5", config_of(train__vector_steps=200_000), success=[])
+    generator = random.Random(0)
+    rows = 0
+    for kill in range(KILLS):
+        if rows == 400:
+            path = write_run(tmp_path / f"run{kill}.h5", config_of(train__vector_steps=200_000), success=[])
+        heard, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            write_until_killed(path, told, kill)
+        os.close(told)
+        first = os.read(heard, 4)  # the kill comes at any moment after the first acknowledged row
+        time.sleep(generator.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        acknowledged = first + b"".join(iter(lambda pipe=heard: os.read(pipe, 4096), b""))  # type: ignore[misc]
+        os.close(heard)
+        data = read_run(path)
+        rows = len(data.env_steps)
+        assert rows >= struct.unpack("i", acknowledged[-4:])[0]
+        known = np.arange(rows)
+        np.testing.assert_array_equal(data.env_steps, known)
+        for array in (data.per_task, data.per_run, data.timing):
+            np.testing.assert_array_equal(
+                array, np.broadcast_to(known.reshape(-1, *[1] * (array.ndim - 1)), array.shape)
+            )

@@ -1,10 +1,26 @@
 """Fits against known laws and scipy, and the refusal to say what the data do not."""
 
+import json
+
 import numpy as np
 import pytest
-from scipy import optimize, special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, special, stats
 
-from analysis.scaling_laws import MODELS, Fit, fit, minimise
+from analysis.models import MODELS, TIED, Seen, minimise, starts
+from analysis.scaling_laws import (
+    ACTOR_FLOPS,
+    CRITIC_FLOPS,
+    Fit,
+    Points,
+    best_critic_share,
+    bootstrap,
+    compare,
+    critic_against_actor,
+    draw_counts,
+    fit,
+)
 
 WIDE = np.geomspace(1e5, 1e8, 8)
 
@@ -13,8 +29,12 @@ def power(sizes: np.ndarray, floor: float, coefficient: float, exponent: float) 
     return floor + coefficient * (sizes / 1e6) ** -exponent
 
 
-def fitted(sizes: np.ndarray, success: np.ndarray, model: str = "power", trials: float = 1e9) -> Fit:
-    return fit(MODELS[model], [sizes], success, np.full(len(success), trials), np.random.default_rng(0))
+def points_of(sizes: np.ndarray, success: np.ndarray, trials: float = 1e9) -> Points:
+    return Points({"parameters": sizes}, success, np.full(len(success), trials))
+
+
+def fitted(sizes: np.ndarray, success: np.ndarray, trials: float = 1e9) -> Fit:
+    return fit(MODELS["power"], points_of(sizes, success, trials), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -25,44 +45,141 @@ def test_finds_the_law_that_made_the_points(floor: float, coefficient: float, ex
     assert found.exponents[0].estimate == pytest.approx(exponent, rel=1e-3)
     assert found.floor == pytest.approx(floor, rel=1e-2)
     assert found.identified
-    np.testing.assert_allclose(found.failure(WIDE), power(WIDE, floor, coefficient, exponent), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.failure(parameters=WIDE), power(WIDE, floor, coefficient, exponent), rtol=1e-4
+    )
+
+
+def two_networks(sizes: int = 6, a: float = 0.2, b: float = 0.6) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    axis = np.geomspace(1e5, 1e8, sizes)
+    actor, critic = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    return {"actor": actor, "critic": critic}, 0.03 + power(actor, 0, 0.05, a) + power(critic, 0, 0.1, b)
 
 
 def test_two_terms_are_told_apart() -> None:
-    actor, critic = (
-        grid.ravel() for grid in np.meshgrid(np.geomspace(1e5, 1e8, 6), np.geomspace(1e5, 1e8, 6))
-    )
-    success = 1 - (0.03 + power(actor, 0, 0.05, 0.2) + power(critic, 0, 0.1, 0.6))
-    found = fit(MODELS["actor_critic"], [actor, critic], success, np.full(36, 1e9), np.random.default_rng(0))
+    sizes, failure = two_networks()
+    points = Points(sizes, 1 - failure, np.full(36, 1e9))
+    found = fit(MODELS["actor_critic"], points, np.random.default_rng(0))
     assert [e.estimate for e in found.exponents] == pytest.approx([0.2, 0.6], rel=0.01)
+    assert critic_against_actor(points, found, np.random.default_rng(0)) > 0.999
 
 
-def test_the_minimum_is_scipys() -> None:
+LIKELIHOODS = ("logit", "huber", "beta_binomial", "log_huber")
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_the_minimum_is_scipys(likelihood: str) -> None:
     generator = np.random.default_rng(3)
-    y = special.logit(power(WIDE, 0.05, 0.2, 0.4)) + generator.normal(0, 0.1, len(WIDE))
+    trials = np.full(len(WIDE), 500.0)
+    rate = special.expit(special.logit(power(WIDE, 0.05, 0.2, 0.4)) + generator.normal(0, 0.1, len(WIDE)))
+    seen = Seen(np.round(rate * trials), trials, likelihood, delta=0.05)  # type: ignore[arg-type]
+    model = MODELS["power"]
     x = (np.log(WIDE) - np.log(WIDE).mean())[:, None]
-    starts = np.column_stack(
-        [generator.uniform(-5, -2, 16), generator.uniform(-4, -2, 16), generator.uniform(0.1, 0.5, 16)]
-    )
-    _, losses = minimise(MODELS["power"], x, y, starts)
+    tries = starts(model, x, seen, generator, 8)
+    _, losses = minimise(model, x, seen, tries)
 
-    def residual(theta: np.ndarray) -> np.ndarray:
-        return special.logit(MODELS["power"].predict(theta[None], x)[0][0]) - y
+    def loss(theta: np.ndarray) -> float:
+        failure = model.law(theta[None, :3], x)[0]
+        return float(seen.loss(failure, theta[None, 3] if seen.extra else None)[0].sum())
 
-    known = min(2 * optimize.least_squares(residual, start).cost for start in starts)
-    assert losses.min() == pytest.approx(known, rel=1e-6)
+    bounds = [*zip(model.low, model.high, strict=True), *[(-1, 12)] * seen.extra]
+    known = min(optimize.minimize(loss, t, bounds=bounds, options={"maxiter": 2000}).fun for t in tries)
+    # At the kink of a nearly absolute loss, reweighting closes in slowly: its fourth digit is not sought.
+    assert losses.min() <= known + (5e-4 if likelihood == "log_huber" else 1e-6) * abs(known)
+    assert losses.min() == pytest.approx(known, rel=1e-3)  # scipy stops a little early
 
 
-def test_the_derivative_is_that_of_the_prediction() -> None:
-    model = MODELS["actor_critic"]
-    theta = np.random.default_rng(0).uniform(-1, 1, (1, 5))
-    x = np.random.default_rng(1).uniform(-1, 1, (4, 2))
-    slope = model.predict(theta, x)[1][0]
-    for number in range(5):
-        step = np.zeros(5)
-        step[number] = 1e-6
-        known = (model.predict(theta + step, x)[0] - model.predict(theta - step, x)[0])[0] / 2e-6
-        np.testing.assert_allclose(slope[:, number], known, rtol=1e-6)  # central difference
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "constant"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_the_derivative_is_that_of_the_prediction(name: str, seed: int) -> None:
+    model = MODELS[name]
+    generator = np.random.default_rng(seed)
+    theta = generator.uniform(-1, 1, (1, len(model.numbers)))
+    x = generator.uniform(-1, 1, (4, len(model.regressors)))
+    slope = model.law(theta, x)[1][0]
+    for number in range(theta.shape[1]):
+        step = np.zeros(theta.shape[1])
+        step[number] = 1e-5
+        known = (model.law(theta + step, x)[0] - model.law(theta - step, x)[0])[0] / 2e-5
+        np.testing.assert_allclose(slope[:, number], known, rtol=1e-5, atol=1e-7)  # central difference
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_the_loss_has_its_derivative(likelihood: str) -> None:
+    seen = Seen(np.array([3.0, 0.5, 17]), np.array([20.0, 20, 20]), likelihood)  # type: ignore[arg-type]
+    failure, precision = np.array([[0.2, 0.05, 0.7]]), np.array([2.0])
+    loss, pull, _, score = seen.loss(failure, precision)
+    up, down = seen.loss(failure + 1e-6, precision)[0], seen.loss(failure - 1e-6, precision)[0]
+    np.testing.assert_allclose(pull, (up - down) / 2e-6, rtol=1e-5)  # central difference
+    if score is not None:
+        up, down = seen.loss(failure, precision + 1e-6)[0], seen.loss(failure, precision - 1e-6)[0]
+        np.testing.assert_allclose(score, (up - down) / 2e-6, rtol=1e-5)
+        a, b = failure[0] * np.exp(2), (1 - failure[0]) * np.exp(2)
+        known = -stats.betabinom.logpmf([3, 17], 20, a[[0, 2]], b[[0, 2]])
+        count = np.log(special.comb(20, [3, 17]))  # does not depend on the law, and is left out
+        np.testing.assert_allclose(loss[0, [0, 2]] - count, known, rtol=1e-10)
+
+
+def test_a_weight_counts_a_point() -> None:
+    """A fit with weights 0, 1 and 2 is the fit to points left out, kept and repeated."""
+    success = 1 - power(WIDE, 0.05, 0.2, 0.4) * np.exp(np.random.default_rng(0).normal(0, 0.1, 8))
+    weights = np.array([1.0, 2, 0, 1, 1, 2, 1, 0])
+    model, seen = MODELS["power"], points_of(WIDE, success).seen("logit")
+    x = np.log(WIDE)[:, None] - 14
+    tries = starts(model, x, seen, np.random.default_rng(0), 16)
+    _, weighted = minimise(model, x, seen, tries, weights=np.tile(weights, (16, 1)))
+    rows = np.repeat(np.arange(8), weights.astype(int))
+    _, repeated = minimise(model, x[rows], points_of(WIDE[rows], success[rows]).seen("logit"), tries)
+    assert weighted.min() == pytest.approx(repeated.min(), rel=1e-6)
+
+
+def test_bootstrap_draws_within_strata() -> None:
+    points = Points({"parameters": WIDE}, WIDE, WIDE, strata=np.array([0, 0, 0, 1, 1, 2, 2, 2]))
+    counts = draw_counts(points, np.random.default_rng(0), 50)
+    np.testing.assert_array_equal(counts[:, :3].sum(1), 3)
+    np.testing.assert_array_equal(counts[:, 3:5].sum(1), 2)
+
+
+def test_bootstrap_is_refitting() -> None:
+    sizes = np.repeat(WIDE, 4)
+    generator = np.random.default_rng(5)
+    success = 1 - power(sizes, 0.05, 0.2, 0.4) * np.exp(generator.normal(0, 0.05, len(sizes)))
+    points = Points({"parameters": sizes}, success, np.full(len(sizes), 1e6), np.repeat(np.arange(8), 4))
+    found = fit(MODELS["power"], points, generator)
+    samples = bootstrap(MODELS["power"], points, found, generator, resamples=300)
+    assert abs(np.median(samples[:, 2]) - found.exponents[0].estimate) < 0.02
+    low, high = np.quantile(samples[:, 2], [0.025, 0.975])
+    # Few runs per cell: the bootstrap is the narrower of the two, but of the same size.
+    assert 0.4 < (high - low) / (found.exponents[0].high - found.exponents[0].low) < 1.2
+
+
+def test_the_best_share_is_the_best() -> None:
+    numbers, centre, total = np.array([[-3, -2.5, 0.3, -1.5, 0.5]]), (14.0, 14.5), 5e6
+    for flops, costs in ((False, (1, 1)), (True, (ACTOR_FLOPS, CRITIC_FLOPS))):
+        share = np.linspace(0.001, 0.999, 9999)
+        actor, critic = np.log((1 - share) * total / costs[0]), np.log(share * total / costs[1])
+        x = np.stack([actor - centre[0], critic - centre[1]], axis=-1)
+        known = share[MODELS["actor_critic"].law(numbers, x)[0].argmin()]
+        assert best_critic_share(numbers, centre, total, flops=flops)[0] == pytest.approx(known, abs=2e-4)
+
+
+def test_tied_exponents_are_one() -> None:
+    sizes, failure = two_networks(a=0.4, b=0.4)
+    seen = Points(sizes, 1 - failure, np.full(36, 1e9)).seen("logit")
+    x = np.stack([np.log(size) - 16 for size in sizes.values()], axis=-1)
+    theta, losses = minimise(TIED, x, seen, starts(TIED, x, seen, np.random.default_rng(0), 16))
+    assert theta[losses.argmin(), 2] == pytest.approx(0.4, rel=1e-3)
+
+
+def test_laws_are_compared_by_the_left_out_size() -> None:
+    success = 1 - power(WIDE, 0.05, 0.2, 0.4) * np.exp(np.random.default_rng(0).normal(0, 0.02, 8))
+    models = [MODELS[name] for name in ("constant", "power", "broken", "actor_critic")]
+    sizes = {"parameters": WIDE, "actor": WIDE[:3].repeat(3)[:8], "critic": WIDE}
+    choices = compare(models, Points(sizes, success, np.full(8, 1e6)), np.random.default_rng(0))
+    assert choices[0].model == "power"
+    assert choices[-1].refusal == "3 sizes, 4 needed"
+    assert choices[0].aicc < next(c for c in choices if c.model == "constant").aicc
 
 
 @pytest.mark.parametrize("sizes", [1, 2, 3])
@@ -74,9 +191,14 @@ def test_few_sizes_are_refused(sizes: int) -> None:
 
 
 def test_few_points_are_refused() -> None:
-    actor = np.array([1e5, 1e6, 1e7, 1e8])
-    found = fit(MODELS["actor_critic"], [actor, actor], np.full(4, 0.5), np.ones(4), np.random.default_rng(0))
-    assert found.reason == "4 points, 6 needed"
+    sizes = {"actor": WIDE[:4], "critic": WIDE[:4]}
+    points = Points(sizes, np.full(4, 0.5), np.ones(4))
+    assert fit(MODELS["actor_critic"], points, np.random.default_rng(0)).reason == "4 points, 6 needed"
+
+
+def test_few_task_counts_are_refused() -> None:
+    points = Points({"parameters": WIDE, "tasks": np.tile([10, 50], 4)}, np.full(8, 0.5), np.ones(8))
+    assert fit(MODELS["tasks"], points, np.random.default_rng(0)).reason == "2 task counts, 3 needed"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -98,7 +220,5 @@ def test_the_same_generator_gives_the_same_fit() -> None:
 
 
 def test_a_summary_is_json() -> None:
-    import json
-
     text = json.dumps(fitted(WIDE[:3], np.full(3, 0.5)).summary(), allow_nan=False)
     assert json.loads(text)["reason"] == "3 sizes, 4 needed"

@@ -6,7 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import interval, iqm, iqm_of_runs, mean, median, optimality_gap, resample
+from analysis.statistics import (
+    curve_area,
+    difference,
+    holm,
+    improvement_interval,
+    interval,
+    iqm,
+    iqm_of_runs,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    plateau,
+    probability_of_improvement,
+    profile_band,
+    resample,
+    steps_to,
+)
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 7))
 
@@ -88,3 +105,71 @@ def test_t_of_a_mean_is_students_interval(runs: int, seed: int) -> None:
     found = interval(scores, mean, np.random.default_rng(0), resamples=20_000)
     low, high = stats.t.interval(0.95, runs - 1, scores.mean(), stats.sem(scores[:, 0]))
     np.testing.assert_allclose((found.low, found.high), (low, high), atol=0.03 * (high - low))
+
+
+def test_probability_of_improvement_counts_pairs() -> None:
+    x, y = np.random.default_rng(0).integers(0, 4, (2, 6, 3)).astype(float)
+    won = [
+        (x[i, t] > y[j, t]) + (x[i, t] == y[j, t]) / 2 for t in range(3) for i in range(6) for j in range(6)
+    ]
+    assert probability_of_improvement(x, y) == pytest.approx(np.mean(won))
+
+
+@pytest.mark.parametrize("unit", ["run", "task"])
+def test_improvement_interval_is_that_of_resampled_runs(unit: str) -> None:
+    """The slow way: draw the runs, count the pairs."""
+    x, y = np.random.default_rng(0).random((2, 6, 3)) + np.array([[[0.2]], [[0]]])
+    found = improvement_interval(x, y, np.random.default_rng(1), resamples=4_000, unit=unit)  # type: ignore[arg-type]
+    generator = np.random.default_rng(2)
+    pairs = zip(*(resample(scores, generator, 4_000, unit) for scores in (x, y)), strict=True)  # type: ignore[arg-type]
+    known = np.quantile([probability_of_improvement(a, b) for a, b in pairs], [0.025, 0.975])
+    np.testing.assert_allclose((found.low, found.high), known, atol=0.03)  # the quantiles' own error
+
+
+@pytest.mark.parametrize("unit", ["run", "task"])
+def test_profile_band_is_that_of_resampled_runs(unit: str) -> None:
+    scores = np.random.default_rng(0).random((5, 4))
+    thresholds = np.array([0.1, 0.5, 0.9])
+    profile, low, high = profile_band(
+        scores, thresholds, np.random.default_rng(1), resamples=4_000, unit=unit
+    )  # type: ignore[arg-type]
+    np.testing.assert_allclose(profile, [np.mean(scores > t) for t in thresholds])
+    np.testing.assert_allclose(profile, performance_profile(scores, thresholds))
+    samples = resample(scores, np.random.default_rng(2), 4_000, unit)  # type: ignore[arg-type]
+    known = np.quantile(
+        [performance_profile(sample, thresholds) for sample in samples], [0.025, 0.975], axis=0
+    )
+    np.testing.assert_allclose((low, high), known, atol=0.051)  # one score of twenty
+
+
+def test_difference_of_means_is_welchs() -> None:
+    x, y = np.random.default_rng(0).random((8, 1)), 2 * np.random.default_rng(1).random((5, 1))
+    found = difference(x, y, mean, np.random.default_rng(2), resamples=40_000)
+    known = stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False).confidence_interval()
+    np.testing.assert_allclose(
+        (found.low, found.high), (known.low, known.high), atol=0.02
+    )  # bootstrap's error
+    paired = difference(x[:5], y, mean, np.random.default_rng(2), paired=True, resamples=40_000)
+    known = stats.ttest_rel(x[:5, 0], y[:, 0]).confidence_interval()
+    np.testing.assert_allclose((paired.low, paired.high), (known.low, known.high), atol=0.02)
+    with pytest.raises(ValueError, match="8 runs cannot be paired with 5"):
+        difference(x, y, mean, np.random.default_rng(2), paired=True)
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+
+
+def test_curves_by_hand() -> None:
+    steps = np.array([0.0, 10, 30, 40])
+    curves = np.array([[0.0, 0.5, 0.5, 1.0], [0.2, 0.2, 0.2, 0.2]])
+    np.testing.assert_allclose(curve_area(steps, curves), [(2.5 + 10 + 7.5) / 40, 0.2])
+    np.testing.assert_allclose(steps_to(0.75, steps, curves), [35, np.inf])
+    np.testing.assert_allclose(steps_to(0.2, steps, curves), [4, 0])
+
+
+def test_plateau() -> None:
+    steps = np.arange(50.0)
+    assert plateau(steps, np.minimum(steps / 20, 1)) == pytest.approx(24, abs=2)
+    assert plateau(steps, steps / 50) == np.inf
+    assert plateau(steps, np.ones(50)) == 4

@@ -96,10 +96,10 @@ struct Outputs {
 
 class PyReplay {
  public:
-  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, const std::string& mode,
-           double alpha, double beta, const std::string& normalization, int64_t steps, float discount,
-           uint64_t seed, const std::string& set, const std::string& path)
-      : buffer_({{tasks, capacity, observation, action},
+  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
+           const std::string& mode, double alpha, double beta, const std::string& normalization,
+           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& path)
+      : buffer_({{tasks, capacity, observation, action, frame},
                  mode_of(mode),
                  alpha,
                  beta,
@@ -206,11 +206,12 @@ void bind_replay(py::module_& m) {
       .def(py::init<int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
            py::arg("action"), py::arg("tensors"));
   py::class_<PyReplay>(m, "ReplayBuffer")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
                     const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&>(),
            py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
-           py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"), py::arg("n_step"),
-           py::arg("discount"), py::arg("seed"), py::arg("instruction_set"), py::arg("path"))
+           py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
+           py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
+           py::arg("path"))
       .def("set_alpha", &PyReplay::set_alpha)
       .def("set_beta", &PyReplay::set_beta)
       .def("add", &PyReplay::add)

@@ -19,6 +19,8 @@ const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
   need(shape.tasks >= 1 && shape.tasks < (1 << 15), "tasks must be from 1 to 32767");
   need(shape.capacity >= 2 && shape.capacity < (int64_t{1} << 40), "capacity must be at least 2");
   need(shape.observation >= 1 && shape.action >= 1, "observation and action sizes must be at least 1");
+  need(shape.frame >= 0 && 2 * shape.frame <= shape.observation,
+       "a frame must fit twice into an observation");
   need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
   need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");
   need(settings.returns.steps >= 1, "n_step must be at least 1");
@@ -54,10 +56,16 @@ void ReplayBuffer::add(const float* observation, const float* action, const floa
                        const bool* terminated, const bool* truncated, const float* next_observation) {
   const Lock lock(mutex_);
   const auto& shape = settings_.shape;
+  for (int64_t task = 0; task < shape.tasks; ++task)
+    if (!store_.fits(observation + task * shape.observation, next_observation + task * shape.observation))
+      throw std::invalid_argument(
+          "task " + std::to_string(task) +
+          ": rows of frame_stack need a next observation whose previous frame is this one's "
+          "frame, and the same goal; use replay.rows=full");
   for (int64_t task = 0; task < shape.tasks; ++task) {
-    // While there is room, the row that leaves is one that holds nothing.
-    if (!trees_.empty())
-      trees_[task].enter(store_.row_of(store_.end(task)), store_.row_of(store_.end(task) + 1));
+    // The row that leaves, once the ring is full; until then one that holds nothing.
+    const int64_t oldest = store_.row_of(store_.end(task) + store_.rows() - shape.capacity);
+    if (!trees_.empty()) trees_[task].enter(store_.row_of(store_.end(task)), oldest);
     store_.add(task, observation + task * shape.observation, action + task * shape.action, reward[task],
                terminated[task], truncated[task], next_observation + task * shape.observation);
   }

@@ -32,23 +32,26 @@ void walk(const TransitionStore& store, const Returns& returns, int64_t task, Ta
   }
 }
 
-// O and A are the sizes of an observation and an action in floats where the compiler may know them, else 0.
-template <int64_t O, int64_t A>
-void gather_sized(const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row,
-                  int64_t n, int64_t at, const BatchView& batch) {
-  const int64_t observation = O ? O : store.shape().observation, action = A ? A : store.shape().action;
-  const int64_t span = store.bytes_per_row() + observation * static_cast<int64_t>(sizeof(float));
+// The sizes are those of an observation, an action and a stacked row's frame, in floats, known to the
+// compiler where it is told them.
+inline __attribute__((always_inline)) void gather_sized(const TransitionStore& store, const Returns& returns,
+                                                        int64_t observation, int64_t action, int64_t frame,
+                                                        int64_t task, const int64_t* row, int64_t n,
+                                                        int64_t at, const BatchView& batch) {
+  const int64_t span =
+      store.bytes_per_row() + (frame > 0 ? frame : observation) * static_cast<int64_t>(sizeof(float));
+  const int64_t lead = frame > 0 ? store.stride() : 0;  // a stacked row needs the one before as well
   const int64_t oldest = store.row_of(store.begin(task));
   for (int64_t i = 0; i < n; ++i) {
-    if (i + kAhead < n) prefetch(store.row(task, row[i + kAhead]), span);
+    if (i + kAhead < n) prefetch(store.row(task, row[i + kAhead]) - lead, span + lead * 4);
     const float* source = store.row(task, row[i]);
     const int64_t to = at + i;
-    std::memcpy(batch.observation + to * observation, source, observation * sizeof(float));
-    std::memcpy(batch.action + to * action, source + observation, action * sizeof(float));
-    Tail tail{row[i], source, source[observation + action], returns.discount};
+    store.copy_observation(observation, frame, task, row[i], source, batch.observation + to * observation);
+    std::memcpy(batch.action + to * action, store.action(source), action * sizeof(float));
+    Tail tail{row[i], source, store.reward(source), returns.discount};
     if (returns.steps > 1) walk(store, returns, task, tail);
-    std::memcpy(batch.next_observation + to * observation, store.next_observation(task, tail.at, tail.row),
-                observation * sizeof(float));
+    store.copy_next_observation(observation, frame, task, tail.at, tail.row,
+                                batch.next_observation + to * observation);
     batch.reward[to] = tail.reward;
     batch.discount[to] = tail.discount;
     batch.terminated[to] = (store.flags(tail.row) & TransitionStore::kTerminated) ? 1.0f : 0.0f;
@@ -97,8 +100,14 @@ void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tr
 
 void gather(const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row, int64_t n,
             int64_t at, const BatchView& batch) {
-  const bool meta_world = store.shape().observation == 39 && store.shape().action == 4;
-  (meta_world ? gather_sized<39, 4> : gather_sized<0, 0>)(store, returns, task, row, n, at, batch);
+  const auto& shape = store.shape();
+  const bool meta_world = shape.observation == 39 && shape.action == 4;
+  if (meta_world && shape.frame == 0)
+    gather_sized(store, returns, 39, 4, 0, task, row, n, at, batch);
+  else if (meta_world && shape.frame == 18)
+    gather_sized(store, returns, 39, 4, 18, task, row, n, at, batch);
+  else
+    gather_sized(store, returns, shape.observation, shape.action, shape.frame, task, row, n, at, batch);
 }
 
 void importance_weights(InstructionSet set, const double* density, int64_t n, double least, double beta,

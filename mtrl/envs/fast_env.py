@@ -16,7 +16,6 @@ import math
 import sys
 import types
 import weakref
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -75,12 +74,14 @@ class _FastSawyer(SawyerXYZEnv):  # type: ignore[misc]
     _tcp_center: Array | None = None  # of this step; None while it is not known
     _prev_obs: Array
     _placed: _Placed
+    _views: _Views
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         model = self._copied_model() or super()._initialize_simulation()[0]
         self._placed = _Placed(model.body_pos.copy(), model.site_pos.copy())
         _living.setdefault(self.fullpath, self)
-        return model, _Data(model)
+        self._views = _Views()
+        return model, _Data(model, self._views)
 
     def _copied_model(self) -> Any:
         """A copy of the same model in a living env (10 ms; compiling takes 150), or None."""
@@ -209,27 +210,37 @@ class _Placed(NamedTuple):
 _living: weakref.WeakValueDictionary[str, _FastSawyer] = weakref.WeakValueDictionary()
 
 
+class _Views:
+    """Views of one simulator by name.
+
+    Held by the env, not by the simulator: a view keeps its simulator alive, so a simulator that held its own views
+    would never be freed.
+    """
+
+    def __init__(self) -> None:
+        self.body: dict[str, _View] = {}
+        self.geom: dict[str, _View] = {}
+        self.site: dict[str, _View] = {}
+
+
 class _Data(mujoco.MjData):  # type: ignore[misc]
     """MjData that looks each name up once; what it hands out still looks into the simulator."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, views: _Views) -> None:
         super().__init__(model)
-        self.body = _Lookup(super().body)
-        self.geom = _Lookup(super().geom)
-        self.site = _Lookup(super().site)
+        self._views = weakref.ref(views)
 
+    def body(self, name: str) -> _View:
+        known = self._views().body  # type: ignore[union-attr]
+        return known[name] if name in known else known.setdefault(name, _View(super().body(name)))
 
-class _Lookup(dict[str, Any]):
-    """name -> _View; called like the MjData method it replaces."""
+    def geom(self, name: str) -> _View:
+        known = self._views().geom  # type: ignore[union-attr]
+        return known[name] if name in known else known.setdefault(name, _View(super().geom(name)))
 
-    def __init__(self, find: Callable[[str], Any]) -> None:
-        self._find = find
-
-    __call__ = dict.__getitem__
-
-    def __missing__(self, name: str) -> _View:
-        view = self[name] = _View(self._find(name))
-        return view
+    def site(self, name: str) -> _View:
+        known = self._views().site  # type: ignore[union-attr]
+        return known[name] if name in known else known.setdefault(name, _View(super().site(name)))
 
 
 class _View:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -29,7 +30,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     Results do not depend on `workers`.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
 
     def __init__(self, env: Env, *, seed: int, workers: int = 0, restarts: int = 0) -> None:
         """`workers` processes step the envs; 0 steps them in this process.
@@ -141,6 +143,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._needs_reset = False
         self._begin_recovery()
 
+    def render(self, rows: Sequence[int] | None = None) -> tuple[Array, ...]:
+        """Pictures, uint8 [size, size, 3], of `rows`, else of all. Drawing changes nothing that follows.
+
+        Raises RuntimeError, with the cure, where nothing can draw (docs/envs.md).
+        """
+        wanted = list(range(self.num_envs) if rows is None else rows)
+        pictures: dict[int, Array] = {}
+        for part in self._call("pictures", wanted):
+            pictures |= part
+        return tuple(pictures[row] for row in wanted)
+
     def close_extras(self, **kwargs: Any) -> None:
         for worker in self._workers:
             worker.close()
@@ -167,12 +180,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
                     results.append(worker.result())
                 except WorkerDied as death:
                     if not (stepping and self._recovery.possible()):
-                        raise
+                        raise WorkerDied(f"{death}; {self._progress(worker)}") from None
                     self._replace(index, death)
         except BaseException:
             self.close()
             raise
         return results
+
+    def _progress(self, worker: Worker) -> str:
+        """How far the episodes of a worker were when it answered last."""
+        steps = (f"{self.tasks[row]} {self._buffers.episode_length[row]}" for row in worker.rows)
+        return f"steps of their episodes done: {', '.join(steps)}"
 
     def _replace(self, index: int, death: WorkerDied) -> None:
         """Brings a worker back to where it died, its step included."""

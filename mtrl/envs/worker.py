@@ -69,21 +69,25 @@ class Worker:
     def close(self) -> None:
         """Ends the process, by force when it does not end by itself."""
         self._connection.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._exit_code()
 
     def _send(self, message: bytes) -> None:
         with suppress(OSError):  # of a worker that died; `result` says so
             self._connection.send_bytes(message)
 
     def _died(self) -> WorkerDied:
-        code = self._process.wait(timeout=5)
+        code = self._exit_code()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         cure = " (out of memory? lower run.env_workers)" if code == -signal.SIGKILL else ""
         return WorkerDied(f"env worker {self.pid} {how}{cure}; it stepped {', '.join(self._tasks)}")
+
+    def _exit_code(self) -> int:
+        """Waits for the end of the process, whose socket is closed; kills it when it does not come."""
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 def _environment() -> dict[str, str]:

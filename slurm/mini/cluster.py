@@ -28,6 +28,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sco
 PACKAGES = "slurmctld slurmd slurm-client munge"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
+USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
 CONFIGURATION = """\
 ClusterName=mini
 SlurmctldHost={host}(127.0.0.1)
@@ -60,7 +61,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,defer_batch
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-{user_signal}JobRequeue=1
+JobRequeue=1
 KillWait={kill_wait}
 SlurmctldTimeout=10
 SlurmdTimeout={node_timeout}
@@ -92,7 +93,6 @@ class MiniSlurm:
     gpus: int = 4  # per node; each a /dev/tty*, which exists everywhere
     port: int = 0  # of the controller; node i listens on port + 1 + i; 0 finds a free range
     grace: int = 0  # seconds between the TERM and the KILL of a preempted job in `low`
-    user_signal: bool = False  # send the job's own signal when it is preempted
     kill_wait: int = 3  # seconds between TERM and KILL at cancellation and at the time limit
     node_timeout: int = 5  # seconds of silence after which a node is down
     max_array: int = 1_001
@@ -151,6 +151,13 @@ class MiniSlurm:
             self._run("slurmctld")
         self._wait("slurmctld", lambda: not self._call("scontrol", "ping").returncode)
 
+    def set_user_signal(self, on: bool) -> None:
+        """Whether preempted jobs get their own signal; takes effect at once."""
+        path = self.folder / "etc/slurm.conf"
+        lines = [line for line in path.read_text().splitlines() if line != USER_SIGNAL]
+        path.write_text("\n".join([*([USER_SIGNAL] if on else []), *lines, ""]))
+        self._call("scontrol", "reconfigure")
+
     def log(self) -> str:
         """The ends of all daemons' logs."""
         return "\n".join(
@@ -175,7 +182,6 @@ class MiniSlurm:
             port=port,
             folder=self.folder,
             user=getpass.getuser(),
-            user_signal="SlurmctldParameters=preempt_send_user_signal\n" if self.user_signal else "",
             kill_wait=self.kill_wait,
             node_timeout=self.node_timeout,
             max_array=self.max_array,

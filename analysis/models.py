@@ -1,0 +1,302 @@
+"""Families of scaling laws for the failure rate y, and how far a prediction is from what was seen.
+
+    constant           y = E
+    power              y = E + A N^-a
+    actor_critic       y = E + A N_actor^-a + B N_critic^-b
+    tasks              y = E + A N^-a + C T^g
+    actor_critic_tasks y = E + A N_actor^-a + B N_critic^-b + C T^g
+    interaction        y = E + A N^-(a + h log(T / T0)) + C T^g
+    sigmoid            1 - y = ceiling / (1 + (N / M)^-k)
+    broken             y = E + A N^-a (1 + (N / M)^4)^(-d / 4)          two exponents, a below M and a + d above
+
+Positive numbers are fitted as logarithms, and sizes as log(N / N0) with N0 their geometric mean, so that the numbers of
+a fit are nearly independent. A prediction is the failure rate [S, n] and its derivative [S, n, p] for numbers
+theta [S, p] and log sizes x [n, regressors]: thousands of fits at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[np.float64]
+Likelihood = Literal["logit", "huber", "beta_binomial", "log_huber"]
+
+STEEPEST = 4.0  # no exponent beyond is looked for
+LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
+BREAK = 4.0  # sharpness of the broken law's bend
+
+
+@dataclass(frozen=True)
+class Model:
+    """A law: `numbers` are what is fitted, `exponents` maps an exponent's number to the regressor it belongs to."""
+
+    name: str
+    regressors: tuple[str, ...]
+    numbers: tuple[str, ...]
+    exponents: dict[str, str]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    sizes_needed: int
+    law: Callable[[Array, Array], tuple[Array, Array]]
+
+    def inside(self, theta: Array) -> Array:
+        """theta [S, p] within its bounds."""
+        return np.asarray(theta.clip(self.low, self.high))
+
+
+def additive(name: str, regressors: tuple[str, ...], *, tied: bool = False) -> Model:
+    """A floor and one power law per regressor; `tied` gives actor and critic one exponent. Tasks may raise failure."""
+    numbers, low, high = ["log_floor"], [LOWEST], [np.log(0.999)]
+    exponents = {}
+    for regressor in regressors:
+        numbers += [f"log_{regressor}", f"exponent_{regressor}"]
+        low += [LOWEST, -STEEPEST if regressor == "tasks" else 0.0]
+        high += [5.0, 0.0 if regressor == "tasks" else STEEPEST]
+        exponents[f"exponent_{regressor}"] = regressor
+    return Model(
+        name, regressors, tuple(numbers), exponents, tuple(low), tuple(high), 4, _tied if tied else _additive
+    )
+
+
+def _additive(theta: Array, x: Array) -> tuple[Array, Array]:
+    failure = np.repeat(np.exp(theta[:, :1]), len(x), axis=1)
+    slopes = np.empty((*failure.shape, theta.shape[1]))
+    slopes[..., 0] = failure
+    for number in range(x.shape[1]):
+        place = 1 + 2 * number
+        term = np.exp(theta[:, place, None] - theta[:, place + 1, None] * x[:, number])
+        slopes[..., place] = term
+        slopes[..., place + 1] = -term * x[:, number]
+        failure = failure + term
+    return failure, slopes
+
+
+def _tied(theta: Array, x: Array) -> tuple[Array, Array]:
+    """The first two terms share the exponent that stands with the first."""
+    full = theta.copy()
+    full[:, 4] = theta[:, 2]
+    failure, slopes = _additive(full, x)
+    slopes[..., 2] += slopes[..., 4]
+    slopes[..., 4] = 0
+    return failure, slopes
+
+
+def _interaction(theta: Array, x: Array) -> tuple[Array, Array]:
+    floor, a, exponent, c, growth, h = (theta[:, number, None] for number in range(6))
+    size, tasks = x[:, 0], x[:, 1]
+    size_term = np.exp(a - (exponent + h * tasks) * size)
+    task_term = np.exp(c - growth * tasks)
+    first = np.broadcast_to(np.exp(floor), size_term.shape)
+    slopes = np.stack(
+        [first, size_term, -size_term * size, task_term, -task_term * tasks, -size_term * size * tasks], -1
+    )
+    return first + size_term + task_term, slopes
+
+
+def _sigmoid(theta: Array, x: Array) -> tuple[Array, Array]:
+    ceiling, slope, middle = (theta[:, number, None] for number in range(3))
+    top = special.expit(ceiling)
+    rise = special.expit(slope * (x[:, 0] - middle))
+    bend = top * rise * (1 - rise)
+    slopes = np.stack([-top * (1 - top) * rise, -bend * (x[:, 0] - middle), bend * slope], axis=-1)
+    return 1 - top * rise, slopes
+
+
+def _broken(theta: Array, x: Array) -> tuple[Array, Array]:
+    floor, a, exponent, change, middle = (theta[:, number, None] for number in range(5))
+    beyond = BREAK * (x[:, 0] - middle)
+    bend = np.logaddexp(0, beyond) / BREAK
+    term = np.exp(a - exponent * x[:, 0] - change * bend)
+    first = np.broadcast_to(np.exp(floor), term.shape)
+    slopes = np.stack(
+        [first, term, -term * x[:, 0], -term * bend, term * change * special.expit(beyond)], axis=-1
+    )
+    return first + term, slopes
+
+
+_N = {"exponent_parameters": "parameters"}
+MODELS = {
+    model.name: model
+    for model in (
+        additive("constant", ()),
+        additive("power", ("parameters",)),
+        additive("actor_critic", ("actor", "critic")),
+        additive("tasks", ("parameters", "tasks")),
+        additive("actor_critic_tasks", ("actor", "critic", "tasks")),
+        Model(
+            "interaction", ("parameters", "tasks"),
+            ("log_floor", "log_parameters", "exponent_parameters", "log_tasks", "exponent_tasks", "interaction"),
+            {**_N, "exponent_tasks": "tasks", "interaction": "parameters"},
+            (LOWEST, LOWEST, 0, LOWEST, -STEEPEST, -2), (0, 5, STEEPEST, 5, 0, 2), 4, _interaction,
+        ),
+        Model(
+            "sigmoid", ("parameters",), ("logit_ceiling", "exponent_parameters", "log_middle"), _N,
+            (-10, 0, -30), (14, STEEPEST, 30), 4, _sigmoid,
+        ),
+        Model(
+            "broken", ("parameters",),
+            ("log_floor", "log_parameters", "exponent_parameters", "change", "log_middle"), _N,
+            (LOWEST, LOWEST, 0, -STEEPEST, -6), (0, 5, STEEPEST, STEEPEST, 6), 8, _broken,
+        ),
+    )
+}  # fmt: skip
+TIED = additive("actor_critic with one exponent", ("actor", "critic"), tied=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen at each of n points: how many of `trials` failed, and which likelihood that is judged by."""
+
+    failed: Array  # [n]
+    trials: Array  # [n]
+    likelihood: Likelihood
+    delta: float = 0.5  # where Huber's loss turns from square to straight
+
+    @property
+    def extra(self) -> int:
+        """Numbers fitted besides the law's: the log precision of the beta-binomial."""
+        return int(self.likelihood == "beta_binomial")
+
+    def target(self) -> Array:
+        """The failure rates on the scale of the residuals; half a failure keeps 0 and 1 off the ends of the logit."""
+        rate = (self.failed + 0.5) / (self.trials + 1)
+        return np.asarray(special.logit(rate) if self.likelihood != "log_huber" else np.log(self.failed))
+
+    def loss(self, failure: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
+        """Per point [S, n]: the loss, its derivative and curvature in the failure rate, and the precision's score."""
+        if self.likelihood == "beta_binomial":
+            assert log_precision is not None
+            return self._beta_binomial(failure.clip(1e-9, 1 - 1e-9), np.exp(log_precision)[:, None])
+        if self.likelihood == "log_huber":
+            place, steep = np.log(failure), 1 / failure
+        else:
+            inside = failure.clip(1e-9, 1 - 1e-9)
+            place, steep = special.logit(inside), 1 / (inside * (1 - inside))
+        residual = place - self.target()
+        if self.likelihood == "logit":
+            return residual**2 / 2, residual * steep, steep**2, None
+        size = np.abs(residual)
+        straight = self.delta / np.maximum(size, self.delta)
+        loss = np.where(size <= self.delta, size**2 / 2, self.delta * (size - self.delta / 2))
+        return loss, residual * straight * steep, straight * steep**2, None
+
+    def _beta_binomial(self, mean: Array, precision: Array) -> tuple[Array, Array, Array, Array]:
+        """Failures drawn from a binomial whose rate is drawn, per run, from a beta of this mean and precision."""
+        k, n = self.failed, self.trials
+        a, b = mean * precision, (1 - mean) * precision
+        loss = special.betaln(a, b) - special.betaln(k + a, n - k + b)
+        up, down = special.psi(k + a) - special.psi(a), special.psi(n - k + b) - special.psi(b)
+        whole = special.psi(n + precision) - special.psi(precision)
+        # Fisher's information of a binomial, less what runs vary beyond it.
+        curvature = n / (mean * (1 - mean)) / (1 + (n - 1) / (precision + 1))
+        score = -precision * (mean * up + (1 - mean) * down - whole)
+        return loss, -precision * (up - down), curvature, score
+
+
+def minimise(
+    model: Model,
+    x: Array,
+    seen: Seen,
+    theta: Array,
+    *,
+    weights: Array | None = None,
+    fixed: tuple[int, ...] = (),
+    steps: int = 150,
+    tolerance: float = 1e-9,
+) -> tuple[Array, Array]:
+    """Numbers [S, p] and losses [S] from the starts theta [S, p]: Levenberg-Marquardt, all starts at once.
+
+    weights [S, n] count the points (a bootstrap sample is a multinomial count); numbers in `fixed` keep their start.
+    With a beta-binomial the last number is its log precision.
+    """
+    theta = theta.copy()
+    numbers = theta.shape[1]
+    free = np.array([number not in fixed for number in range(numbers)])
+    damping = np.full(len(theta), 1e-3)
+    active = np.arange(len(theta))
+    loss, gradient, normal = _quadratic(model, x, seen, theta, weights)
+    for _ in range(steps):
+        system = normal[active] * free[:, None] * free
+        diagonal = np.arange(numbers)
+        system[:, diagonal, diagonal] += damping[active, None] * system[:, diagonal, diagonal] + 1e-10
+        system[:, diagonal, diagonal] += ~free
+        step = np.linalg.solve(system, -(gradient[active] * free)[..., None])[..., 0].clip(-2, 2)
+        tried = _bounded(model, seen, theta[active] + step)
+        count = None if weights is None else weights[active]
+        new_loss, new_gradient, new_normal = _quadratic(model, x, seen, tried, count)
+        better = new_loss < loss[active]
+        gain = np.where(better, loss[active] - new_loss, np.inf)
+        chosen = active[better]
+        theta[chosen], gradient[chosen], normal[chosen] = (
+            tried[better],
+            new_gradient[better],
+            new_normal[better],
+        )
+        damping[active] = np.where(better, damping[active] * 0.2, damping[active] * 6).clip(1e-9, 1e9)
+        small = (gain <= tolerance * (1e-12 + np.abs(loss[active]))) & (damping[active] < 1e-2)
+        done = small | (damping[active] >= 1e9)
+        loss[chosen] = new_loss[better]
+        active = active[~done]
+        if not len(active):
+            break
+    return theta, loss
+
+
+def _bounded(model: Model, seen: Seen, theta: Array) -> Array:
+    law = model.inside(theta[:, : len(model.numbers)])
+    return np.concatenate([law, theta[:, len(model.numbers) :].clip(-1, 12)], axis=1) if seen.extra else law
+
+
+def _quadratic(
+    model: Model, x: Array, seen: Seen, theta: Array, weights: Array | None
+) -> tuple[Array, Array, Array]:
+    """Loss [S], gradient [S, p] and Gauss-Newton matrix [S, p, p] at theta."""
+    p = len(model.numbers)
+    failure, slope = model.law(theta[:, :p], x)
+    loss, pull, curvature, score = seen.loss(failure, theta[:, p] if seen.extra else None)
+    if weights is not None:
+        loss, pull, curvature = loss * weights, pull * weights, curvature * weights
+    gradient = np.empty(theta.shape)
+    normal = np.zeros((*theta.shape, theta.shape[1]))
+    turned = slope.swapaxes(1, 2)
+    gradient[:, :p] = (turned @ pull[..., None])[..., 0]
+    normal[:, :p, :p] = turned @ (slope * curvature[..., None])
+    if score is not None:
+        counted = score if weights is None else score * weights
+        gradient[:, p] = counted.sum(-1)
+        normal[:, p, p] = (counted * score).sum(-1) + 1e-6
+    return loss.sum(-1), gradient, normal
+
+
+def starts(model: Model, x: Array, seen: Seen, generator: np.random.Generator, number: int) -> Array:
+    """Spread over what is plausible: floors, coefficients and exponents. [number, p]"""
+    rate = float(
+        np.mean(np.exp(seen.target()) if seen.likelihood == "log_huber" else special.expit(seen.target()))
+    )
+    middle = np.log(rate)
+    span = x[:, 0].std() if x.shape[1] else 1.0
+    draw: dict[str, Any] = {
+        "log_floor": lambda: middle - generator.uniform(0, 4, number),
+        "logit_ceiling": lambda: generator.uniform(0, 5, number),
+        "log_middle": lambda: generator.uniform(-1, 1, number) * span,
+        "change": lambda: generator.uniform(-1, 1, number),
+        "interaction": lambda: generator.uniform(-0.3, 0.3, number),
+        "exponent_tasks": lambda: -generator.uniform(0.05, 1.5, number),
+    }
+    columns = []
+    for name in model.numbers:
+        if name in draw:
+            columns.append(draw[name]())
+        elif name.startswith("exponent"):
+            columns.append(generator.uniform(0.05, 1.5, number))
+        else:
+            columns.append(middle - generator.uniform(0, 2, number))
+    if seen.extra:
+        columns.append(generator.uniform(1, 5, number))
+    return _bounded(model, seen, np.stack(columns, axis=-1).astype(float))
