@@ -49,7 +49,9 @@ class Replay(Section):
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
-    rows: Literal["full", "frame_stack"] = "full"  # frame_stack: half the memory, for [frame, previous, goal] only
+    rows: Literal["full", "frame_stack"] = (
+        "full"  # frame_stack: half the memory, for [frame, previous, goal] only
+    )
 
 
 class Agent(Section):

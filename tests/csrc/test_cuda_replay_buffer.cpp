@@ -29,7 +29,7 @@ std::vector<char> bytes(const std::vector<T>& x) {
 }
 
 struct Batch {
-  std::vector<float> observation, action, reward, terminated, next_observation, weight;
+  std::vector<float> observation, action, reward, terminated, next_observation, weight, discount;
   std::vector<int64_t> task, id;
   explicit Batch(int64_t n)
       : observation(n * kObservation, -7),
@@ -38,6 +38,7 @@ struct Batch {
         terminated(n, -7),
         next_observation(n * kObservation, -7),
         weight(n, -7),
+        discount(n, -7),
         task(n, -7),
         id(n, -7) {}
 
@@ -99,9 +100,10 @@ class Twins {
     for (int64_t n : count) first.push_back(first.back() + n);
     const int64_t n = first.back();
     Batch expected(n), got(n);
-    cpu_.sample(count.data(), {n, expected.observation.data(), expected.action.data(), expected.reward.data(),
-                               expected.terminated.data(), expected.next_observation.data(),
-                               expected.task.data(), expected.weight.data(), expected.id.data()});
+    cpu_.sample(count.data(),
+                {n, expected.observation.data(), expected.action.data(), expected.reward.data(),
+                 expected.terminated.data(), expected.next_observation.data(), expected.task.data(),
+                 expected.weight.data(), expected.id.data(), expected.discount.data()});
     std::vector<double> workspace(replay_sample_workspace(cuda_, n) / sizeof(double), NAN);
     replay_sample_cuda(
         cuda_,
