@@ -94,7 +94,7 @@ def test_replay_draws_what_the_cpu_draws(mode: Any) -> None:
         if step % 50:
             continue
         expected = cpu.sample(PER_TASK)
-        for got, part in zip(cuda.sample(), expected, strict=True):
+        for got, part in zip(cuda.sample(), expected[:8], strict=True):  # the ninth, discount, is one number
             assert torch.equal(got.cpu(), part)
         if mode == "prioritized":
             priority = torch.rand(len(expected.id), generator=generator)
