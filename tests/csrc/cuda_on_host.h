@@ -2,8 +2,8 @@
 // include this first, then the .cu. Barriers, warp collectives, shared memory and atomics behave as on a GPU;
 // what CUDA leaves undefined (a barrier that not all reach, a lane outside its mask) throws CudaError naming
 // thread and line. Threads run in `order`, each until its next barrier, so a missing barrier shows as a wrong
-// result in some order. Shared memory is filled with NaN before each block. Not modelled: races between
-// atomics, weak memory, tensor cores.
+// result in some order, unless its harm needs two threads in the midst of their work at once. Shared memory
+// is filled with NaN before each block. Not modelled: races between atomics, weak memory, tensor cores.
 #ifndef MTRL_CUDA_LAUNCH_H
 #define MTRL_CUDA_LAUNCH_H
 
