@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl import _core  # type: ignore[attr-defined]
+from mtrl import _core, ops_cuda  # type: ignore[attr-defined]
 
 _library: Any = torch.library.Library("mtrl", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
@@ -294,6 +294,7 @@ for _name, _kernel in (
     ("soft_target", _soft_target),
 ):
     _library.impl(_name, _kernel, "CPU")
+ops_cuda.register(_library)
 
 
 def _fake_linear(x: Tensor, kernel: Tensor, *_: Any) -> Tensor:

@@ -42,13 +42,15 @@ struct FlatSumTreeCuda {
   static __device__ int descend(const T* child, double& mass) {
     double cumulative[kFan];
     accumulate(child, cumulative);
+    // The sums never fall in the order of summation, so the last one passed is the greatest passed.
     int k = 0;
-    MTRL_UNROLL
-    for (int i = 0; i < kFan; ++i) k += cumulative[i] <= mass;
     double below = 0;
     MTRL_UNROLL
-    for (int i = 0; i < kFan; ++i)
-      if (k > 0 && place(k - 1) == i) below = cumulative[i];
+    for (int i = 0; i < kFan; ++i) {
+      const bool passed = cumulative[i] <= mass;
+      k += passed;
+      below = passed && cumulative[i] > below ? cumulative[i] : below;
+    }
     mass -= below;
     if (k == kFan) {
       mass = 0;

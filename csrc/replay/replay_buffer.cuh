@@ -9,6 +9,8 @@
 // waits for another. All memory is one block that the caller owns, zeroed for an empty replay; nothing here
 // waits for the GPU, and nothing but the pointers is kept on the host, so that every call can be captured in
 // a CUDA graph.
+// Not here: draws without strata, other normalizations of weights than the batch's, returns over several
+// transitions.
 struct ReplayShapeCuda {
   int64_t tasks, capacity, observation, action;
   bool prioritized, shared;  // neither: uniform; shared: one list of time indices for all tasks

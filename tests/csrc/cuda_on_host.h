@@ -2,8 +2,8 @@
 // include this first, then the .cu. Barriers, warp collectives, shared memory and atomics behave as on a GPU;
 // what CUDA leaves undefined (a barrier that not all reach, a lane outside its mask) throws CudaError naming
 // thread and line. Threads run in `order`, each until its next barrier, so a missing barrier shows as a wrong
-// result in some order. Shared memory is filled with NaN before each block. Not modelled: races between
-// atomics, weak memory, tensor cores.
+// result in some order, unless its harm needs two threads in the midst of their work at once. Shared memory
+// is filled with NaN before each block. Not modelled: races between atomics, weak memory, tensor cores.
 #ifndef MTRL_CUDA_LAUNCH_H
 #define MTRL_CUDA_LAUNCH_H
 
@@ -199,18 +199,26 @@ inline bool release_barrier() {
   return leader != nullptr;
 }
 
-inline bool run_ready(const std::vector<size_t>& turns) {
-  bool ran = false;
-  for (size_t t : turns) {
-    Fiber& fiber = block.fibers[t];
-    if (fiber.state != State::ready) continue;
-    block.running = t;
-    threadIdx = fiber.thread;
-    switch_fiber(&block.scheduler, &fiber.context, fiber.stack, kStack, false);
-    if (block.fault != nullptr) throw CudaError("cuda_on_host", block.fault + at(fiber));
-    ran = true;
+inline void run_fiber(size_t t) {
+  Fiber& fiber = block.fibers[t];
+  if (fiber.state != State::ready) return;
+  block.running = t;
+  threadIdx = fiber.thread;
+  switch_fiber(&block.scheduler, &fiber.context, fiber.stack, kStack, false);
+  if (block.fault != nullptr) throw CudaError("cuda_on_host", block.fault + at(fiber));
+}
+
+// Each ready thread once; but where the lanes of a warp follow one another, a warp runs ahead of the others,
+// through all its collectives, to the next barrier.
+inline void run_ready(const std::vector<size_t>& turns) {
+  for (size_t first = 0; first < turns.size();) {
+    size_t past = first + 1;
+    while (past < turns.size() && turns[past] / kLanes == turns[first] / kLanes) ++past;
+    do {
+      for (size_t i = first; i < past; ++i) run_fiber(turns[i]);
+    } while (order != Order::random && release_warp(turns[first] / kLanes * kLanes));
+    first = past;
   }
-  return ran;
 }
 
 inline void run_block() {
