@@ -143,7 +143,7 @@ def _cluster_rows(count: int, runs: int, sweep: Path) -> list[Row]:
 @click.option("--quick", is_flag=True, help="200 cells: to see that it works.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
 def main(quick: bool, path: Path | None) -> None:
-    count, runs = (200, 3) if quick else (10_000, 5)
+    count, runs = (200, 3) if quick else (10_000, 3)
     rows = planning_rows(count, runs)
     try:
         require_programs()

@@ -108,8 +108,10 @@ def _all_done(sweep: Sweep) -> bool:
 
 
 def _keep_going(sweep: Sweep) -> bool:
-    """Submits what was lost. What was given up for want of progress is launched again, as its owner would. Returns
-    False: there is more to wait for."""
+    """Submits what was lost, once nothing else is at work; what was given up for want of progress is launched again,
+    as its owner would. Returns False: there is more to wait for."""
+    if set(sweep.states()) & {"pending", "running"}:
+        return False
     if sweep.retry()["given_up"]:
         sweep.launch()
     return False
