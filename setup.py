@@ -1,6 +1,7 @@
 """Builds the extension `mtrl._core` with CMake and Ninja; everything else about the package is in pyproject.toml.
 
-Environment: MTRL_CUDA=OFF|ON|AUTO (default AUTO), MTRL_SANITIZE=address|undefined|thread (comma-separated list).
+Environment: MTRL_CUDA=OFF|ON|AUTO (default AUTO: where nvcc is found), CUDAARCHS=90 and the like (default: all from
+sm_80 on), MTRL_SANITIZE=address|undefined|thread (comma-separated list).
 The CMake tree is build/<python tag>, outside pip's temporary folder, so that a second build compiles only what changed.
 """
 

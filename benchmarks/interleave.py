@@ -19,7 +19,8 @@ import click
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to do the same work. `calls` of them make one timing, so that short work is timed well."""
+    """Two ways to do the same work. `calls` of them make one timing, so that short work is timed well; `before` each
+    timing something may be done that is not timed."""
 
     case: str
     peer: str
@@ -27,6 +28,8 @@ class Case:
     theirs: Callable[[], object]
     threads: int = 1
     calls: int = 1
+    before: Callable[[], object] = lambda: None
+    clock: Callable[[], float] = time.perf_counter  # on a busy machine CPU seconds are fairer, for one thread
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ def measure(case: Case, runs: int) -> Row:
     microseconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(runs + 1):
         for work, times in zip((case.ours, case.theirs), microseconds, strict=True):
-            start = time.perf_counter()
+            case.before()
+            start = case.clock()
             for _ in range(case.calls):
                 work()
             if turn:
-                times.append((time.perf_counter() - start) / case.calls * 1e6)
+                times.append((case.clock() - start) / case.calls * 1e6)
     ours, theirs = map(statistics.median, microseconds)
     spread = max(_relative_spread(times) for times in microseconds)
     return Row(case.case, case.peer, ours, theirs, theirs / ours, case.threads, runs, spread)

@@ -7,12 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtrl import ops
+
 BETA1, BETA2 = 0.9, 0.999
 ALIGNMENT = 16  # floats: each parameter starts on a cache line
 
 
-def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-    """Moves the parameters into one vector and their gradients into a second; both. Gaps hold zeros."""
+def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor, list[int]]:
+    """Moves the parameters into one vector, their gradients into a second; both, and where each begins.
+
+    Gaps hold zeros.
+    """
     starts, size = [], 0
     for parameter in parameters:
         starts.append(size)
@@ -24,22 +29,27 @@ def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         value[place] = parameter.detach().reshape(-1)
         parameter.data = value[place].view(parameter.shape)
         parameter.grad = gradient[place].view(parameter.shape)
-    return value, gradient
+    return value, gradient, starts
 
 
 class Adam:
     """Adam (Kingma & Ba 2015) with the gradient scaled so that its norm is at most `clip`."""
 
-    def __init__(self, value: Tensor, gradient: Tensor, *, lr: float, eps: float, clip: float) -> None:
+    def __init__(
+        self, value: Tensor, gradient: Tensor, *, lr: float, eps: float, clip: float, backend: str
+    ) -> None:
         self.value, self.gradient = value, gradient
         self.mean, self.square = torch.zeros_like(value), torch.zeros_like(value)
         self.steps = 0
-        self.lr, self.eps, self.clip = lr, eps, clip
+        self.lr, self.eps, self.clip, self.backend = lr, eps, clip, backend
 
     def step(self, target: Tensor | None = None, polyak: float = 0.0) -> Tensor:
         """One update of `value`, then target += polyak (value - target); the norm before the clip, 0-d."""
         self.steps += 1
-        norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        if self.backend == "core":
+            return torch.tensor(self._core_step(target, polyak))
+        # A single-precision sum over a million squares is wrong in the fourth digit.
+        norm: Tensor = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).float()
         gradient = self.gradient * (self.clip / norm).clamp(max=1.0)
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.lerp_(gradient.square(), 1 - BETA2)
@@ -48,6 +58,26 @@ class Adam:
         if target is not None:
             target.lerp_(self.value, polyak)
         return norm
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """What `mtrl.ops.SacUpdate` takes of an optimiser: its vectors, and the coming step's number."""
+        return self.value, self.gradient, self.mean, self.square, self.steps + 1
+
+    def _core_step(self, target: Tensor | None, polyak: float) -> float:
+        moments = (self.mean, self.square)
+        betas = (BETA1, BETA2)
+        return ops.adam_polyak(
+            self.value,
+            self.gradient,
+            moments,
+            target,
+            self.lr,
+            betas,
+            self.eps,
+            self.clip,
+            polyak,
+            self.steps,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean.clone(), "square": self.square.clone(), "steps": self.steps}

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+import logging
+import os
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtrl import losses, plasticity
+from mtrl import losses, ops, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.tasks import ACTION_SIZE
 
-UPDATE_METRICS = (
-    "critic_loss",
-    "actor_loss",
-    "temperature_loss",
-    "q_mean",
-    "actor_gradient_norm",
-    "critic_gradient_norm",
-)
+UPDATE_METRICS = ops.METRICS
+log = logging.getLogger(__name__)
 
 
 class Batch(Protocol):
@@ -49,6 +45,11 @@ class Update(NamedTuple):
     priority: Tensor  # [B], mean over critics of |Q - y|
 
 
+class _Shared(TypedDict):
+    eps: float
+    backend: str
+
+
 class Agent:
     """Actor, critic ensemble, its Polyak average, and one temperature per task.
 
@@ -59,51 +60,82 @@ class Agent:
     def __init__(self, config: Config, *, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
-        self.backend: Literal["core", "torch"] = "torch"
+        self.backend: Literal["core", "torch"] = settings.backend if self.device.type == "cpu" else "torch"
         initial = _generator(config.train.seed, 0, "cpu")
         self.actor = build_actor(config, initial, self.backend).to(self.device)
         self.critic = build_critic(config, initial, self.backend).to(self.device)
         self.target = build_critic(config, initial, self.backend).to(self.device).requires_grad_(False)
-        actor = flatten(list(self.actor.parameters()))
-        critic = flatten(list(self.critic.parameters()))
-        self.target_value, _ = flatten(list(self.target.parameters()))
+        *actor, actor_starts = flatten(list(self.actor.parameters()))
+        *critic, critic_starts = flatten(list(self.critic.parameters()))
+        self.target_value, *_ = flatten(list(self.target.parameters()))
         self.target_value.copy_(critic[0])
         log_temperature = torch.full((len(config.env.tasks),), settings.initial_temperature).log()
         self.log_temperature = log_temperature.to(self.device)
-        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, eps=settings.adam_eps)
-        self.critic_adam = Adam(
-            *critic, lr=settings.critic_lr, clip=settings.critic_clip, eps=settings.adam_eps
-        )
+        shared: _Shared = {"eps": settings.adam_eps, "backend": self.backend}
+        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, **shared)
+        self.critic_adam = Adam(*critic, lr=settings.critic_lr, clip=settings.critic_clip, **shared)
         self.temperature_adam = Adam(
             self.log_temperature,
             torch.zeros_like(self.log_temperature),
             lr=settings.temperature_lr,
             clip=float("inf"),
-            eps=settings.adam_eps,
+            **shared,
         )
+        self.fused = self._build_fused(actor_starts, critic_starts) if self.backend == "core" else None
+        self.tasks = torch.arange(len(config.env.tasks), device=self.device)
         self.act_generator = _generator(config.train.seed, 1, self.device)
         self.update_generator = _generator(config.train.seed, 2, self.device)
 
     @torch.no_grad()
     def act(self, observation: ArrayLike, *, deterministic: bool = False) -> NDArray[np.float32]:
         """Actions [T, 4] for observations [T, 39], row i being task i's. Deterministic ones draw nothing."""
-        rows = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=self.device)
-        tasks = torch.arange(len(self.config.env.tasks), device=self.device)
-        output = self.actor(rows, tasks)[0]
-        if deterministic:
-            action = tanh_gaussian.mode(output)
+        rows = torch.as_tensor(np.ascontiguousarray(observation, dtype=np.float32), device=self.device)
+        noise = None if deterministic else self._noise(len(rows), self.act_generator)
+        if self.fused:
+            action = self.fused.act(self.actor_adam.value, rows, self.tasks, noise)
         else:
-            action, _ = self._sample(output, self._noise(len(rows), self.act_generator))
+            output = self.actor(rows, self.tasks)[0]
+            action = tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
         return action.cpu().numpy()
 
     def update(self, batch: Batch) -> Update:
-        """Updates critics, target, actor and temperatures, in this order, all with the temperature from before."""
+        """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
+        if self.config.run.check_inputs:
+            _check_finite(batch)
         next_noise = self._noise(len(batch.reward), self.update_generator)
         noise = self._noise(len(batch.reward), self.update_generator)
+        if self.fused:
+            return self._update_fused(self.fused, batch, next_noise, noise)
         temperature = self.log_temperature.exp()[batch.task]
         critic, priority = self._update_critic(batch, temperature, next_noise)
         actor, log_prob = self._update_actor(batch, temperature, noise)
         return Update(critic | actor | self._update_temperature(batch.task, log_prob), priority)
+
+    def _update_fused(self, fused: ops.SacUpdate, batch: Batch, next_noise: Tensor, noise: Tensor) -> Update:
+        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
+        actor, critic, temperature = (adam.flat() for adam in adams)
+        rows = (batch.observation, batch.action, batch.reward, batch.terminated, batch.next_observation)
+        metrics, priority = fused(
+            actor,
+            critic,
+            self.target_value,
+            temperature,
+            (*rows, batch.task, batch.weight),
+            (next_noise, noise),
+        )
+        for adam in adams:
+            adam.steps += 1
+        return Update(dict(zip(UPDATE_METRICS, torch.tensor(metrics).unbind(), strict=True)), priority)
+
+    def _build_fused(self, actor_starts: list[int], critic_starts: list[int]) -> ops.SacUpdate:
+        threads = min(self.config.run.threads, _bound_cpus())
+        log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
+        return ops.SacUpdate(
+            self.config.agent.model_dump(exclude={"backend", "batch_per_task"}),
+            {**self.actor.shape, "start": actor_starts},
+            {**self.critic.shape, "start": critic_starts},
+            threads,
+        )
 
     def _update_critic(
         self, batch: Batch, temperature: Tensor, noise: Tensor
@@ -111,7 +143,8 @@ class Agent:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
             next_q = self.target(torch.cat((action, batch.next_observation), 1), batch.task).squeeze(2)
-        target = losses.soft_target(
+        soft_target = ops.soft_target if self.backend == "core" else losses.soft_target
+        target = soft_target(
             batch.reward, batch.terminated, next_q, log_prob, temperature, self.config.agent.discount
         )
         q = self.critic(torch.cat((batch.action, batch.observation), 1), batch.task).squeeze(2)
@@ -221,6 +254,23 @@ class Agent:
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)
+
+
+def _check_finite(batch: Batch) -> None:
+    """Raises ValueError naming the first column and row with NaN or infinity."""
+    for name in ("observation", "action", "reward", "terminated", "next_observation", "weight"):
+        column: Tensor = getattr(batch, name)
+        bad = (~column.isfinite()).view(len(column), -1).any(1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"batch.{name}[{row}] is not finite (task {int(batch.task[row])}); check its env"
+            )
+
+
+def _bound_cpus() -> int:
+    """CPUs that this process may run on: Slurm and taskset bind it to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _generator(seed: int, stream: int, device: torch.device | str) -> torch.Generator:

@@ -33,16 +33,25 @@ class Env(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
+    first_goal: int = Field(0, ge=0)  # goals of the task's stream to leave out before those
     reward_version: Literal["v1", "v2"] = "v2"
     terminate_on_success: bool = False
     fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
 
+    def held_out(self) -> Self:
+        """The same envs with as many other goals: what a policy trained on these goals has not met."""
+        return self.model_copy(update={"first_goal": self.first_goal + self.goals_per_task})
+
 
 class Replay(Section):
     capacity: int = Field(100_000, ge=2)  # transitions per task
-    mode: Literal["uniform", "uniform_shared", "prioritized"] = "uniform_shared"
+    mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+    weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
+    rows: Literal["full", "frame_stack"] = (
+        "full"  # frame_stack: half the memory, for [frame, previous, goal] only
+    )
 
 
 class Agent(Section):
@@ -100,6 +109,7 @@ class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
 

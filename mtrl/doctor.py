@@ -114,7 +114,9 @@ def _slurm() -> Finding:
         )
     answer = (ping.stdout.strip() or ping.stderr.strip()).splitlines()[0]
     if ping.returncode:
-        return Finding("Slurm", "missing", answer, "on a cluster: run from a login node; is SLURM_CONF right?")
+        return Finding(
+            "Slurm", "missing", answer, "on a cluster: run from a login node; is SLURM_CONF right?"
+        )
     return Finding("Slurm", "good", answer)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl import _core, config  # type: ignore[attr-defined]
-from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+from mtrl.tasks import ACTION_SIZE, FRAME_SIZE, OBSERVATION_SIZE
 
 Array = NDArray[Any] | torch.Tensor
 
@@ -31,8 +32,9 @@ class Batch(NamedTuple):
     terminated: torch.Tensor  # float32 [B], 1 where the episode ended for good; 0 where it was cut off
     next_observation: torch.Tensor  # float32 [B, observation_size]
     task: torch.Tensor  # int64 [B]
-    weight: torch.Tensor  # float32 [B], importance weights; the batch's largest is 1
+    weight: torch.Tensor  # float32 [B], importance weights
     id: torch.Tensor  # int64 [B], names for `update_priorities`
+    discount: torch.Tensor  # float32 [B], of the value of next_observation: `discount` ** steps taken
 
 
 class Replay:
@@ -40,7 +42,14 @@ class Replay:
 
     uniform: with replacement, for every task on its own. uniform_shared: one list of time indices for all tasks, as in
     the paper. prioritized: stratified per task in proportion to priority ** alpha, with weights (N P) ** -beta over
-    their maximum in the batch (Schaul et al. 2016). New transitions enter at their task's highest live priority.
+    their maximum in the batch, in the task's part of it, in the buffer, or none (Schaul et al. 2016).
+    prioritized_independent: the same without strata. New transitions enter at their task's highest live priority.
+
+    With `n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode was
+    terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the last
+    one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal], each
+    frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
+    `path` the rows lie in a file there, for buffers larger than memory.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -53,6 +62,10 @@ class Replay:
         seed: int,
         observation_size: int = OBSERVATION_SIZE,
         action_size: int = ACTION_SIZE,
+        frame_size: int = FRAME_SIZE,
+        n_step: int = 1,
+        discount: float = 0.99,
+        path: str | os.PathLike[str] = "",
         instruction_set: str = "auto",
     ) -> None:
         self._tasks, self._observation_size, self._action_size = tasks, observation_size, action_size
@@ -61,13 +74,19 @@ class Replay:
             capacity=config.capacity,
             observation=observation_size,
             action=action_size,
+            frame=frame_size if config.rows == "frame_stack" else 0,
             mode=config.mode,
             alpha=config.alpha,
             beta=config.beta,
+            normalization=config.weights,
+            n_step=n_step,
+            discount=discount,
             seed=seed,
             instruction_set=instruction_set,
+            path=os.fspath(path),
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -100,9 +119,9 @@ class Replay:
         counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
             raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
-        reused = self._free_batch(sum(counts))
-        self._core.sample(counts, reused.outputs)
-        return reused.batch
+        outputs, batch = self._free_batch(sum(counts))
+        self._core.sample(counts, outputs)
+        return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
         """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
@@ -114,6 +133,14 @@ class Replay:
             priority = priority.cpu()  # it is computed where the networks are
         stale: int = self._core.update_priorities(id, priority)
         return stale
+
+    def set_beta(self, beta: float) -> None:
+        """The importance-weight exponent from now on: for a schedule."""
+        self._core.set_beta(beta)
+
+    def set_alpha(self, alpha: float) -> None:
+        """The priority exponent from now on, for priorities already set as well. Raises ValueError for 0."""
+        self._core.set_alpha(alpha)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, draws included, as one array of bytes in the file's format."""
@@ -137,13 +164,14 @@ class Replay:
         if wrong:
             raise AssertionError(f"replay: {wrong}")
 
-    def _free_batch(self, rows: int) -> _ReusedBatch:
-        pool = self._batches.setdefault(rows, [])
-        for reused in pool:
-            if reused.is_free():
-                return reused
-        pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
-        return pool[-1]
+    def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
+        with self._lock:  # or two threads might find the same one free
+            pool = self._batches.setdefault(rows, [])
+            for reused in pool:
+                if reused.is_free():
+                    return reused.outputs, reused.batch
+            pool.append(_ReusedBatch(rows, self._observation_size, self._action_size))
+            return pool[-1].outputs, pool[-1].batch
 
 
 class _ReusedBatch:
@@ -164,6 +192,7 @@ class _ReusedBatch:
             task=empty(rows, dtype=torch.int64),
             weight=empty(rows),
             id=empty(rows, dtype=torch.int64),
+            discount=empty(rows),
         )
         self.outputs = _core.ReplayOutputs(rows, observation_size, action_size, tuple(self.batch))
         self._references = self._count()

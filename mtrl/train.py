@@ -85,7 +85,7 @@ def train(
                 for _ in range(0 if exploring else config.train.updates_per_step):
                     batch = replay.sample(config.agent.batch_per_task)
                     update = agent.update(batch)
-                    if config.replay.mode == "prioritized":
+                    if config.replay.mode.startswith("prioritized"):
                         replay.update_priorities(batch.id, update.priority)
 
             if update is not None and not torch.stack(list(update.metrics.values())).isfinite().all():

@@ -43,11 +43,11 @@ class CellJob:
     environment: tuple[tuple[str, str | None], ...] = ()  # set, or removed (None), before torch is imported
 
 
-def run_cell(job: CellJob, *, log: bool = True) -> Outcome:
+def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = None) -> Outcome:
     """Runs the cell to its end, to a signal or to an error, and leaves the marker that says which.
 
     Never raises for what goes wrong inside the run. `log` sends all output to the cell's log.txt. "busy" means that
-    another process holds the cell: nothing was touched.
+    another process holds the cell: nothing was touched. `told_to_stop` holds a signal that came before this call.
     """
     for name, value in job.environment:
         os.environ.pop(name, None)
@@ -55,6 +55,7 @@ def run_cell(job: CellJob, *, log: bool = True) -> Outcome:
     job.directory.mkdir(parents=True, exist_ok=True)
     try:
         with hold_cell(job.directory), StopFlag() as stop:
+            stop.signal = told_to_stop.signal if told_to_stop else None
             if log:
                 _send_output_to(job.directory / "log.txt")
             return _run_held_cell(job, stop)
@@ -102,10 +103,18 @@ class Heartbeat:
             "vector_step": before.get("vector_step"),
             "vector_steps": before.get("vector_steps"),
             "success": before.get("success"),
+            "repeated_steps": before.get(
+                "repeated_steps", 0
+            ),  # over all attempts: done once more after a fault
         }
+        self._reached = int(before.get("vector_step") or 0)
+        self._first = True
         self.write("running")
 
     def __call__(self, progress: Progress) -> None:
+        if self._first:
+            self._first = False
+            self._facts["repeated_steps"] += max(0, self._reached - progress.vector_step + 1)
         self._facts["vector_step"] = progress.vector_step
         if time.monotonic() >= self._next:
             self._facts["vector_steps"] = progress.vector_steps
@@ -174,6 +183,7 @@ def _run_held_cell(job: CellJob, stop: StopFlag) -> Outcome:
                 seconds=round(time.time() - start, 3), attempts=heartbeat.attempt, job=slurm_job(),
             )  # fmt: skip
             _remove_checkpoints(job.directory)
+        print(f"attempt {heartbeat.attempt}: {outcome} at step {heartbeat.vector_step}", flush=True)
     except Exception as error:
         traceback.print_exc()
         outcome = "failed"

@@ -151,6 +151,7 @@ def expand(grid: Grid) -> list[Cell]:
             if "+" in key:
                 raise GridError(f"grid '{grid.name}', {part}: '{key}' must name one key")
     cells: dict[str, Cell] = {}
+    sections: dict[str, Any] = {}
     for chosen in _combinations(grid):
         values = _split_joined({**grid.fixed, **chosen})
         for rule in grid.when:
@@ -160,7 +161,7 @@ def expand(grid: Grid) -> list[Cell]:
             values[key] = _derive(grid, key, expression, values)
         if any(_matches(values, rule) for rule in grid.exclude):
             continue
-        cell = Cell(_build(grid, values), _coordinates(grid, chosen, values))
+        cell = Cell(_build(grid, values, sections), _coordinates(grid, chosen, values))
         cells.setdefault(cell.run_id, cell)
     if not cells:
         raise GridError(f"grid '{grid.name}' has no cells left; look at its exclude rules")
@@ -266,12 +267,23 @@ def _preset(name: str) -> Config:
     return build_config(name)
 
 
-def _build(grid: Grid, values: Mapping[str, Any]) -> Config:
-    settings = {key: value for key, value in values.items() if "." in key}
-    try:
-        return build_config(grid.preset, settings)
-    except ConfigError as error:
-        raise GridError(f"grid '{grid.name}': {error}") from None
+def _build(grid: Grid, values: Mapping[str, Any], sections: dict[str, Any]) -> Config:
+    """The validated configuration. Sections are frozen, so cells that agree on one share it through `sections`, and a
+    grid of thousands of cells validates each distinct section once."""
+    settings: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if "." in key:
+            settings.setdefault(key.partition(".")[0], {})[key] = value
+    parts = {name: getattr(_preset(grid.preset), name) for name in Config.model_fields}
+    for name, given in settings.items():
+        identity = f"{name} {given}"
+        if identity not in sections:
+            try:
+                sections[identity] = getattr(build_config(grid.preset, given), name)
+            except ConfigError as error:
+                raise GridError(f"grid '{grid.name}': {error}") from None
+        parts[name] = sections[identity]
+    return Config(**parts)
 
 
 def _split_joined(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import IO, Any
 
 from mtrl.config import Config
+from slurm.state import parse_lines
 from sweeps.grid import Cell
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -42,8 +43,10 @@ class Entry:
     config: dict[str, Any]
     offset: int  # bytes, of the line in the file
 
-    def validated_config(self) -> Config:
-        return Config.model_validate(self.config)
+    @property
+    def cell(self) -> Cell:
+        """The cell as the grid made it, validated anew."""
+        return Cell(Config.model_validate(self.config), self.coordinates)
 
 
 def open_sweep_folder(sweep: Path) -> None:
@@ -67,7 +70,8 @@ def add_cells(sweep: Path, cells: Iterable[Cell]) -> list[Entry]:
         entries = []
         for cell in cells:
             if cell.run_id not in known:
-                content = {"run_id": cell.run_id, "label": cell.label, "coordinates": cell.coordinates}
+                content: dict[str, Any] = {"run_id": cell.run_id, "label": cell.label}
+                content["coordinates"] = cell.coordinates
                 content["config"] = cell.config.model_dump(mode="json")
                 line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
                 file.write(line)
@@ -87,12 +91,11 @@ def read_manifest(sweep: Path) -> list[Entry]:
         return []
     entries: dict[str, Entry] = {}
     offset = 0
-    for line in content.splitlines(keepends=True):
-        try:
-            entry = Entry(**json.loads(line), offset=offset)
+    lines = content.splitlines(keepends=True)
+    for line, parsed in zip(lines, parse_lines(lines), strict=True):
+        with suppress(TypeError):
+            entry = Entry(**parsed, offset=offset)
             entries.setdefault(entry.run_id, entry)
-        except (ValueError, TypeError):
-            pass
         offset += len(line)
     return list(entries.values())
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mtrl.config import Config
+from slurm.profiles import Profile
 from sweeps.grid import Cell
 from sweeps.sizing import Parameters, count_parameters
 
@@ -19,7 +23,10 @@ CRITIC_PASSES = (
     6  # forward passes that one update is worth: targets 1, loss and its gradient 3, in the actor's loss 2
 )
 ACTOR_PASSES = 4  # next actions 1, loss and its gradient 3
-GB = 1e9
+BYTES_OF_ROW = 200  # of one transition in the replay
+PROCESS_MB = 700  # Python, torch and Meta-World
+TASK_MB = 30  # one training env and one for evaluation
+GUESS = (0.5, 1.0, 2.0)  # low, likely, high, while no cell has finished
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Estimate:
     """What one cell costs."""
 
     seconds: float
+    memory_mb: int
     checkpoint_bytes: float  # of one checkpoint; two are kept while the cell runs
     result_bytes: float  # that stay when it is done
 
@@ -59,11 +67,34 @@ def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
     workers = max(1, config.run.env_workers)
     seconds = env_steps * SECONDS_PER_ENV_STEP / workers + updates * (SECONDS_PER_UPDATE + flops / speed)
     weights = 4 * (3 * parameters.total + parameters.target)  # with two moments of Adam
-    rows = 4 * 50 * tasks * min(config.replay.capacity, steps)
-    return Estimate(seconds, weights + rows, weights + 1e5)
+    rows = BYTES_OF_ROW * tasks * min(config.replay.capacity, steps)
+    memory = PROCESS_MB + TASK_MB * tasks + (rows + 2 * weights) / 1e6
+    return Estimate(seconds, math.ceil(memory), weights + rows, weights + 1e5)
 
 
 def disk_needed(cells: Sequence[PlannedCell], at_once: int) -> float:
     """Bytes for the results of all cells and the checkpoints of those that run at the same time."""
     checkpoints = sorted((2 * planned.estimate.checkpoint_bytes for planned in cells), reverse=True)
     return sum(planned.estimate.result_bytes for planned in cells) + sum(checkpoints[:at_once])
+
+
+def calibrate(
+    planned: Sequence[PlannedCell], markers: Mapping[str, Mapping[str, Any]]
+) -> tuple[float, float, float]:
+    """Factors on the estimated seconds (low, likely, high): from the cells that finished at their first attempt, or a
+    guess while there are fewer than three."""
+    ratios = [
+        marker["seconds"] / item.estimate.seconds
+        for item in planned
+        if (marker := markers.get(item.cell.run_id)) and marker.get("seconds") and marker.get("attempts") == 1
+    ]
+    if len(ratios) < 3:
+        return GUESS
+    tenths = statistics.quantiles(ratios, n=10, method="inclusive")
+    return tenths[0], statistics.median(ratios), tenths[-1]
+
+
+def device_hours(planned: Sequence[PlannedCell], profile: Profile | None) -> float:
+    """Hours of a GPU, or of a core where no GPU is asked for. Cells that share a job share its devices."""
+    share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
+    return sum(item.estimate.seconds for item in planned) * share / 3600

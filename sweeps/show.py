@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.state import cell_directory, read_json
+from slurm.survey import Survey
 from sweeps.manifest import Entry
 from sweeps.plan import PlannedCell
 
@@ -65,6 +67,36 @@ def print_table(
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, soft_wrap=not console.is_terminal)
+
+
+def print_status(console: Console, sweep: Path, entries: Sequence[Entry], found: Survey) -> None:
+    """How many cells are in which state, then those at work and those that need somebody."""
+    counts = Counter(cell.state for cell in found.cells.values())
+    summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    console.print(f"{sweep}: {len(entries)} cells: {summary}", highlight=False, soft_wrap=True)
+    rows = []
+    for entry in entries:
+        cell = found.cells[entry.run_id]
+        if cell.finished or (cell.state in ("missing", "pending") and not cell.reason):
+            continue
+        steps = cell.heartbeat.get("vector_step")
+        success = cell.heartbeat.get("success")
+        rows.append(
+            (
+                entry.run_id,
+                entry.label,
+                cell.state,
+                "" if steps is None else f"{steps:,}",
+                "" if success is None else f"{success:.2f}",
+                cell.reason,
+            )
+        )
+    if rows:
+        print_table(
+            console, ("run id", "cell", "state", "step", "success", "reason"), rows[:SHOWN], shrinks="reason"
+        )
+    if len(rows) > SHOWN:
+        console.print(f"... and {len(rows) - SHOWN} more; --json lists all", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

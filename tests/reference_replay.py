@@ -67,6 +67,18 @@ class ReferenceReplay:
         return weight / weight.max()
 
 
+def n_step_return(transitions: list[Transition], n: int, discount: float) -> tuple[float, float, Transition]:
+    """Of the first transition: its return over at most n steps of one episode, discount ** steps, the last of them."""
+    steps = [transitions[0]]
+    for transition in transitions[1:n]:
+        ended = steps[-1].terminated or steps[-1].truncated
+        if ended or not np.array_equal(steps[-1].next_observation, transition.observation):
+            break
+        steps.append(transition)
+    value = sum(discount**k * float(step.reward) for k, step in enumerate(steps))
+    return value, discount ** len(steps), steps[-1]
+
+
 def philox(seed: int, draw: int, task: int, lane: int) -> list[int]:
     """Philox4x32-10 word by word (Salmon et al. 2011)."""
     word = (1 << 32) - 1

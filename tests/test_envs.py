@@ -22,7 +22,9 @@ def cache(tmp_path_factory):
     """A cache of this module's own, shared by its tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        living = VectorEnv(Env(tasks=TASKS), seed=0)  # envs of the same tasks copy its compiled models
         yield
+        living.close()
 
 
 @pytest.fixture
@@ -191,6 +193,36 @@ def test_goals_do_not_depend_on_the_other_tasks(make):
 
 def goals_seen(env, row):
     return [env.reset()[0][row, -3:] for _ in range(40)]
+
+
+def test_held_out_goals_are_others_of_the_same_stream(make):
+    env = make()
+    held_out = VectorEnv(env._config.held_out(), seed=3)
+    drawn = [tuple(goal) for goal in stock_goals("push-v3", 3, 8)]
+    for each, expected in ((env, drawn[:4]), (held_out, drawn[4:])):
+        assert [tuple(goal) for goal in each._group._envs[1]._goals] == expected
+    held_out.close()
+
+
+def test_a_reset_to_the_same_seed_keeps_what_was_learned_about_resets(make):
+    env = make()
+    env.reset()
+    starts = env._group._envs[0]._starts
+    env.reset(seed=3)
+    assert env._group._envs[0]._starts is starts
+    env.reset(seed=4)
+    assert env._group._envs[0]._starts is not starts
+
+
+def test_starts_are_remembered_up_to_a_number(make, monkeypatch):
+    monkeypatch.setattr("mtrl.envs.task_env._REMEMBERED", 1)
+    env, other = make(horizon=3), make(horizon=3)
+    other.reset()
+    env.reset()
+    results = rollout(env, 30)
+    assert len(env._group._envs[0]._starts) == 1
+    monkeypatch.undo()
+    assert_same(results, rollout(other, 30))
 
 
 def test_a_damaged_goal_cache_is_made_again(make, tmp_path, monkeypatch):

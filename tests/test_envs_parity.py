@@ -2,6 +2,7 @@
 
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -24,16 +25,24 @@ RUNS = pytest.mark.parametrize("task", ALL_TASKS)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    # The check at start is this file's own subject; it would only repeat the comparison here.
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the check at start, which would only repeat the comparison."""
     monkeypatch.setattr(parity, "_verdict", lambda *_: b"same")
 
 
 @RUNS
+@pytest.mark.usefixtures("unchecked")
 def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     config = Env(tasks=(task,), goals_per_task=2)
-    env, stock = TaskEnv(task, config, seed=5, index=0), StockEnv(task)
+    stock = StockEnv(task)
+    stock.env._placed = fast_env._Placed(stock.env.model.body_pos.copy(), stock.env.model.site_pos.copy())
+    fast_env._living[stock.env.fullpath] = stock.env  # compiling a model is the longest part of this test
+    env = TaskEnv(task, config, seed=5, index=0)
     goals = draw_goals(stock.env, 5, 2)
     generator = np.random.default_rng(0)
     for goal, act in (
@@ -79,13 +88,22 @@ def test_rewards_of_version_1_equal_stock(task):
     assert parity.difference(task, "v1", steps=STEPS) == ""
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_an_env_that_is_dropped_frees_its_simulator():
+    env = TaskEnv("push-v3", Env(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
+    env.reset()
+    env.step(np.zeros(4, np.float32))
+    simulator = weakref.ref(env._env.data)
+    del env
+    assert simulator() is None
+
+
 def test_stock_is_stepped_where_fast_is_off():
     env = TaskEnv("push-v3", Env(tasks=("push-v3",), fast=False), seed=0, index=0)
     assert type(env._env) is ALL_V3_ENVIRONMENTS["push-v3"]
 
 
 def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatch):
-    monkeypatch.undo()
     monkeypatch.setattr(fast_env, "_GAUSSIAN_SCALE", 2.0)
     assert parity.difference("drawer-close-v3", "v2").startswith("reward 0")
     with pytest.warns(RuntimeWarning, match=r"drawer-close-v3 runs on stock.*reward 0"):
@@ -95,7 +113,6 @@ def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatc
 
 
 def test_a_layer_that_fails_falls_back_to_stock(monkeypatch):
-    monkeypatch.undo()
     monkeypatch.setattr(fast_env._FastSawyer, "_get_obs", lambda self: 1 / 0)
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
         VectorEnv(Env(tasks=("reach-v3",)), seed=0).close()

@@ -25,7 +25,7 @@ def cells() -> list[Cell]:
 def test_round_trip(tmp_path: Path, cells: list[Cell]) -> None:
     entries = add_cells(tmp_path, cells)
     assert entries == read_manifest(tmp_path)
-    assert [entry.validated_config() for entry in entries] == [cell.config for cell in cells]
+    assert [entry.cell for entry in entries] == cells
     content = (tmp_path / "manifest.jsonl").read_bytes()
     for entry in entries:
         assert json.loads(content[entry.offset :].splitlines()[0])["run_id"] == entry.run_id

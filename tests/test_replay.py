@@ -11,14 +11,14 @@ from reference_replay import SHARED, ReferenceReplay, uniform_offsets
 from mtrl import config
 from mtrl.replay import Batch, Replay
 
-MODES = ("uniform", "uniform_shared", "prioritized")
+MODES = ("uniform", "uniform_shared", "prioritized", "prioritized_independent")
 SIZES = {"observation_size": 3, "action_size": 2}
 
 
-def make(mode="uniform", capacity=8, tasks=2, seed=0, alpha=0.6, beta=0.4, **more):
-    sizes = {**SIZES, **{name: more.pop(name) for name in SIZES if name in more}}
-    settings = config.Replay(capacity=capacity, mode=mode, alpha=alpha, beta=beta)
-    return Replay(settings, tasks=tasks, seed=seed, **sizes, **more)
+def make(mode="uniform", capacity=8, tasks=2, seed=0, **more):
+    fields = {name: more.pop(name) for name in list(more) if name in config.Replay.model_fields}
+    settings = config.Replay(capacity=capacity, mode=mode, **fields)
+    return Replay(settings, tasks=tasks, seed=seed, **{**SIZES, **more})
 
 
 class Feed:
@@ -29,6 +29,10 @@ class Feed:
         self.tasks, self.observation_size, self.action_size = tasks, observation_size, action_size
         self.observation = self.observe()
 
+    def follow(self, observation):
+        """The observation after `observation` in its episode."""
+        return self.observe()
+
     def observe(self):
         self.time += 1
         observation = self.rng.standard_normal((self.tasks, self.observation_size))
@@ -38,7 +42,7 @@ class Feed:
     def step(self, terminated=False, truncated=False, broken=False):
         """The columns of one `add`. A broken step's next observation is not the one the next step starts from."""
         flags = [np.broadcast_to(np.asarray(flag), (self.tasks,)).copy() for flag in (terminated, truncated)]
-        next_observation = self.observe()
+        next_observation = self.follow(self.observation)
         columns = (
             self.observation,
             self.rng.standard_normal((self.tasks, self.action_size)),
@@ -49,6 +53,18 @@ class Feed:
         ended = flags[0] | flags[1] | broken
         self.observation = np.where(ended[:, None], self.observe(), next_observation)
         return columns
+
+
+class StackedFeed(Feed):
+    """Observations [frame, previous frame, goal] of 3 + 3 + 2 numbers; a reset's previous frame is any."""
+
+    def __init__(self, tasks, seed=0):
+        super().__init__(tasks, observation_size=8, seed=seed)
+
+    def follow(self, observation):
+        following = self.observe()
+        following[:, 3:] = np.concatenate([observation[:, :3], observation[:, 6:]], 1)
+        return following
 
 
 def fill(replay, steps, feed=None, **step):
@@ -76,11 +92,19 @@ def equal(one: Batch, other: Batch) -> bool:
 class Operations(RuleBasedStateMachine):
     """Adds, samples, updates and reloads in any order; the twin is asked after each."""
 
-    @initialize(mode=st.sampled_from(MODES), capacity=st.integers(2, 40), tasks=st.integers(1, 3))
-    def start(self, mode, capacity, tasks):
-        self.arguments = {"mode": mode, "capacity": capacity, "tasks": tasks, "seed": 5}
-        self.replay, self.twin = make(**self.arguments), ReferenceReplay(capacity, tasks, 0.6)
+    @initialize(
+        mode=st.sampled_from(MODES),
+        capacity=st.integers(2, 40),
+        tasks=st.integers(1, 3),
+        rows=st.sampled_from(["full", "frame_stack"]),
+    )
+    def start(self, mode, capacity, tasks, rows):
+        self.arguments = {"mode": mode, "capacity": capacity, "tasks": tasks, "seed": 5, "rows": rows}
         self.feed, self.ids = Feed(tasks), np.zeros(0, np.int64)
+        if rows == "frame_stack":
+            self.feed = StackedFeed(tasks)
+            self.arguments |= {"observation_size": 8, "frame_size": 3}
+        self.replay, self.twin = make(**self.arguments), ReferenceReplay(capacity, tasks, 0.6)
 
     @rule(
         steps=st.integers(1, 30),
@@ -99,7 +123,7 @@ class Operations(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.added)
     @rule(per_task=st.integers(1, 9))
     def sample(self, per_task):
-        prioritized = self.arguments["mode"] == "prioritized"
+        prioritized = self.arguments["mode"].startswith("prioritized")
         if prioritized and not all(map(sum, self.twin.weights)):
             with pytest.raises(ValueError, match=r"all priorities of task \d are zero"):
                 self.replay.sample(per_task)
@@ -116,7 +140,7 @@ class Operations(RuleBasedStateMachine):
             assert batch.weight.eq(1).all()
         self.ids = np.concatenate([self.ids, ids])[-200:]
 
-    @precondition(lambda self: len(self.ids) and self.arguments["mode"] == "prioritized")
+    @precondition(lambda self: len(self.ids) and self.arguments["mode"].startswith("prioritized"))
     @rule(n=st.integers(1, 50), zeros=st.floats(0, 1), scale=st.sampled_from([1e-30, 1.0, 1e20]))
     def update(self, n, zeros, scale):
         rng = self.feed.rng
@@ -124,7 +148,7 @@ class Operations(RuleBasedStateMachine):
         priorities = rng.exponential(size=n) * scale * (rng.random(n) >= zeros)
         assert self.replay.update_priorities(ids, priorities) == self.twin.update_priorities(ids, priorities)
 
-    @precondition(lambda self: len(self.ids) and self.arguments["mode"] == "prioritized")
+    @precondition(lambda self: len(self.ids) and self.arguments["mode"].startswith("prioritized"))
     @rule(bad=st.sampled_from([np.nan, np.inf, -np.inf, -1.0]), place=st.integers(0, 9))
     def bad_priority(self, bad, place):
         priorities = np.ones(10)
@@ -148,7 +172,7 @@ class Operations(RuleBasedStateMachine):
 
 
 Operations.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestOperations = Operations.TestCase
 
@@ -218,9 +242,58 @@ def test_a_saved_replay_continues_bit_for_bit(mode, tmp_path):
         other.add(*columns)
         batch, again = one.sample(6), other.sample(6)
         assert equal(batch, again)
-        if mode == "prioritized":
+        if mode.startswith("prioritized"):
             one.update_priorities(batch.id, batch.reward.abs())
             other.update_priorities(again.id, again.reward.abs())
+
+
+STACKED = {"rows": "frame_stack", "observation_size": 8, "frame_size": 3}
+
+
+def test_stacked_rows_of_meta_world_take_96_bytes():
+    """Of memory and of a file: 10,000 transitions in 20 episodes with their kept observations and checksums."""
+    replay, rng = (
+        make(capacity=10_000, rows="frame_stack", tasks=1, observation_size=39, action_size=4),
+        Feed(1).rng,
+    )
+    frames, goal = rng.standard_normal((10_002, 1, 18)), rng.standard_normal((1, 3))
+    for time in range(1, 10_001):
+        observation, following = (
+            np.concatenate([frames[t], frames[t - 1], goal], 1) for t in (time, time + 1)
+        )
+        ended = np.array([time % 500 == 0])
+        replay.add(observation, np.zeros((1, 4)), np.ones(1), ended & False, ended, following)
+    assert len(replay.state_dict()["replay"]) / 10_000 < 96.5
+    batch = replay.sample(1000)
+    times = (batch.id.numpy() & (1 << 48) - 1) + 1
+    expected = np.concatenate([frames[times + 1], frames[times], np.broadcast_to(goal, (1000, 1, 3))], 2)[
+        :, 0
+    ]
+    assert np.array_equal(batch.next_observation.numpy(), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("place", [3, 5, 6, 7])
+def test_what_stacked_rows_cannot_hold_is_noticed(place):
+    """Every number of the previous frame and the goal is compared; the task is named and nothing is added."""
+    replay, feed = make(**STACKED), StackedFeed(2)
+    fill(replay, 3, feed)
+    before = replay.state_dict()["replay"]
+    columns = feed.step()
+    columns[5][1, place] += 1e-3
+    with pytest.raises(ValueError, match=r"task 1: rows of frame_stack need .* use replay.rows=full"):
+        replay.add(*columns)
+    assert np.array_equal(replay.state_dict()["replay"], before)
+
+
+def test_a_file_of_other_rows_is_refused(tmp_path):
+    fill(make(**STACKED), 3, StackedFeed(2)).save(tmp_path / "replay.bin")
+    with pytest.raises(ValueError, match="frame size = 3, this replay has 0"):
+        make(observation_size=8).load(tmp_path / "replay.bin")
+
+
+def test_rows_in_a_file_are_as_good(tmp_path):
+    one, other = fill(make(), 12), fill(make(path=tmp_path / "rows"), 12)
+    assert equal(one.sample(20), other.sample(20))
 
 
 def test_a_batch_that_is_held_is_not_overwritten():

@@ -70,7 +70,7 @@ def test_run_file_opens_with_xarray(finished: Path) -> None:
         assert dataset.per_run.sel(run_metric="critic_loss").notnull().any()
 
 
-@pytest.mark.parametrize("mode", ["uniform", "prioritized"])
+@pytest.mark.parametrize("mode", ["uniform", "prioritized", "prioritized_independent"])
 def test_same_config_gives_the_same_file_for_any_threads_and_workers(tmp_path: Path, mode: str) -> None:
     train(short_config(replay__mode=mode), tmp_path / "one")
     train(short_config(replay__mode=mode, run__threads=2, run__env_workers=2), tmp_path / "two")

@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "instruction_set", [] { return name_of(best_instruction_set()); },
       "The widest instruction set of this machine that the kernels know: avx512, avx2 or portable.");
+  bind_cuda(m);
 }

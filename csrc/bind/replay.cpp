@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arrays.h"
@@ -13,19 +14,39 @@ namespace py = pybind11;
 
 namespace {
 
+template <class T>
+T choose(const char* what, const std::string& name,
+         std::initializer_list<std::pair<const char*, T>> choices) {
+  std::string names;
+  for (const auto& [known, value] : choices) {
+    if (name == known) return value;
+    names += (names.empty() ? "" : ", ") + std::string(known);
+  }
+  throw py::value_error("no " + std::string(what) + " '" + name + "'; there are " + names);
+}
+
 Mode mode_of(const std::string& name) {
-  if (name == "uniform") return Mode::uniform;
-  if (name == "uniform_shared") return Mode::uniform_shared;
-  if (name == "prioritized") return Mode::prioritized;
-  throw py::value_error("no mode '" + name + "'; there are uniform, uniform_shared, prioritized");
+  return choose<Mode>("mode", name,
+                      {{"uniform", Mode::uniform},
+                       {"uniform_shared", Mode::uniform_shared},
+                       {"prioritized", Mode::prioritized},
+                       {"prioritized_independent", Mode::prioritized_independent}});
+}
+
+Normalization normalization_of(const std::string& name) {
+  return choose<Normalization>("weight normalization", name,
+                               {{"batch", Normalization::batch},
+                                {"task", Normalization::task},
+                                {"buffer", Normalization::buffer},
+                                {"none", Normalization::none}});
 }
 
 InstructionSet instruction_set_of(const std::string& name) {
   if (name == "auto") return best_instruction_set();
-  if (name == "portable") return InstructionSet::portable;
-  if (name == "avx2") return InstructionSet::avx2;
-  if (name == "avx512") return InstructionSet::avx512;
-  throw py::value_error("no instruction set '" + name + "'; there are auto, portable, avx2, avx512");
+  return choose<InstructionSet>("instruction set", name,
+                                {{"portable", InstructionSet::portable},
+                                 {"avx2", InstructionSet::avx2},
+                                 {"avx512", InstructionSet::avx512}});
 }
 
 // Numbers of either precision as the precision kernels take; `scratch` holds them where they had to be
@@ -59,7 +80,7 @@ struct Outputs {
 
   Outputs(int64_t rows, int64_t observation, int64_t action, py::tuple batch) : tensors(std::move(batch)) {
     using arrays::output;
-    if (tensors.size() != 8) throw py::value_error("a batch has 8 tensors");
+    if (tensors.size() != 9) throw py::value_error("a batch has 9 tensors");
     view = {rows,
             output<float>(tensors[0], "observation", {rows, observation}),
             output<float>(tensors[1], "action", {rows, action}),
@@ -68,21 +89,25 @@ struct Outputs {
             output<float>(tensors[4], "next_observation", {rows, observation}),
             output<int64_t>(tensors[5], "task", {rows}),
             output<float>(tensors[6], "weight", {rows}),
-            output<int64_t>(tensors[7], "id", {rows})};
+            output<int64_t>(tensors[7], "id", {rows}),
+            output<float>(tensors[8], "discount", {rows})};
   }
 };
 
 class PyReplay {
  public:
-  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, const std::string& mode,
-           double alpha, double beta, uint64_t seed, const std::string& set, const std::string& path)
-      : buffer_({{tasks, capacity, observation, action},
+  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
+           const std::string& mode, double alpha, double beta, const std::string& normalization,
+           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& path)
+      : buffer_({{tasks, capacity, observation, action, frame},
                  mode_of(mode),
                  alpha,
                  beta,
                  seed,
                  instruction_set_of(set),
-                 path}) {}
+                 path,
+                 normalization_of(normalization),
+                 {steps, discount}}) {}
 
   void add(py::handle observation, py::handle action, py::handle reward, py::handle terminated,
            py::handle truncated, py::handle next_observation) {
@@ -119,6 +144,9 @@ class PyReplay {
     const py::gil_scoped_release release;
     return buffer_.update_priorities(names, p, ids.shape[0]);
   }
+
+  void set_alpha(double alpha) { buffer_.set_alpha(alpha); }
+  void set_beta(double beta) { buffer_.set_beta(beta); }
 
   py::array_t<int64_t> size() const {
     const std::vector<int64_t> sizes = buffer_.size();
@@ -178,11 +206,14 @@ void bind_replay(py::module_& m) {
       .def(py::init<int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
            py::arg("action"), py::arg("tensors"));
   py::class_<PyReplay>(m, "ReplayBuffer")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, double, double, uint64_t,
-                    const std::string&, const std::string&>(),
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
+                    const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&>(),
            py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
-           py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("seed"),
-           py::arg("instruction_set") = "auto", py::arg("path") = "")
+           py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
+           py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
+           py::arg("path"))
+      .def("set_alpha", &PyReplay::set_alpha)
+      .def("set_beta", &PyReplay::set_beta)
       .def("add", &PyReplay::add)
       .def("sample", &PyReplay::sample)
       .def("update_priorities", &PyReplay::update_priorities)

@@ -17,8 +17,8 @@
 // The format, little-endian as the machines are:
 //   Header                                   with its own checksum
 //   per task: a chunk with the Ring's numbers; chunks of its live rows, oldest first (an open row after the
-//   newest included), at most kChunk bytes each; a chunk of its finals, oldest first; where prioritized, a
-//   chunk of its live leaves, oldest first.
+//   newest included), at most kChunk bytes each; a chunk of its kept observations, oldest first; where
+//   prioritized, a chunk of its live leaves, oldest first.
 // A chunk is a ChunkHeader and that many bytes.
 
 namespace {
@@ -33,7 +33,7 @@ struct Header {
   int64_t tasks, capacity, observation, action;
   uint64_t seed, draws;
   double alpha;
-  uint32_t reserved, checksum;  // of the bytes before it
+  uint32_t frame, checksum;  // the latter of the bytes before it
 };
 
 struct ChunkHeader {
@@ -42,7 +42,7 @@ struct ChunkHeader {
 
 struct RingNumbers {
   int64_t begin, end;
-  uint32_t finals_begin, finals_end;
+  uint32_t kept_begin, kept_end;
   uint32_t open, reserved;
 };
 
@@ -144,7 +144,7 @@ void ReplayBuffer::save(const Sink& sink) const {
                 settings_.seed,
                 draws_,
                 settings_.alpha,
-                0,
+                static_cast<uint32_t>(shape.frame),
                 0};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.checksum = crc32(0, &header, sizeof header - sizeof header.checksum);
@@ -152,17 +152,16 @@ void ReplayBuffer::save(const Sink& sink) const {
   const int64_t row_bytes = store_.bytes_per_row(), chunk_rows = std::max<int64_t>(1, kChunk / row_bytes);
   for (int64_t task = 0; task < shape.tasks; ++task) {
     const auto& ring = store_.ring(task);
-    const RingNumbers numbers{ring.begin, ring.end, ring.finals_begin, ring.finals_end, ring.open, 0};
+    const RingNumbers numbers{ring.begin, ring.end, ring.kept_begin, ring.kept_end, ring.open, 0};
     put_chunk(sink, &numbers, sizeof numbers);
     const auto runs = store_.runs_of(ring);
     for (int run = 0; run < 2; ++run)
       for (int64_t row = runs.first[run]; row < runs.last[run]; row += chunk_rows)
         put_chunk(sink, store_.row(task, row), std::min(chunk_rows, runs.last[run] - row) * row_bytes);
-    std::vector<float> finals;
-    for (uint32_t number = ring.finals_begin; number != ring.finals_end; ++number)
-      finals.insert(finals.end(), store_.final_of(ring, number),
-                    store_.final_of(ring, number) + shape.observation);
-    put_chunk(sink, finals.data(), finals.size() * sizeof(float));
+    std::vector<float> kept;
+    for (uint32_t number = ring.kept_begin; number != ring.kept_end; ++number)
+      kept.insert(kept.end(), store_.kept_of(ring, number), store_.kept_of(ring, number) + shape.observation);
+    put_chunk(sink, kept.data(), kept.size() * sizeof(float));
     if (trees_.empty()) continue;
     for (int run = 0; run < 2; ++run)
       put_chunk(sink, trees_[task].leaves() + runs.first[run],
@@ -183,6 +182,7 @@ void ReplayBuffer::load(const uint8_t* bytes, size_t n) {
   check_same("capacity", header.capacity, shape.capacity);
   check_same("observation size", header.observation, shape.observation);
   check_same("action size", header.action, shape.action);
+  check_same("frame size", header.frame, shape.frame);
   check_same("prioritized", header.prioritized, !trees_.empty());
   if (header.prioritized != 0 && header.alpha != settings_.alpha)
     throw std::invalid_argument("the replay checkpoint has alpha = " + std::to_string(header.alpha) +
@@ -202,9 +202,9 @@ void ReplayBuffer::read_tasks(Source& source, bool apply) {
     const std::string name = "task " + std::to_string(task) + "'s ";
     RingNumbers numbers;
     std::memcpy(&numbers, source.chunk(sizeof numbers, name + "ring"), sizeof numbers);
-    const uint32_t finals = numbers.finals_end - numbers.finals_begin;
+    const uint32_t kept = numbers.kept_end - numbers.kept_begin;
     if (numbers.begin < 0 || numbers.end < numbers.begin || numbers.end - numbers.begin > shape.capacity ||
-        finals > numbers.end - numbers.begin)
+        kept > numbers.end - numbers.begin)
       damaged(name + "ring is impossible");
     TransitionStore::Ring ring;
     ring.begin = numbers.begin;
@@ -217,9 +217,9 @@ void ReplayBuffer::read_tasks(Source& source, bool apply) {
         const uint8_t* rows = source.chunk(bytes, name + "rows");
         if (apply) std::memcpy(store_.mutable_row(task, row), rows, bytes);
       }
-    const uint8_t* kept =
-        source.chunk(finals * shape.observation * sizeof(float), name + "final observations");
-    if (apply) store_.restore(task, ring, numbers.finals_begin, finals, kept);
+    const uint8_t* observations =
+        source.chunk(kept * shape.observation * sizeof(float), name + "kept observations");
+    if (apply) store_.restore(task, ring, numbers.kept_begin, kept, observations);
     if (trees_.empty()) continue;
     std::vector<float> leaves(store_.rows());
     for (int run = 0; run < 2; ++run) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace {
@@ -9,65 +10,76 @@ namespace {
 constexpr int64_t kFan = 16;
 constexpr int64_t kBlock = kFan * kFan;
 
-// cumulative[4 r + q]: the sum of children 0..r of quarter q and of all quarters before it. Quarter q is
+// Lanes of GCC's and Clang's vector extension: one or more machine registers each, the same arithmetic on
+// all.
+using Double4 = double __attribute__((vector_size(32), aligned(8)));
+using Float4 = float __attribute__((vector_size(16), aligned(4)));
+using Float16 = float __attribute__((vector_size(64), aligned(4)));
+
+MTRL_BODY void load(const double* from, Double4& four) { std::memcpy(&four, from, sizeof four); }
+MTRL_BODY void load(const float* from, Double4& four) {
+  Float4 floats;
+  std::memcpy(&floats, from, sizeof floats);
+  four = __builtin_convertvector(floats, Double4);
+}
+
+// cumulative[r][q]: the sum of children 0..r of quarter q and of all quarters before it. Quarter q is
 // children q, 4 + q, 8 + q, 12 + q.
 template <class T>
-MTRL_BODY void accumulate(const T* child, double* cumulative) {
-  for (int q = 0; q < 4; ++q) cumulative[q] = static_cast<double>(child[q]);
-  for (int r = 1; r < 4; ++r)
-    for (int q = 0; q < 4; ++q)
-      cumulative[4 * r + q] = cumulative[4 * (r - 1) + q] + static_cast<double>(child[4 * r + q]);
-  double before[4] = {0, 0, 0, 0};
-  for (int q = 1; q < 4; ++q) before[q] = before[q - 1] + cumulative[12 + q - 1];
-  for (int r = 0; r < 4; ++r)
-    for (int q = 0; q < 4; ++q) cumulative[4 * r + q] += before[q];
+MTRL_BODY void accumulate(const T* child, Double4 (&cumulative)[4]) {
+  for (int r = 0; r < 4; ++r) load(child + 4 * r, cumulative[r]);
+  for (int r = 1; r < 4; ++r) cumulative[r] += cumulative[r - 1];
+  const Double4& quarter = cumulative[3];
+  const double one = quarter[0], two = one + quarter[1], three = two + quarter[2];
+  const Double4 before = {0, one, two, three};
+  for (int r = 0; r < 4; ++r) cumulative[r] += before;
 }
 
 template <class T>
 MTRL_BODY double sum16(const T* child) {
-  double cumulative[16];
+  Double4 cumulative[4];
   accumulate(child, cumulative);
-  return cumulative[15];
+  return cumulative[3][3];
 }
 
 MTRL_BODY float max16(const float* child) {
-  float eight[8], four[4];
-  for (int i = 0; i < 8; ++i) eight[i] = child[i] > child[i + 8] ? child[i] : child[i + 8];
-  for (int i = 0; i < 4; ++i) four[i] = eight[i] > eight[i + 4] ? eight[i] : eight[i + 4];
-  const float a = four[0] > four[2] ? four[0] : four[2], b = four[1] > four[3] ? four[1] : four[3];
+  Float4 v[4];
+  std::memcpy(v, child, sizeof v);
+  v[0] = v[0] > v[1] ? v[0] : v[1];
+  v[2] = v[2] > v[3] ? v[2] : v[3];
+  v[0] = v[0] > v[2] ? v[0] : v[2];
+  const float a = v[0][0] > v[0][1] ? v[0][0] : v[0][1], b = v[0][2] > v[0][3] ? v[0][2] : v[0][3];
   return a > b ? a : b;
 }
+
+// The place in its node of the k-th child in the order of summation.
+MTRL_BODY int64_t place(int64_t k) { return 4 * (k % 4) + k / 4; }
 
 // The child whose cumulative sum first exceeds `mass`, which becomes the mass inside that child. A child of
 // weight zero adds nothing to the sum before it, so it is never the first to exceed anything; where rounding
 // left `mass` at or above the whole sum, the last child with weight is taken.
 template <class T>
 MTRL_BODY int64_t descend(const T* child, double& mass) {
-  double cumulative[16], below[4] = {0, 0, 0, 0};
+  Double4 cumulative[4];
   accumulate(child, cumulative);
-  int passed[4] = {0, 0, 0, 0};
-  for (int r = 0; r < 4; ++r)
-    for (int q = 0; q < 4; ++q) {
-      const double sum = cumulative[4 * r + q];
-      const bool pass = sum <= mass;
-      passed[q] += pass;
-      const double candidate = pass ? sum : 0.0;
-      below[q] = candidate > below[q] ? candidate : below[q];
-    }
-  int order = passed[0] + passed[1] + passed[2] + passed[3];
-  const double a = below[0] > below[2] ? below[0] : below[2], b = below[1] > below[3] ? below[1] : below[3];
-  mass -= a > b ? a : b;
-  if (__builtin_expect(order == kFan, 0)) {
+  const Double4 limit = {mass, mass, mass, mass};
+  const auto passed = (cumulative[0] <= limit) + (cumulative[1] <= limit) + (cumulative[2] <= limit) +
+                      (cumulative[3] <= limit);  // -1 for each
+  int64_t k = -(passed[0] + passed[1] + passed[2] + passed[3]);
+  double sums[17] = {0};
+  std::memcpy(sums + 1, cumulative, sizeof cumulative);
+  mass -= sums[(place(k - 1) + 1) & -static_cast<int64_t>(k > 0)];
+  if (__builtin_expect(k == kFan, 0)) {
     mass = 0;
-    do --order;
-    while (order > 0 && !(child[4 * (order % 4) + order / 4] > 0));
+    do --k;
+    while (k > 0 && !(child[place(k)] > 0));
   }
-  return 4 * (order % 4) + order / 4;
+  return place(k);
 }
 
 struct Levels {
   const float* leaves;
-  const double *sums16, *sums256, *prefix;
+  const double *sums16, *sums256, *prefix;  // prefix[-1] is 0
   int64_t blocks;
 };
 
@@ -77,7 +89,8 @@ MTRL_BODY int64_t find_block(const Levels& tree, double mass) {
   int64_t n = tree.blocks;
   while (n > 1) {
     const int64_t half = n / 2;
-    at += at[half - 1] <= mass ? half : 0;
+    at += half &
+          -static_cast<int64_t>(at[half - 1] <= mass);  // no branch: it would be mispredicted half the time
     n -= half;
   }
   int64_t block = at - tree.prefix;
@@ -86,14 +99,20 @@ MTRL_BODY int64_t find_block(const Levels& tree, double mass) {
   return block;
 }
 
-MTRL_BODY void find_body(const Levels& tree, const double* mass, int64_t n, int64_t* leaf) {
+// One level after the other for all masses, so that the next level's memory is on its way while others are
+// searched.
+MTRL_BODY void find_body(const Levels& tree, double* mass, int64_t n, int64_t* leaf) {
   for (int64_t i = 0; i < n; ++i) {
-    double rest = mass[i];
-    const int64_t block = find_block(tree, rest);
-    rest -= block > 0 ? tree.prefix[block - 1] : 0.0;
-    const int64_t group = block * kFan + descend(tree.sums16 + block * kFan, rest);
-    leaf[i] = group * kFan + descend(tree.leaves + group * kFan, rest);
+    leaf[i] = find_block(tree, mass[i]);
+    mass[i] -= tree.prefix[leaf[i] - 1];
+    __builtin_prefetch(tree.sums16 + leaf[i] * kFan);
+    __builtin_prefetch(tree.sums16 + leaf[i] * kFan + 8);
   }
+  for (int64_t i = 0; i < n; ++i) {
+    leaf[i] = leaf[i] * kFan + descend(tree.sums16 + leaf[i] * kFan, mass[i]);
+    __builtin_prefetch(tree.leaves + leaf[i] * kFan);
+  }
+  for (int64_t i = 0; i < n; ++i) leaf[i] = leaf[i] * kFan + descend(tree.leaves + leaf[i] * kFan, mass[i]);
 }
 
 struct Parents {
@@ -125,73 +144,107 @@ MTRL_BODY void update_parents_body(const Parents& tree, const int64_t* index, in
   }
 }
 
-MTRL_DISPATCH(find, (const Levels& tree, const double* mass, int64_t n, int64_t* leaf), (tree, mass, n, leaf))
+// Of `n` numbers, n a multiple of 16.
+MTRL_BODY void greatest_body(const float* value, int64_t n, float& greatest) {
+  Float16 most{};
+  for (int64_t i = 0; i < n; i += kFan) {
+    Float16 next;
+    std::memcpy(&next, value + i, sizeof next);
+    most = next > most ? next : most;
+  }
+  float lanes[kFan];
+  std::memcpy(lanes, &most, sizeof lanes);
+  greatest = max16(lanes);
+}
+
+MTRL_DISPATCH(greatest, (const float* value, int64_t n, float& greatest), (value, n, greatest))
+MTRL_DISPATCH(find, (const Levels& tree, double* mass, int64_t n, int64_t* leaf), (tree, mass, n, leaf))
 MTRL_DISPATCH(update_parents, (const Parents& tree, const int64_t* index, int64_t n), (tree, index, n))
 
 }  // namespace
 
-FlatSumTree::FlatSumTree(int64_t leaves, InstructionSet set) : size_(leaves), set_(set) {
-  const int64_t blocks = std::max<int64_t>(1, (leaves + kBlock - 1) / kBlock);
-  leaves_.resize(blocks * kBlock);
+FlatSumTree::FlatSumTree(int64_t leaves, InstructionSet set, float* memory) : size_(leaves), set_(set) {
+  const int64_t blocks = padded(leaves) / kBlock;
+  if (memory == nullptr) own_.resize(blocks * kBlock);
+  leaves_ = memory == nullptr ? own_.data() : memory;
   sums16_.resize(blocks * kFan);
   maxima16_.resize(blocks * kFan);
   sums256_.resize(blocks);
-  maxima256_.resize(blocks);
-  prefix_.resize(blocks);
+  maxima256_.resize((blocks + kFan - 1) / kFan * kFan);
+  prefix_.resize(blocks + 1);
+}
+
+void FlatSumTree::put(int64_t index, float weight) {
+  float& leaf = leaves_[index];
+  if (weight >= greatest_) {  // no leaf is above greatest_, known or not
+    greatest_ = weight;
+    greatest_known_ = true;
+  } else if (leaf == greatest_) {
+    greatest_known_ = false;
+  }
+  leaf = weight;
+}
+
+void FlatSumTree::update_parents(const int64_t* index, int64_t n) {
+  update_parents_for(set_)({leaves_, sums16_.data(), sums256_.data(), maxima16_.data(), maxima256_.data()},
+                           index, n);
 }
 
 void FlatSumTree::set(const int64_t* index, const float* weight, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    float& leaf = leaves_[index[i]];
-    if (weight[i] >= greatest_)
-      greatest_ = weight[i];
-    else if (leaf == greatest_)
-      greatest_known_ = false;
-    leaf = weight[i];
-  }
-  update_parents_for(set_)(
-      {leaves_.data(), sums16_.data(), sums256_.data(), maxima16_.data(), maxima256_.data()}, index, n);
+  for (int64_t i = 0; i < n; ++i) put(index[i], weight[i]);
+  update_parents(index, n);
+}
+
+void FlatSumTree::enter(int64_t index, int64_t left) {
+  put(left, 0);
+  if (!greatest_known_) update_parents(&left, 1);
+  const float most = greatest();
+  put(index, most > 0 ? most : 1);
+  const int64_t both[2] = {left, index};
+  update_parents(both, 2);
 }
 
 void FlatSumTree::fill(const float* weight) {
-  std::copy(weight, weight + size_, leaves_.begin());
+  std::copy(weight, weight + size_, leaves_);
   rebuild();
 }
 
 void FlatSumTree::rebuild() {
-  const Parents tree{leaves_.data(), sums16_.data(), sums256_.data(), maxima16_.data(), maxima256_.data()};
+  const Parents tree{leaves_, sums16_.data(), sums256_.data(), maxima16_.data(), maxima256_.data()};
   for (int64_t group = 0; group < static_cast<int64_t>(sums16_.size()); ++group) update_group(tree, group);
   for (int64_t block = 0; block < static_cast<int64_t>(sums256_.size()); ++block) update_block(tree, block);
   greatest_known_ = false;
+  greatest();  // an upper bound on all leaves from now on
 }
 
 void FlatSumTree::prepare() {
   double sum = 0;
-  for (size_t block = 0; block < sums256_.size(); ++block) prefix_[block] = sum += sums256_[block];
+  for (size_t block = 0; block < sums256_.size(); ++block) prefix_[block + 1] = sum += sums256_[block];
 }
 
 float FlatSumTree::greatest() {
-  if (!greatest_known_) greatest_ = *std::max_element(maxima256_.begin(), maxima256_.end());
+  if (!greatest_known_)
+    greatest_for(set_)(maxima256_.data(), static_cast<int64_t>(maxima256_.size()), greatest_);
   greatest_known_ = true;
   return greatest_;
 }
 
 float FlatSumTree::least_positive() const {
   float least = std::numeric_limits<float>::infinity();
-  for (float leaf : leaves_) least = leaf > 0 && leaf < least ? leaf : least;
+  for (int64_t i = 0; i < size_; ++i) least = leaves_[i] > 0 && leaves_[i] < least ? leaves_[i] : least;
   return std::isinf(least) ? 0 : least;
 }
 
-void FlatSumTree::find(const double* mass, int64_t n, int64_t* leaf) const {
+void FlatSumTree::find(double* mass, int64_t n, int64_t* leaf) const {
   const auto blocks = static_cast<int64_t>(sums256_.size());
-  find_for(set_)({leaves_.data(), sums16_.data(), sums256_.data(), prefix_.data(), blocks}, mass, n, leaf);
+  find_for(set_)({leaves_, sums16_.data(), sums256_.data(), prefix_.data() + 1, blocks}, mass, n, leaf);
 }
 
 std::string FlatSumTree::check() const {
-  for (int64_t i = 0; i < static_cast<int64_t>(leaves_.size()); ++i)
+  for (int64_t i = 0; i < padded(size_); ++i)
     if (!(leaves_[i] >= 0) || std::isinf(leaves_[i]) || (i >= size_ && leaves_[i] != 0))
       return "leaf " + std::to_string(i) + " is " + std::to_string(leaves_[i]);
-  FlatSumTree again = *this;
+  FlatSumTree again(size_, set_, leaves_);
   again.rebuild();
   if (sums16_ != again.sums16_ || maxima16_ != again.maxima16_)
     return "a sum or maximum of 16 is not its leaves'";

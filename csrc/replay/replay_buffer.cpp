@@ -19,10 +19,19 @@ const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
   need(shape.tasks >= 1 && shape.tasks < (1 << 15), "tasks must be from 1 to 32767");
   need(shape.capacity >= 2 && shape.capacity < (int64_t{1} << 40), "capacity must be at least 2");
   need(shape.observation >= 1 && shape.action >= 1, "observation and action sizes must be at least 1");
+  need(shape.frame >= 0 && 2 * shape.frame <= shape.observation,
+       "a frame must fit twice into an observation");
   need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
   need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");
+  need(settings.returns.steps >= 1, "n_step must be at least 1");
   need(is_supported(settings.set), "this processor lacks the instruction set");
   return settings;
+}
+
+// A positive priority stays drawable, however small its power.
+float weight_of(double power, bool positive) {
+  constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
+  return positive ? static_cast<float>(std::min(std::max(power, kLeast), kMost)) : 0.0f;
 }
 
 std::string text(double value) {
@@ -35,23 +44,28 @@ std::string text(double value) {
 
 ReplayBuffer::ReplayBuffer(const Settings& settings)
     : settings_(checked(settings)), store_(settings.shape, settings.path) {
-  if (settings.mode == Mode::prioritized) trees_.assign(settings.shape.tasks, {store_.rows(), settings.set});
+  if (!is_prioritized(settings.mode)) return;
+  const int64_t leaves = FlatSumTree::padded(store_.rows());
+  leaves_ =
+      Arena(static_cast<size_t>(leaves * settings.shape.tasks) * sizeof(float));  // together: huge pages
+  for (int64_t task = 0; task < settings.shape.tasks; ++task)
+    trees_.emplace_back(store_.rows(), settings.set, static_cast<float*>(leaves_.data()) + task * leaves);
 }
 
 void ReplayBuffer::add(const float* observation, const float* action, const float* reward,
                        const bool* terminated, const bool* truncated, const float* next_observation) {
   const Lock lock(mutex_);
   const auto& shape = settings_.shape;
+  for (int64_t task = 0; task < shape.tasks; ++task)
+    if (!store_.fits(observation + task * shape.observation, next_observation + task * shape.observation))
+      throw std::invalid_argument(
+          "task " + std::to_string(task) +
+          ": rows of frame_stack need a next observation whose previous frame is this one's "
+          "frame, and the same goal; use replay.rows=full");
   for (int64_t task = 0; task < shape.tasks; ++task) {
-    const int64_t row = store_.row_of(store_.end(task));
-    if (!trees_.empty()) {
-      FlatSumTree& tree = trees_[task];
-      const int64_t oldest = store_.row_of(store_.begin(task));
-      const float none = 0;
-      if (store_.size(task) == shape.capacity) tree.set(&oldest, &none, 1);
-      const float greatest = tree.greatest(), weight = greatest > 0 ? greatest : 1;
-      tree.set(&row, &weight, 1);
-    }
+    // The row that leaves, once the ring is full; until then one that holds nothing.
+    const int64_t oldest = store_.row_of(store_.end(task) + store_.rows() - shape.capacity);
+    if (!trees_.empty()) trees_[task].enter(store_.row_of(store_.end(task)), oldest);
     store_.add(task, observation + task * shape.observation, action + task * shape.action, reward[task],
                terminated[task], truncated[task], next_observation + task * shape.observation);
   }
@@ -66,7 +80,7 @@ void ReplayBuffer::check_can_draw(const int64_t* count) {
       throw std::invalid_argument("cannot sample a negative number of transitions of " + name);
     if (store_.size(task) == 0)
       throw std::invalid_argument(name + " has no transitions to sample; add some first");
-    if (settings_.mode == Mode::prioritized) {
+    if (!trees_.empty()) {
       trees_[task].prepare();
       if (!(trees_[task].total() > 0))
         throw std::invalid_argument("all priorities of " + name + " are zero; there is nothing to sample");
@@ -88,7 +102,7 @@ void ReplayBuffer::sample(const int64_t* count, const BatchView& batch) {
   draw(count, row_);
   ++draws_;
   for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++])
-    gather(store_, task, row_.data() + at, count[task], at, batch);
+    gather(store_, settings_.returns, task, row_.data() + at, count[task], at, batch);
   weigh(count, row_, batch);
 }
 
@@ -98,8 +112,9 @@ void ReplayBuffer::draw(const int64_t* count, std::vector<int64_t>& row) {
   for (int64_t task = 0; task < settings_.shape.tasks; at += count[task++]) {
     if (count[task] == 0) continue;
     int64_t* const rows = row.data() + at;
-    if (settings_.mode == Mode::prioritized) {
-      draw_stratified(stream, static_cast<uint32_t>(task), trees_[task], count[task], rows, scratch_);
+    if (!trees_.empty()) {
+      const auto draw = settings_.mode == Mode::prioritized ? draw_stratified : draw_independent;
+      draw(stream, static_cast<uint32_t>(task), trees_[task], count[task], rows, scratch_);
       continue;
     }
     const uint32_t source = settings_.mode == Mode::uniform_shared ? kShared : static_cast<uint32_t>(task);
@@ -112,23 +127,73 @@ void ReplayBuffer::draw(const int64_t* count, std::vector<int64_t>& row) {
   }
 }
 
+// Density N P(i) of a transition is its weight times this.
+double ReplayBuffer::scale(int64_t task) const {
+  return static_cast<double>(store_.size(task)) / trees_[task].total();
+}
+
+// Of all that could be drawn. Needs trees that were prepared, those of tasks left out of this batch as well.
+double ReplayBuffer::least_density() const {
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t task = 0; task < settings_.shape.tasks; ++task)
+    if (trees_[task].total() > 0) least = std::min(least, trees_[task].least_positive() * scale(task));
+  return least;
+}
+
 void ReplayBuffer::weigh(const int64_t* count, const std::vector<int64_t>& row, const BatchView& batch) {
-  if (settings_.mode != Mode::prioritized) {
+  if (trees_.empty()) {
     std::fill_n(batch.weight, batch.rows, 1.0f);
     return;
   }
   density_.resize(batch.rows);
+  const bool per_task = settings_.normalization == Normalization::task;
   double least = std::numeric_limits<double>::infinity();
   for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++]) {
     if (count[task] == 0) continue;
-    const double scale = static_cast<double>(store_.size(task)) / trees_[task].total();
+    const double factor = scale(task);
+    double least_of_task = std::numeric_limits<double>::infinity();
     for (int64_t i = at; i < at + count[task]; ++i) {
-      density_[i] = trees_[task].leaf(row[i]) * scale;
-      least = density_[i] < least ? density_[i] : least;
+      density_[i] = trees_[task].leaf(row[i]) * factor;
+      least_of_task = density_[i] < least_of_task ? density_[i] : least_of_task;
     }
+    if (per_task)
+      importance_weights(settings_.set, density_.data() + at, count[task], least_of_task, settings_.beta,
+                         batch.weight + at, scratch_);
+    least = std::min(least, least_of_task);
+  }
+  if (per_task) return;
+  if (settings_.normalization == Normalization::none) least = 1;
+  if (settings_.normalization == Normalization::buffer) {
+    for (FlatSumTree& tree : trees_) tree.prepare();
+    least = least_density();
   }
   importance_weights(settings_.set, density_.data(), batch.rows, least, settings_.beta, batch.weight,
                      scratch_);
+}
+
+void ReplayBuffer::set_beta(double beta) {
+  const Lock lock(mutex_);
+  Settings changed = settings_;
+  changed.beta = beta;
+  settings_ = checked(changed);
+}
+
+void ReplayBuffer::set_alpha(double alpha) {
+  const Lock lock(mutex_);
+  Settings changed = settings_;
+  changed.alpha = alpha;
+  checked(changed);
+  if (alpha == settings_.alpha) return;
+  if (alpha == 0 || settings_.alpha == 0)
+    throw std::invalid_argument("alpha cannot be changed from or to 0: the priorities would be lost");
+  for (FlatSumTree& tree : trees_) {
+    scratch_.assign(tree.leaves(), tree.leaves() + tree.size());
+    power(settings_.set, scratch_.data(), tree.size(), alpha / settings_.alpha, scratch_.data());
+    weight_.resize(scratch_.size());
+    for (int64_t i = 0; i < tree.size(); ++i) weight_[i] = weight_of(scratch_[i], tree.leaf(i) > 0);
+    tree.fill(weight_.data());
+  }
+  settings_ = changed;
 }
 
 bool ReplayBuffer::is_live(int64_t id) const { return sequence_of(id) >= store_.begin(task_of(id)); }
@@ -169,9 +234,7 @@ int64_t ReplayBuffer::update_priorities(const int64_t* id, const double* priorit
         continue;
       }
       index_[kept] = store_.row_of(sequence_of(id[i]));
-      // A positive priority stays drawable, however small its power.
-      const auto least = static_cast<double>(std::numeric_limits<float>::min());
-      weight_[kept++] = priority[i] > 0 ? static_cast<float>(std::max(scratch_[i], least)) : 0.0f;
+      weight_[kept++] = weight_of(scratch_[i], priority[i] > 0);
     }
     trees_[task].set(index_.data(), weight_.data(), kept);
   }

@@ -19,6 +19,8 @@ class ReplayBuffer {
     uint64_t seed;
     InstructionSet set;
     std::string path;  // of file-backed rows; empty: memory
+    Normalization normalization = Normalization::batch;
+    Returns returns{};
   };
   using Sink = std::function<void(const void*, size_t)>;
 
@@ -29,6 +31,11 @@ class ReplayBuffer {
   // 1 where there is none.
   void add(const float* observation, const float* action, const float* reward, const bool* terminated,
            const bool* truncated, const float* next_observation);
+
+  // The importance-weight exponent from now on, and the priority exponent: then all weights are raised to the
+  // power of the new over the old one, as if the priorities had been set under it (to float32's rounding).
+  void set_beta(double beta);
+  void set_alpha(double alpha);
 
   // count[task] transitions of each task, batch.rows in all, ordered by task. Throws std::invalid_argument
   // where a task has nothing to draw; then nothing has changed.
@@ -52,6 +59,8 @@ class ReplayBuffer {
   void read_tasks(Source& source, bool apply);
   void draw(const int64_t* count, std::vector<int64_t>& row);
   void weigh(const int64_t* count, const std::vector<int64_t>& row, const BatchView& batch);
+  double scale(int64_t task) const;
+  double least_density() const;
   void check_can_draw(const int64_t* count);
   bool is_live(int64_t id) const;
   void check_priority(int64_t i, int64_t id, double priority, double weight) const;
@@ -59,6 +68,7 @@ class ReplayBuffer {
   Settings settings_;
   mutable std::mutex mutex_;
   TransitionStore store_;
+  Arena leaves_;                    // of all trees
   std::vector<FlatSumTree> trees_;  // one per task; none unless prioritized
   uint64_t draws_ = 0;
   std::vector<int64_t> row_, index_;

@@ -14,9 +14,23 @@ struct BatchView {
   int64_t* task;
   float* weight;
   int64_t* id;
+  float* discount;
 };
 
-enum class Mode { uniform, uniform_shared, prioritized };
+enum class Mode { uniform, uniform_shared, prioritized, prioritized_independent };
+inline bool is_prioritized(Mode mode) {
+  return mode == Mode::prioritized || mode == Mode::prioritized_independent;
+}
+
+// What gets importance weight 1: the least probable transition of the batch, of its task's part of the batch,
+// or of all that could be drawn; or none does, and weights are (N P) ^ -beta as they are.
+enum class Normalization { batch, task, buffer, none };
+
+// Returns over `steps` transitions: r0 + discount r1 + ...
+struct Returns {
+  int64_t steps = 1;
+  float discount = 1;
+};
 
 // A transition's name outside: the task in the upper 16 bits, its sequence number in the lower 48.
 inline int64_t make_id(int64_t task, int64_t sequence) { return (task << 48) | sequence; }
@@ -40,10 +54,16 @@ constexpr uint32_t kShared = 0xFFFFFFFF;
 void draw_stratified(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
                      std::vector<double>& scratch);
 
+// The same without strata: independent draws.
+void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
+                      std::vector<double>& scratch);
+
 // Copies rows row[0..n) of `task` to rows at, at + 1, ... of `batch`: everything but the weight. About 50 ns
-// a row, most of it waiting for memory.
-void gather(const TransitionStore& store, int64_t task, const int64_t* row, int64_t n, int64_t at,
-            const BatchView& batch);
+// a row, most of it waiting for memory. A return of several steps ends early where the episode was terminated
+// or truncated and at the newest transition: after m steps the next observation is that of the m-th, and
+// discount ^ m is given.
+void gather(const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row, int64_t n,
+            int64_t at, const BatchView& batch);
 
 // weight[i] = (density[i] / least) ^ -beta; Schaul et al. 2016, section 3.4, with density = N P(i) and
 // `least` the density that gets weight 1.

@@ -1,18 +1,26 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "replay/arena.h"
 
-// One row per transition in a ring per task. A row is 64-byte aligned:
-//   observation, action, reward                 floats
-//   flags, final                                uint32
+// One row per transition in a ring per task.
+//
+// Full rows, 64-byte aligned:  observation, action, reward (floats), flags, number of the final (uint32).
 // The next observation is the following row's, so it is stored once. Where an episode ends (or the next
-// observation turns out to be another than was announced) it is kept beside the ring instead, as one of the
-// task's `finals`, and the row says which. The ring has one row more than the capacity: the one after the
-// newest transition, which holds its next observation and is never sampled.
+// observation turns out to be another than was announced) it is kept beside the ring instead, among the
+// task's `kept` observations, and the row says which.
+//
+// Stacked rows, for observations that are [frame, previous frame, goal]:  frame, action, reward, flags and
+// run (uint32): 96 bytes for Meta-World. The previous frame is the row before's; the goal, the previous frame
+// of the first row and the frame after the last one are kept once per run of transitions that follow each
+// other. What does not fit this is refused (`fits`), so nothing is lost.
+//
+// The ring has one row more than the capacity (two, stacked): the one after the newest transition, which
+// holds its next observation (frame) and is never sampled, and the one before the oldest.
 //
 // A transition is named by its task and sequence number (0, 1, ... in order of arrival); the newest
 // `capacity` of them are kept, always exactly, however long the episodes are. Not safe from several threads.
@@ -20,18 +28,16 @@ class TransitionStore {
  public:
   struct Shape {
     int64_t tasks, capacity, observation, action;  // capacity: transitions per task; sizes in floats
+    int64_t frame = 0;                             // stacked rows of frames of this size; 0: full rows
   };
-  enum Flags : uint32_t {
-    kTerminated = 1,
-    kTruncated = 2,
-    kLast = 4
-  };  // kLast: the next observation is a final
+  // kLast: the next observation is kept beside the ring. kFirst (stacked): the previous frame is.
+  enum Flags : uint32_t { kTerminated = 1, kTruncated = 2, kLast = 4, kFirst = 8 };
 
   TransitionStore(const Shape& shape, const std::string& path);  // path: file-backed rows; empty: memory
 
   const Shape& shape() const { return shape_; }
-  int64_t rows() const { return shape_.capacity + 1; }  // per task
-  int64_t stride() const { return stride_; }            // floats per row
+  int64_t rows() const { return shape_.capacity + (shape_.frame > 0 ? 2 : 1); }  // per task
+  int64_t stride() const { return stride_; }                                     // floats per row
   int64_t begin(int64_t task) const { return rings_[task].begin; }
   int64_t end(int64_t task) const { return rings_[task].end; }
   int64_t size(int64_t task) const { return rings_[task].end - rings_[task].begin; }
@@ -42,25 +48,32 @@ class TransitionStore {
   void add(int64_t task, const float* observation, const float* action, float reward, bool terminated,
            bool truncated, const float* next_observation);
 
+  // Whether a transition can be stored: stacked, its two observations must share a frame and the goal, bit
+  // for bit.
+  bool fits(const float* observation, const float* next_observation) const;
+
   const float* row(int64_t task, int64_t row) const { return rows_ + (task * rows() + row) * stride_; }
-  uint32_t flags(const float* row) const { return word(row, 0); }
-  float reward(const float* row) const { return row[shape_.observation + shape_.action]; }
-  const float* action(const float* row) const { return row + shape_.observation; }
-  // `row` is the task's row number `at`, of a live transition.
-  const float* next_observation(int64_t task, int64_t at, const float* row) const {
-    if (__builtin_expect(word(row, 0) & kLast, 0)) return final_of(rings_[task], word(row, 1));
-    return at + 1 == rows() ? row - at * stride_ : row + stride_;
-  }
+  uint32_t flags(const float* row) const { return word(row, 0) & 15; }
+  float reward(const float* row) const { return row[held() + shape_.action]; }
+  const float* action(const float* row) const { return row + held(); }
+  // The observation of a live transition and the one after it; `row` is the task's row number `at`. The sizes
+  // are the shape's: passed so that the compiler may know them.
+  void copy_observation(int64_t observation, int64_t frame, int64_t task, int64_t at, const float* row,
+                        float* to) const;
+  void copy_next_observation(int64_t observation, int64_t frame, int64_t task, int64_t at, const float* row,
+                             float* to) const;
 
   // Empty, or what is wrong.
   std::string check() const;
 
   // For checkpoint.cpp: the parts of a task's ring that are not derived.
   struct Ring {
-    int64_t begin = 0, end = 0;                 // sequence numbers of the oldest and one past the newest
-    bool open = false;                          // the row after the newest holds its next observation
-    uint32_t finals_begin = 0, finals_end = 0;  // numbers of the kept finals
-    std::vector<float> finals;                  // a ring; its length is a power of two of observations, or 0
+    int64_t begin = 0, end = 0;             // sequence numbers of the oldest and one past the newest
+    bool open = false;                      // the row after the newest holds its next observation
+    uint32_t kept_begin = 0, kept_end = 0;  // numbers of the kept observations
+    // A ring of observations; its length is a power of two, or 0. Full: finals. Stacked: of every run the
+    // frame after its last row, the previous frame of its first, and its goal.
+    std::vector<float> kept;
   };
   const Ring& ring(int64_t task) const { return rings_[task]; }
   // Rows that matter, as at most two runs of row numbers [first, last): the live ones and an open one after
@@ -70,17 +83,31 @@ class TransitionStore {
   };
   Runs runs_of(const Ring& ring) const;
   float* mutable_row(int64_t task, int64_t row) { return rows_ + (task * rows() + row) * stride_; }
-  // The rows are in place; `finals` are observations, of which the first has number `first`.
-  void restore(int64_t task, Ring ring, uint32_t first, uint32_t n, const void* finals);
-  const float* final_of(const Ring& ring, uint32_t number) const {
-    const auto mask = static_cast<uint32_t>(ring.finals.size() / shape_.observation) - 1;
-    return ring.finals.data() + (number & mask) * shape_.observation;
+  // The rows are in place; `kept` are observations, of which the first has number `first`.
+  void restore(int64_t task, Ring ring, uint32_t first, uint32_t n, const void* kept);
+  const float* kept_of(const Ring& ring, uint32_t number) const {
+    const auto mask = static_cast<uint32_t>(ring.kept.size() / shape_.observation) - 1;
+    return ring.kept.data() + (number & mask) * shape_.observation;
   }
 
  private:
+  int64_t held() const {
+    return shape_.frame > 0 ? shape_.frame : shape_.observation;
+  }  // floats of it in a row
   uint32_t word(const float* row, int which) const;
-  void set_words(float* row, uint32_t flags, uint32_t final) const;
-  uint32_t push_final(Ring& ring, const float* observation);
+  uint32_t number(const float* row) const { return shape_.frame > 0 ? word(row, 0) >> 4 : word(row, 1); }
+  void set_words(float* row, uint32_t flags, uint32_t number) const;
+  uint32_t keep(Ring& ring, const float* observation) const;
+  float* mutable_kept(Ring& ring, uint32_t number) const { return const_cast<float*>(kept_of(ring, number)); }
+  bool is_announced(int64_t task, const float* observation) const;
+  void end_run(Ring& ring, float* row, uint32_t flags, const float* next_observation) const;
+  void drop_oldest(int64_t task);
+  const float* before(int64_t at, const float* row) const {
+    return at == 0 ? row + (rows() - 1) * stride_ : row - stride_;
+  }
+  const float* after(int64_t at, const float* row) const {
+    return at + 1 == rows() ? row - at * stride_ : row + stride_;
+  }
 
   Shape shape_;
   int64_t stride_;
@@ -88,3 +115,38 @@ class TransitionStore {
   float* rows_;
   std::vector<Ring> rings_;
 };
+
+inline uint32_t TransitionStore::word(const float* row, int which) const {
+  uint32_t word;
+  std::memcpy(&word, row + held() + shape_.action + 1 + which, sizeof word);
+  return word;
+}
+
+inline __attribute__((always_inline)) void TransitionStore::copy_observation(int64_t observation,
+                                                                             int64_t frame, int64_t task,
+                                                                             int64_t at, const float* row,
+                                                                             float* to) const {
+  if (frame == 0) {
+    std::memcpy(to, row, observation * sizeof(float));
+    return;
+  }
+  const int64_t goal = observation - 2 * frame;
+  const float* run = kept_of(rings_[task], number(row));
+  std::memcpy(to, row, frame * sizeof(float));
+  std::memcpy(to + frame, (flags(row) & kFirst) != 0 ? run + frame : before(at, row), frame * sizeof(float));
+  std::memcpy(to + 2 * frame, run + 2 * frame, goal * sizeof(float));
+}
+
+inline __attribute__((always_inline)) void TransitionStore::copy_next_observation(
+    int64_t observation, int64_t frame, int64_t task, int64_t at, const float* row, float* to) const {
+  const bool last = (flags(row) & kLast) != 0;
+  if (frame == 0) {
+    std::memcpy(to, last ? kept_of(rings_[task], number(row)) : after(at, row), observation * sizeof(float));
+    return;
+  }
+  const int64_t goal = observation - 2 * frame;
+  const float* run = kept_of(rings_[task], number(row));
+  std::memcpy(to, last ? run : after(at, row), frame * sizeof(float));
+  std::memcpy(to + frame, row, frame * sizeof(float));
+  std::memcpy(to + 2 * frame, run + 2 * frame, goal * sizeof(float));
+}

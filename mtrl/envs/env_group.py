@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import warnings
+from contextlib import suppress
 from typing import Any
 
+import mujoco
+
 from mtrl.config import Env
-from mtrl.envs.step_buffers import StepBuffers
+from mtrl.envs.step_buffers import Array, StepBuffers
 from mtrl.envs.task_env import TaskEnv
 
 
@@ -16,6 +21,9 @@ class EnvGroup:
         """`rows` are places in `config.tasks`, and rows of `buffers`."""
         self._config, self._buffers = config, buffers
         self._envs = {row: TaskEnv(config.tasks[row], config, seed=seed, index=row) for row in rows}
+        _return_free_memory()
+        if mujoco.get_mju_user_warning() is None:
+            mujoco.set_mju_user_warning(_warn)
 
     def reset(self, seed: int | None) -> None:
         """Starts an episode everywhere; with a seed, as if the envs were new and made with it."""
@@ -48,6 +56,13 @@ class EnvGroup:
         b.final_observation[row] = observation
         b.observation[row] = env.reset() if terminated or truncated else observation
 
+    def replay(self, actions: Array) -> None:
+        """Steps n times, by `actions` [n, T, 4]; the results of the last step stay in the buffers."""
+        rows = list(self._envs)
+        for action in actions:
+            self._buffers.action[rows] = action[rows]
+            self.step()
+
     def state_dicts(self) -> dict[int, dict[str, Any]]:
         """The state of each env by its row, with the observation it waits at."""
         return {
@@ -61,6 +76,22 @@ class EnvGroup:
             env.load_state_dict(states[row])
             self._buffers.observation[row] = states[row]["observation"]
 
+    def pictures(self, rows: list[int]) -> dict[int, Array]:
+        """uint8 [size, size, 3] of each of `rows` that is of this group."""
+        return {row: env.picture() for row, env in self._envs.items() if row in rows}
+
     def close(self) -> None:
         for env in self._envs.values():
             env.close()
+
+
+def _return_free_memory() -> None:
+    """Gives back what compiling models left on the heap, 8 MiB a model, where the C library can (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _warn(text: str) -> None:
+    """MuJoCo's warnings as Python's; by itself it appends them to MUJOCO_LOG.TXT in the working folder."""
+    with suppress(Warning):  # no exception may cross MuJoCo's C code
+        warnings.warn(f"MuJoCo: {text}", RuntimeWarning, stacklevel=2)

@@ -11,11 +11,13 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from mtrl.config import Env
 from mtrl.envs.goals import goals
 from mtrl.envs.parity import env_class, make_env
+from mtrl.envs.picture import Camera, Picture
 
 Observation = np.ndarray[Any, np.dtype[np.float64]]
 Action = np.ndarray[Any, np.dtype[np.float32]]
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # what decides all further simulation, warm starts included
+_REMEMBERED = 200  # goals whose starts are kept per env, 6 KB each
 # Made once with the env and never changed by stepping or resetting.
 _FIXED = {"init_qpos", "init_qvel", "hand_low", "hand_high", "mocap_low", "mocap_high"}
 
@@ -39,13 +41,18 @@ class TaskEnv:
         self.task, self._config, self._index = task, config, index
         cls = env_class(task, config.reward_version) if config.fast else ALL_V3_ENVIRONMENTS[task]
         self._env = make_env(cls, config.reward_version)
+        self._seed: int | None = None
+        self._camera: Camera | None = None
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Makes this the env that construction with `seed` gives; it needs a reset."""
-        self._goals = goals(self._env, self.task, seed, self._config.goals_per_task)
-        self._starts: dict[int, _Start] = {}
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, self._index))))
+        if seed != self._seed:
+            first, count = self._config.first_goal, self._config.goals_per_task
+            self._goals = goals(self._env, self.task, seed, first + count)[first:]
+            self._starts: dict[int, _Start] = {}
+            self._seed = seed
 
     def reset(self) -> Observation:
         """The first observation [39] of an episode whose goal is drawn anew."""
@@ -78,19 +85,33 @@ class TaskEnv:
         self._generator.bit_generator.state = state["generator"]
         self.length, self.episode_return, self.episode_success = state["episode"]
 
+    def picture(self) -> Picture:
+        """uint8 [size, size, 3]; see picture.py."""
+        if self._camera is None:
+            self._camera = Camera(self._env.model)
+        return self._camera.picture(self._env.data)
+
     def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
         self._env.close()
 
     def _reset_to(self, goal: int) -> Observation:
         """Meta-World's reset simulates 500 steps; once a goal was reset to, the state it left is restored."""
         self._goal = goal
         self.length, self.episode_return, self.episode_success = 0, 0.0, False
-        if goal in self._starts:
-            self._restore(self._starts[goal])
-        else:
-            self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
-            self._starts[goal] = self._start(self._env.reset()[0])
-        return self._starts[goal].observation
+        start = self._starts.get(goal)
+        if start is None:
+            return self._reset_afresh(goal)
+        self._restore(start)
+        return start.observation
+
+    def _reset_afresh(self, goal: int) -> Observation:
+        self._env._last_rand_vec = self._goals[goal].copy()  # a copy: some tasks keep views of it
+        observation: Observation = self._env.reset()[0]
+        if len(self._starts) < _REMEMBERED:
+            self._starts[goal] = self._start(observation)
+        return observation
 
     def _start(self, observation: Observation) -> _Start:
         model = self._env.model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -10,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from mtrl.config import Env
+from mtrl.envs.recovery import Recovery
 from mtrl.envs.step_buffers import Array, private_buffers, shared_buffers, shared_file
 from mtrl.envs.worker import Worker, WorkerDied
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
@@ -27,10 +30,15 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     Results do not depend on `workers`.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
 
-    def __init__(self, env: Env, *, seed: int, workers: int = 0) -> None:
-        """`workers` processes step the envs; 0 steps them in this process."""
+    def __init__(self, env: Env, *, seed: int, workers: int = 0, restarts: int = 0) -> None:
+        """`workers` processes step the envs; 0 steps them in this process.
+
+        `restarts` workers that die while they step are replaced, and results are as if they had not died. The
+        next death raises WorkerDied and closes the env.
+        """
         self.tasks = env.tasks
         self.num_envs = len(env.tasks)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float64)
@@ -39,7 +47,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self.observation_space = batch(self.single_observation_space, self.num_envs)
         self.action_space = batch(self.single_action_space, self.num_envs)
         self._config, self._seed, self._needs_reset = env, seed, True
+        self._stepping = False
         self._workers: list[Worker] = []
+        self._recovery = Recovery(restarts)
         if workers == 0:
             from mtrl.envs.env_group import EnvGroup  # imports Meta-World
 
@@ -49,19 +59,16 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             self._start_workers(min(workers, self.num_envs))
 
     def _start_workers(self, count: int) -> None:
-        memory = shared_file(self.num_envs)
+        self._memory = memory = shared_file(self.num_envs)
         try:
             self._buffers = shared_buffers(memory, self.num_envs)
             for first in range(count):
                 rows = range(first, self.num_envs, count)
                 self._workers.append(Worker(self._config, seed=self._seed, rows=rows, memory=memory))
-            for worker in self._workers:
-                worker.result()
+            self._collect()
         except BaseException:
             self.close()
             raise
-        finally:
-            os.close(memory)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -74,6 +81,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             self._seed = seed
         self._call("reset", seed)
         self._needs_reset = False
+        self._begin_recovery()
         return self._buffers.observation.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -85,21 +93,33 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         episodes, whole where info["_episode"].
         Raises ValueError for an action that is not finite; nothing is stepped then.
         """
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Array) -> None:
+        """Begins a step, which workers do while the caller does something else; `step_wait` ends it."""
+        self._check_idle()
         self._take_actions(actions)
+        self._stepping = True
+        for worker in self._workers:
+            worker.begin_step()
+
+    def step_wait(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """The result of the step begun last, as `step` gives it."""
+        if not self._stepping:
+            raise RuntimeError("no step is under way; call step_async first")
+        self._stepping = False
         if self._workers:
-            for worker in self._workers:
-                worker.begin_step()
-            for worker in self._workers:
-                worker.result()
+            self._collect(stepping=True)
         else:
             self._group.step()
+        if self._recovery.remember(self._buffers.action):
+            self._begin_recovery()
         return self._results()
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what follows: simulators, goals, generators, episodes, observation [T, 39]."""
-        states: dict[int, dict[str, Any]] = {}
-        for part in self._call("state_dicts"):
-            states |= part
+        states = self._states()
         return {
             "version": STATE_VERSION,
             "config": self._config.model_dump_json(),
@@ -121,20 +141,85 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             self.reset(seed=state["seed"])
         self._call("load_state_dicts", dict(enumerate(state["envs"])))
         self._needs_reset = False
+        self._begin_recovery()
+
+    def render(self, rows: Sequence[int] | None = None) -> tuple[Array, ...]:
+        """Pictures, uint8 [size, size, 3], of `rows`, else of all. Drawing changes nothing that follows.
+
+        Raises RuntimeError, with the cure, where nothing can draw (docs/envs.md).
+        """
+        wanted = list(range(self.num_envs) if rows is None else rows)
+        pictures: dict[int, Array] = {}
+        for part in self._call("pictures", wanted):
+            pictures |= part
+        return tuple(pictures[row] for row in wanted)
 
     def close_extras(self, **kwargs: Any) -> None:
         for worker in self._workers:
             worker.close()
-        if not self._workers and hasattr(self, "_group"):
+        if self._workers:
+            os.close(self._memory)
+        elif hasattr(self, "_group"):
             self._group.close()
 
     def _call(self, method: str, *arguments: Any) -> list[Any]:
         """What each group of envs returns from `method`."""
+        self._check_idle()
         if not self._workers:
             return [getattr(self._group, method)(*arguments)]
         for worker in self._workers:
             worker.begin(method, *arguments)
-        return [worker.result() for worker in self._workers]
+        return self._collect()
+
+    def _collect(self, *, stepping: bool = False) -> list[Any]:
+        """The results of all workers. A failure that cannot be made good closes the env."""
+        results = []
+        try:
+            for index, worker in enumerate(self._workers):
+                try:
+                    results.append(worker.result())
+                except WorkerDied as death:
+                    if not (stepping and self._recovery.possible()):
+                        raise WorkerDied(f"{death}; {self._progress(worker)}") from None
+                    self._replace(index, death)
+        except BaseException:
+            self.close()
+            raise
+        return results
+
+    def _progress(self, worker: Worker) -> str:
+        """How far the episodes of a worker were when it answered last."""
+        steps = (f"{self.tasks[row]} {self._buffers.episode_length[row]}" for row in worker.rows)
+        return f"steps of their episodes done: {', '.join(steps)}"
+
+    def _replace(self, index: int, death: WorkerDied) -> None:
+        """Brings a worker back to where it died, its step included."""
+        warnings.warn(f"{death}; a new worker takes over", RuntimeWarning, stacklevel=5)
+        old = self._workers[index]
+        old.close()
+        new = Worker(self._config, seed=self._seed, rows=old.rows, memory=self._memory)
+        self._workers[index] = new
+        new.result()
+        states, actions = self._recovery.take(self._buffers.action)
+        for call in (("load_state_dicts", states), ("replay", actions)):
+            new.begin(*call)
+            new.result()
+
+    def _begin_recovery(self) -> None:
+        if self._workers and self._recovery.possible():
+            self._recovery.begin(self._states())
+
+    def _states(self) -> dict[int, dict[str, Any]]:
+        states: dict[int, dict[str, Any]] = {}
+        for part in self._call("state_dicts"):
+            states |= part
+        return states
+
+    def _check_idle(self) -> None:
+        if self.closed:
+            raise RuntimeError("the env is closed; make a new one")
+        if self._stepping:
+            raise RuntimeError("a step is under way; call step_wait first")
 
     def _take_actions(self, actions: Array) -> None:
         if self._needs_reset:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from os import environ
 from pathlib import Path
@@ -31,6 +32,7 @@ class Worker:
 
     def __init__(self, config: Env, *, seed: int, rows: Sequence[int], memory: int) -> None:
         """`memory` is the descriptor of the shared step buffers. Does not wait until the worker is ready."""
+        self.rows = list(rows)
         self._tasks = [config.tasks[row] for row in rows]
         ours, theirs = socket.socketpair()
         with theirs:
@@ -39,7 +41,7 @@ class Worker:
                 command, pass_fds=(theirs.fileno(), memory), stdin=subprocess.DEVNULL, env=_environment()
             )
         self._connection = Connection(ours.detach())
-        self._send(pickle.dumps((config.model_dump_json(), seed, list(rows))))
+        self._send(pickle.dumps((config.model_dump_json(), seed, self.rows)))
 
     @property
     def pid(self) -> int:
@@ -47,7 +49,7 @@ class Worker:
 
     def begin_step(self) -> None:
         """Lets the worker step; `result` waits for it."""
-        self._send(STEP)
+        self._send(STEP)  # shorter to make and to read than a pickle: this is the hot path
 
     def begin(self, method: str, *arguments: Any) -> None:
         """Lets the worker call a method of its EnvGroup; `result` waits for it."""
@@ -67,23 +69,25 @@ class Worker:
     def close(self) -> None:
         """Ends the process, by force when it does not end by itself."""
         self._connection.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._exit_code()
 
     def _send(self, message: bytes) -> None:
-        try:
+        with suppress(OSError):  # of a worker that died; `result` says so
             self._connection.send_bytes(message)
-        except OSError:
-            raise self._died() from None
 
     def _died(self) -> WorkerDied:
-        code = self._process.wait(timeout=5)
+        code = self._exit_code()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        cure = "; SIGKILL often means out of memory: lower run.env_workers" if code == -signal.SIGKILL else ""
-        return WorkerDied(f"the env worker of {', '.join(self._tasks)} (process {self.pid}) {how}{cure}")
+        cure = " (out of memory? lower run.env_workers)" if code == -signal.SIGKILL else ""
+        return WorkerDied(f"env worker {self.pid} {how}{cure}; it stepped {', '.join(self._tasks)}")
+
+    def _exit_code(self) -> int:
+        """Waits for the end of the process, whose socket is closed; kills it when it does not come."""
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 def _environment() -> dict[str, str]:

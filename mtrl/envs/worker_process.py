@@ -1,11 +1,12 @@
 """A process that steps several envs for its parent: `python -m mtrl.envs.worker_process SOCKET MEMORY`.
 
-Both arguments are descriptors; worker.py describes the messages. The end of the socket is the end of the
-process, so it never outlives its parent.
+Both arguments are descriptors; worker.py describes the messages. The process ends with the socket or, should
+a child of its parent have kept the socket open, soon after its parent.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
@@ -17,6 +18,7 @@ from mtrl.envs.env_group import EnvGroup
 from mtrl.envs.step_buffers import shared_buffers
 from mtrl.envs.worker import STEP
 
+_PATIENCE = 2.0  # seconds without a message between looks at whether the parent still is
 # Meant for the parent, which decides when to stop; terminals and schedulers send them to the whole group.
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -25,12 +27,12 @@ def main(socket_descriptor: int, memory: int) -> None:
     """Serves the parent until it closes the socket or ends."""
     for number in _PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    connection = Connection(socket_descriptor)
+    connection, parent = Connection(socket_descriptor), os.getppid()
     try:
         group = _make_group(connection, memory)
-        while group is not None:
-            message = connection.recv_bytes()
-            connection.send_bytes(_answer(group, message))
+        while group is not None and os.getppid() == parent:
+            if connection.poll(_PATIENCE):
+                connection.send_bytes(_answer(group, connection.recv_bytes()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mtrl import ops
 from mtrl.networks import plain
 
 Backend = Literal["core", "torch"]
@@ -17,8 +18,8 @@ class MultiHead(nn.Module):
     """`members` multi-head MLPs of one shape, side by side: a critic ensemble, or an actor (one member).
 
     Hidden kernels are He-uniform over the fan-in with the one-hot counted, hidden biases 0, heads
-    U(+-head_bound). The one-hot never enters a matrix product: the rows of the first kernel that it would pick are
-    `task_row`. Every number comes from `generator` (CPU), so a seed gives the same network on any device.
+    U(+-head_bound). The one-hot never enters a matrix product: the rows of the first kernel that it would
+    pick are `task_row`. Every number comes from `generator` (CPU), so a seed gives the same network on any device.
     """
 
     def __init__(
@@ -36,6 +37,14 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = backend
+        self.shape = {
+            "members": members,
+            "inputs": inputs,
+            "outputs": outputs,
+            "tasks": tasks,
+            "width": width,
+            "depth": depth,
+        }
 
         def uniform(bound: float, *shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
@@ -53,11 +62,14 @@ class MultiHead(nn.Module):
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""
-        return plain.own_head(self.features(x, task)[-1], self.head_kernel, self.head_bias, task)
+        layers = ops if self.backend == "core" else plain
+        output: Tensor = layers.own_head(self.features(x, task)[-1], self.head_kernel, self.head_bias, task)
+        return output
 
     def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
         """Activations of each hidden layer after its ReLU, each [E, B, W]."""
-        hidden = [plain.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)]
+        layers = ops if self.backend == "core" else plain
+        hidden = [layers.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)]
         for kernel, bias in zip(self.kernel[1:], self.bias[1:], strict=True):
-            hidden.append(plain.ensemble_linear(hidden[-1], kernel, bias))
+            hidden.append(layers.ensemble_linear(hidden[-1], kernel, bias))
         return hidden

@@ -13,8 +13,8 @@ def ensemble_linear(
 ) -> Tensor:
     """ReLU(x kernel + bias + task_row[task]) of every member, [E, B, W].
 
-    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W] holds the
-    rows of the first kernel that a one-hot of `task` [B] would pick: picking them is that product.
+    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
+    holds the rows of the first kernel that a one-hot of `task` [B] would pick: picking is that product.
     """
     y = x @ kernel + bias.unsqueeze(1)
     if task_row is not None:

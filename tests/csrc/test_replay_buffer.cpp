@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kTasks = 3, kObservation = 5, kAction = 2;
 
 struct Batch {
-  explicit Batch(int64_t rows) : floats(rows * (2 * kObservation + kAction + 3)), integers(2 * rows) {
+  explicit Batch(int64_t rows) : floats(rows * (2 * kObservation + kAction + 4)), integers(2 * rows) {
     float* at = floats.data();
     const auto take = [&](int64_t n) { return std::exchange(at, at + n); };
     view = {rows,
@@ -23,7 +23,8 @@ struct Batch {
             take(rows * kObservation),
             integers.data(),
             take(rows),
-            integers.data() + rows};
+            integers.data() + rows,
+            take(rows)};
   }
   std::vector<float> floats;
   std::vector<int64_t> integers;

@@ -20,12 +20,12 @@ Transition transition_of(const TransitionStore& store, int64_t sequence) {
   Transition t{};
   const int64_t at = store.row_of(sequence);
   const float* row = store.row(0, at);
-  std::memcpy(t.observation, row, sizeof t.observation);
+  store.copy_observation(3, store.shape().frame, 0, at, row, t.observation);
   std::memcpy(t.action, store.action(row), sizeof t.action);
   t.reward = store.reward(row);
   t.terminated = (store.flags(row) & TransitionStore::kTerminated) != 0;
   t.truncated = (store.flags(row) & TransitionStore::kTruncated) != 0;
-  std::memcpy(t.next, store.next_observation(0, at, row), sizeof t.next);
+  store.copy_next_observation(3, store.shape().frame, 0, at, row, t.next);
   return t;
 }
 
@@ -36,8 +36,10 @@ void add(TransitionStore& store, const Transition& t) {
 TEST(TransitionStore, GivesBackWhatWasPutInAtEveryCapacityAndEnding) {
   std::mt19937 random(1);
   for (int64_t capacity : {2, 3, 7, 50})
-    for (int share : {0, 1, 3, 10}) {
-      TransitionStore store({1, capacity, 3, 2}, "");
+    for (int share : {0, 1, 3, 10, -3}) {
+      const int64_t frame = share < 0 ? 1 : 0;  // stacked: [frame, previous frame, goal], one number each
+      share = std::abs(share);
+      TransitionStore store({1, capacity, 3, 2, frame}, "");
       std::deque<Transition> twin;
       float next[3] = {0, 0, 0};
       for (int step = 0; step < 300; ++step) {
@@ -49,6 +51,9 @@ TEST(TransitionStore, GivesBackWhatWasPutInAtEveryCapacityAndEnding) {
         t.terminated = static_cast<int>(random() % 20) < share;
         t.truncated = static_cast<int>(random() % 20) < share;
         for (float& value : t.next) value = static_cast<float>(random());
+        if (frame) std::memcpy(t.next + 1, t.observation, sizeof(float));
+        if (frame) std::memcpy(t.next + 2, t.observation + 2, sizeof(float));
+        ASSERT_TRUE(store.fits(t.observation, t.next));
         std::memcpy(next, t.next, sizeof next);
         add(store, t);
         twin.push_back(t);

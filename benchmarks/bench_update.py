@@ -1,0 +1,279 @@
+"""A whole SAC update of the multi-head MLP, against torch's ways to write it, JAX, and its bare matrix products.
+
+The peers do the same mathematics in the usual way: a dense one-hot in the input, every head for every row, Adam
+fused by torch. "loop" keeps one module per critic, "bmm" batches the critics' products, "vmap" maps one module over
+them, "compile" is the loop under torch.compile, "twin" is this project's own torch backend. "products" is only the
+matrix products of that usual step: an update that makes them all cannot be faster with the same library.
+
+JAX does not live well beside torch: name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns
+in a process of its own (update_jax.py). MTRL_BENCH_THREADS sets the number of threads, 1 by default. One thread is
+timed in CPU seconds, which other work on the machine disturbs less; several are timed by the wall clock.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleave import Case, run
+from torch import Tensor, nn
+
+from mtrl import losses
+from mtrl.agent import Agent
+from mtrl.config import build_config
+from mtrl.networks import tanh_gaussian
+from mtrl.tasks import ALL_TASKS, BENCHMARKS
+
+THREADS = int(os.environ.get("MTRL_BENCH_THREADS", "1"))
+TASKS = {1: ("reach-v3",), 10: BENCHMARKS["MT10"], 50: ALL_TASKS}
+# critics, width, batch, tasks
+QUICK = [(2, 64, 128, 1), (2, 256, 1280, 10)]
+FULL = [
+    (2, 16, 128, 1),
+    (2, 64, 128, 1),
+    (2, 256, 1280, 10),
+    (2, 400, 1280, 10),
+    (2, 1024, 1280, 10),
+    (10, 256, 1280, 10),
+    (2, 256, 6400, 50),
+    (2, 2048, 1280, 10),
+]
+
+
+class Rows:
+    """A random batch; `one_hot` is for the peers."""
+
+    def __init__(self, batch: int, tasks: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        normal: Callable[..., Tensor] = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+        self.observation, self.next_observation = normal(batch, 39), normal(batch, 39)
+        self.action, self.reward = normal(batch, 4).tanh(), normal(batch).abs()
+        self.terminated, self.weight = torch.zeros(batch), torch.ones(batch)
+        self.task = torch.arange(tasks).repeat_interleave(batch // tasks)
+        self.one_hot = nn.functional.one_hot(self.task, tasks).float()
+
+
+class Mlp(nn.Module):
+    """[x, one-hot] -> three layers -> all heads -> the row's own."""
+
+    def __init__(self, inputs: int, outputs: int, tasks: int, width: int) -> None:
+        super().__init__()
+        self.tasks, self.outputs = tasks, outputs
+        sizes = [inputs + tasks, width, width, width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(width, tasks * outputs)
+
+    def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
+        every = self.head(self.trunk(torch.cat((x, one_hot), -1))).unflatten(-1, (self.tasks, self.outputs))
+        return every.gather(1, task.view(-1, 1, 1).expand(-1, 1, self.outputs)).squeeze(1)
+
+
+class Loop(nn.Module):
+    def __init__(self, members: int, *shape: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([Mlp(*shape) for _ in range(members)])
+
+    def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
+        return torch.stack([member(x, one_hot, task) for member in self.members])
+
+
+class Bmm(nn.Module):
+    def __init__(self, members: int, inputs: int, outputs: int, tasks: int, width: int) -> None:
+        super().__init__()
+        self.tasks, self.outputs = tasks, outputs
+        sizes = [inputs + tasks, width, width, width, tasks * outputs]
+        pairs = list(pairwise(sizes))
+        bound = [(6 / before) ** 0.5 for before, _ in pairs]
+        self.kernels = nn.ParameterList(
+            [torch.empty(members, *p).uniform_(-b, b) for p, b in zip(pairs, bound, strict=True)]
+        )
+        self.biases = nn.ParameterList([torch.zeros(members, 1, after) for _, after in pairs])
+
+    def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
+        h = torch.cat((x, one_hot), -1).expand(len(self.kernels[0]), -1, -1)
+        for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            h = torch.baddbmm(bias, h, kernel)
+            h = h.relu() if i < len(self.kernels) - 1 else h
+        every = h.unflatten(-1, (self.tasks, self.outputs))
+        index = task.view(1, -1, 1, 1).expand(len(every), -1, 1, self.outputs)
+        return every.gather(2, index).squeeze(2)
+
+
+class Vmap(nn.Module):
+    def __init__(self, members: int, *shape: int) -> None:
+        super().__init__()
+        states, _ = torch.func.stack_module_state([Mlp(*shape) for _ in range(members)])
+        self.names = list(states)
+        self.stacked = nn.ParameterList([nn.Parameter(states[name].detach()) for name in self.names])
+        self.bare = [Mlp(*shape).to("meta")]  # in a list: not a submodule
+
+    def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
+        def one(state: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(self.bare[0], state, (x, one_hot, task))
+
+        out: Tensor = torch.func.vmap(one)(dict(zip(self.names, self.stacked, strict=True)))
+        return out
+
+
+class Peer:
+    """The usual update around a critic ensemble of one of these kinds."""
+
+    def __init__(
+        self, kind: type[nn.Module], members: int, width: int, tasks: int, *, compiled: bool = False
+    ):
+        self.actor: Any = Mlp(39, 8, tasks, width)
+        self.critic: Any = kind(members, 43, 1, tasks, width)
+        self.target: Any = kind(members, 43, 1, tasks, width)
+        self.target.load_state_dict(self.critic.state_dict())
+        self.target.requires_grad_(False)
+        self.log_temperature = torch.zeros(tasks, requires_grad=True)
+        self.online, self.slow = list(self.critic.parameters()), list(self.target.parameters())
+        adam: Callable[[Any], torch.optim.Adam] = lambda p: torch.optim.Adam(p, 3e-4, eps=1e-5, fused=True)  # noqa: E731
+        self.adams = [adam(self.actor.parameters()), adam(self.online), adam([self.log_temperature])]
+        if compiled:
+            self.actor, self.critic, self.target = map(torch.compile, (self.actor, self.critic, self.target))
+
+    def act(self, observation: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        output = self.actor(observation, rows.one_hot, rows.task)
+        return tanh_gaussian.sample(output, torch.randn(len(output), 4), -20, 2)
+
+    def update(self, rows: Rows) -> None:
+        actor_adam, critic_adam, temperature_adam = self.adams
+        temperature = self.log_temperature.detach().exp()[rows.task]
+        with torch.no_grad():
+            action, log_prob = self.act(rows.next_observation, rows)
+            next_q = self.target(torch.cat((action, rows.next_observation), 1), rows.one_hot, rows.task)[
+                ..., 0
+            ]
+            y = losses.soft_target(rows.reward, rows.terminated, next_q, log_prob, temperature, 0.99)
+        q = self.critic(torch.cat((rows.action, rows.observation), 1), rows.one_hot, rows.task)[..., 0]
+        self.step(losses.critic_loss(q, y, rows.weight), critic_adam, self.online)
+        torch._foreach_lerp_(self.slow, [p.detach() for p in self.online], 0.005)
+        action, log_prob = self.act(rows.observation, rows)
+        for p in self.online:
+            p.requires_grad_(False)
+        q = self.critic(torch.cat((action, rows.observation), 1), rows.one_hot, rows.task)[..., 0]
+        self.step(losses.actor_loss(log_prob, q, temperature), actor_adam, list(self.actor.parameters()))
+        for p in self.online:
+            p.requires_grad_(True)
+        loss = losses.temperature_loss(self.log_temperature[rows.task], log_prob, -4.0)
+        self.step(loss, temperature_adam, None)
+
+    @staticmethod
+    def step(loss: Tensor, adam: torch.optim.Adam, clipped: list[nn.Parameter] | None) -> None:
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        if clipped:
+            nn.utils.clip_grad_norm_(clipped, 1.0)
+        adam.step()
+
+
+def products(members: int, width: int, batch: int, tasks: int) -> Callable[[], None]:
+    """The matrix products of the usual step by torch's library: forward, input gradients, weight gradients."""
+
+    def of(inputs: int, outputs: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        sizes = [inputs + tasks, width, width, width, tasks * outputs]
+        return [(torch.randn(batch, a), torch.randn(a, b), torch.randn(batch, b)) for a, b in pairwise(sizes)]
+
+    actor, critic = of(39, 8), of(43, 1)
+
+    def make(layers: list[tuple[Tensor, Tensor, Tensor]], times: int, gradients: str) -> None:
+        for _ in range(times):
+            for i, (x, kernel, dy) in enumerate(layers):
+                if "y" in gradients:
+                    torch.mm(x, kernel)
+                if "w" in gradients:
+                    torch.mm(x.T, dy)
+                if ("x" in gradients and i > 0) or "a" in gradients:
+                    torch.mm(dy, kernel.T)
+
+    def step() -> None:
+        make(actor, 1, "y")  # next actions
+        make(critic, members, "y")  # targets
+        make(critic, members, "ywx")
+        make(actor, 1, "ywx")
+        make(critic, members, "ya")  # down to the action
+
+    return step
+
+
+class Jax:
+    """The update in another Python, which says how many CPU seconds each update took there."""
+
+    def __init__(self, python: str, shape: tuple[int, int, int, int]) -> None:
+        script = Path(__file__).parent / "update_jax.py"
+        self.process = subprocess.Popen(
+            [python, str(script), *map(str, shape), str(THREADS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.cpu_seconds = 0.0
+        self.update()  # compiles
+
+    def update(self) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("update_jax.py ended; its message is above")
+        self.cpu_seconds += float(line)
+
+
+def cpu_seconds(jax: Jax) -> float:
+    """Of this process and of the updates in the other."""
+    return time.process_time() + jax.cpu_seconds
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    torch.set_num_threads(THREADS)
+    for members, width, batch, tasks in QUICK if quick else FULL:
+        rows = Rows(batch, tasks)
+        overrides = {
+            "env.tasks": TASKS[tasks],
+            "network.actor.width": width,
+            "network.critic.width": width,
+            "agent.critics": members,
+            "run.threads": THREADS,
+        }
+        ours = Agent(build_config("paper", overrides))
+        twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}))
+        loop, bmm, vmap = (Peer(kind, members, width, tasks) for kind in (Loop, Bmm, Vmap))
+        peers: dict[str, Callable[[], object]] = {
+            "torch loop": partial(loop.update, rows),
+            "torch bmm": partial(bmm.update, rows),
+            "torch vmap": partial(vmap.update, rows),
+            "torch twin": partial(twin.update, rows),
+            "products": products(members, width, batch, tasks),
+        }
+        if width >= 2048:
+            peers = {name: peers[name] for name in ("torch loop", "products")}
+        if not quick and (members, width, batch) == (2, 256, 1280):
+            compiled = Peer(Loop, members, width, tasks, compiled=True)
+            peers["torch compile"] = partial(compiled.update, rows)
+        clock = time.process_time if THREADS == 1 else time.perf_counter
+        if python := os.environ.get("MTRL_JAX_PYTHON"):
+            jax = Jax(python, (members, width, batch, tasks))
+            peers["jax"] = jax.update
+            if THREADS == 1:
+                clock = partial(cpu_seconds, jax)
+        name = f"E{members} width {width} batch {batch} tasks {tasks}"
+        calls = 10 if width <= 64 else 1
+        for peer, update in peers.items():
+            yield Case(name, peer, partial(ours.update, rows), update, THREADS, calls, clock=clock)
+
+
+if __name__ == "__main__":
+    run(cases, runs=9)

@@ -1,0 +1,376 @@
+// Checks every tensor, then starts the CUDA kernels on the caller's stream; nothing here waits for the GPU.
+// What only the GPU could check without waiting (task ids, where rows begin) is the caller's to get right.
+#include "arrays.h"
+#include "module.h"
+
+namespace py = pybind11;
+
+#ifdef MTRL_CUDA_VERSION
+
+#include "critic/adam_polyak.cuh"
+#include "critic/ensemble_linear.cuh"
+#include "critic/head_gather.cuh"
+#include "critic/min_routing.cuh"
+#include "critic/td_target.cuh"
+#include "cuda/device.h"
+#include "replay/replay_buffer.cuh"
+
+namespace {
+
+using Shape = std::initializer_list<int64_t>;
+
+// The tensors of one call: all on one device.
+class Call {
+ public:
+  explicit Call(uintptr_t stream) : stream_(reinterpret_cast<cudaStream_t>(stream)) {}
+
+  arrays::Array view(py::handle object, const char* name, int axes) {
+    const arrays::Array array = arrays::view(object, name);
+    if (array.device < 0)
+      throw py::value_error(std::string(name) + " is on the CPU; expected a CUDA device: pass .cuda()");
+    if (device_ >= 0 && array.device != device_)
+      throw py::value_error(std::string(name) + " is on cuda:" + std::to_string(array.device) +
+                            ", others are on cuda:" + std::to_string(device_));
+    device_ = array.device;
+    if (array.ndim != axes)
+      throw py::value_error(std::string(name) + " has shape " + arrays::shape_text(array.shape, array.ndim) +
+                            "; expected " + std::to_string(axes) + " axes");
+    return array;
+  }
+  template <class T>
+  T* get(py::handle object, const char* name, Shape shape) {
+    const arrays::Array array = view(object, name, static_cast<int>(shape.size()));
+    arrays::check_shape(array, name, shape);
+    return arrays::typed<T>(array, name);
+  }
+  template <class T>
+  T* maybe(py::handle object, const char* name, Shape shape) {
+    return object.is_none() ? nullptr : get<T>(object, name, shape);
+  }
+  // At least `bytes` long.
+  void* workspace(py::handle object, int64_t bytes) {
+    const arrays::Array array = view(object, "workspace", 1);
+    arrays::typed<uint8_t>(array, "workspace");
+    if (array.shape[0] < bytes)
+      throw py::value_error("workspace has " + std::to_string(array.shape[0]) + " bytes; " +
+                            std::to_string(bytes) + " are needed");
+    return array.data;
+  }
+  template <class Kernel>
+  void run(Kernel kernel) {
+    const py::gil_scoped_release unlocked;
+    const OnDevice device(device_);
+    kernel(stream_);
+  }
+
+ private:
+  cudaStream_t stream_;
+  int device_ = -1;
+};
+
+void td_target(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
+               py::object temperature, py::object q, py::object weight, float discount, py::object target,
+               py::object dq, py::object priority, py::object mean, py::object workspace, uintptr_t stream) {
+  Call call(stream);
+  const arrays::Array values = call.view(next_q, "next_q", 2);
+  const int64_t critics = values.shape[0], rows = values.shape[1];
+  TdTargetCuda t{critics,
+                 rows,
+                 call.get<float>(reward, "reward", {rows}),
+                 call.get<float>(terminated, "terminated", {rows}),
+                 call.get<float>(next_q, "next_q", {critics, rows}),
+                 call.get<float>(log_prob, "log_prob", {rows}),
+                 call.get<float>(temperature, "temperature", {rows}),
+                 nullptr,
+                 nullptr,
+                 discount,
+                 call.get<float>(target, "target", {rows}),
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 nullptr};
+  if (!q.is_none()) {
+    t.q = call.get<float>(q, "q", {critics, rows});
+    t.weight = call.get<float>(weight, "weight", {rows});
+    t.dq = call.get<float>(dq, "dq", {critics, rows});
+    t.priority = call.get<float>(priority, "priority", {rows});
+    t.mean = call.get<float>(mean, "mean", {2});
+    t.workspace = call.workspace(workspace, td_target_cuda_workspace(rows));
+  }
+  if (rows > 0) call.run([&](cudaStream_t s) { td_target_cuda(t, s); });
+}
+
+void rows_by_task(py::object task, py::object start, py::object order, uintptr_t stream) {
+  Call call(stream);
+  const int64_t rows = call.view(task, "task", 1).shape[0], tasks = call.view(start, "start", 1).shape[0] - 1;
+  if (tasks < 1) throw py::value_error("start has no room for a task; expected [tasks + 1]");
+  const auto* ids = call.get<int64_t>(task, "task", {rows});
+  auto* first = call.get<int64_t>(start, "start", {tasks + 1});
+  auto* sorted = call.get<int64_t>(order, "order", {rows});
+  call.run([&](cudaStream_t s) { rows_by_task_cuda(rows, tasks, ids, first, sorted, s); });
+}
+
+HeadGatherCuda head_of(Call& call, py::handle kernel, int64_t rows) {
+  const arrays::Array k = call.view(kernel, "kernel", 4);
+  return {k.shape[0], rows, k.shape[2], k.shape[3], k.shape[1]};
+}
+
+void head_forward(py::object x, py::object kernel, py::object bias, py::object task, py::object y,
+                  uintptr_t stream) {
+  Call call(stream);
+  const HeadGatherCuda h = head_of(call, kernel, call.view(x, "x", 3).shape[1]);
+  const auto* in = call.get<float>(x, "x", {h.members, h.rows, h.width});
+  const auto* weights = call.get<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
+  const auto* shift = call.get<float>(bias, "bias", {h.members, h.tasks, h.outputs});
+  const auto* ids = call.get<int64_t>(task, "task", {h.rows});
+  auto* out = call.get<float>(y, "y", {h.members, h.rows, h.outputs});
+  if (h.rows > 0)
+    call.run([&](cudaStream_t s) { head_gather_forward_cuda(h, in, weights, shift, ids, out, s); });
+}
+
+void head_input_gradient(py::object kernel, py::object task, py::object dy, py::object dx, uintptr_t stream) {
+  Call call(stream);
+  const HeadGatherCuda h = head_of(call, kernel, call.view(dy, "dy", 3).shape[1]);
+  const auto* weights = call.get<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
+  const auto* ids = call.get<int64_t>(task, "task", {h.rows});
+  const auto* gradient = call.get<float>(dy, "dy", {h.members, h.rows, h.outputs});
+  auto* din = call.get<float>(dx, "dx", {h.members, h.rows, h.width});
+  if (h.rows > 0)
+    call.run([&](cudaStream_t s) { head_gather_input_gradient_cuda(h, weights, ids, gradient, din, s); });
+}
+
+void head_weight_gradient(py::object x, py::object start, py::object order, py::object dy, py::object dkernel,
+                          py::object dbias, uintptr_t stream) {
+  Call call(stream);
+  const HeadGatherCuda h = head_of(call, dkernel, call.view(x, "x", 3).shape[1]);
+  const auto* in = call.get<float>(x, "x", {h.members, h.rows, h.width});
+  const auto* first = call.get<int64_t>(start, "start", {h.tasks + 1});
+  const auto* sorted = call.get<int64_t>(order, "order", {h.rows});
+  const auto* gradient = call.get<float>(dy, "dy", {h.members, h.rows, h.outputs});
+  auto* dweights = call.get<float>(dkernel, "dkernel", {h.members, h.tasks, h.width, h.outputs});
+  auto* dshift = call.get<float>(dbias, "dbias", {h.members, h.tasks, h.outputs});
+  call.run([&](cudaStream_t s) {
+    head_gather_weight_gradient_cuda(h, in, first, sorted, gradient, dweights, dshift, s);
+  });
+}
+
+EnsembleLinearCuda layer_of(Call& call, py::handle y, py::handle task_row) {
+  const arrays::Array out = call.view(y, "y", 3);
+  const int64_t tasks = task_row.is_none() ? 0 : call.view(task_row, "task_row", 3).shape[1];
+  return {out.shape[0], out.shape[1], out.shape[2], tasks};
+}
+
+void bias_relu(py::object bias, py::object task_row, py::object task, py::object y, uintptr_t stream) {
+  Call call(stream);
+  const EnsembleLinearCuda l = layer_of(call, y, task_row);
+  if (task_row.is_none() != task.is_none())
+    throw py::value_error("task_row and task go together; one is missing");
+  const auto* shift = call.get<float>(bias, "bias", {l.members, l.outputs});
+  const auto* own = call.maybe<float>(task_row, "task_row", {l.members, l.tasks, l.outputs});
+  const auto* ids = call.maybe<int64_t>(task, "task", {l.rows});
+  auto* out = call.get<float>(y, "y", {l.members, l.rows, l.outputs});
+  if (l.rows > 0)
+    call.run([&](cudaStream_t s) { ensemble_linear_bias_relu_cuda(l, shift, own, ids, out, s); });
+}
+
+void mask(py::object y, py::object dy, py::object dz, uintptr_t stream) {
+  Call call(stream);
+  const EnsembleLinearCuda l = layer_of(call, y, py::none());
+  const auto* out = call.get<float>(y, "y", {l.members, l.rows, l.outputs});
+  const auto* gradient = call.get<float>(dy, "dy", {l.members, l.rows, l.outputs});
+  auto* before = call.get<float>(dz, "dz", {l.members, l.rows, l.outputs});
+  if (l.rows > 0) call.run([&](cudaStream_t s) { ensemble_linear_mask_cuda(l, out, gradient, before, s); });
+}
+
+void bias_gradient(py::object dz, py::object start, py::object order, py::object dbias, py::object dtask_row,
+                   py::object workspace, uintptr_t stream) {
+  Call call(stream);
+  const EnsembleLinearCuda l = layer_of(call, dz, dtask_row);
+  const auto* before = call.get<float>(dz, "dz", {l.members, l.rows, l.outputs});
+  auto* shift = call.get<float>(dbias, "dbias", {l.members, l.outputs});
+  auto* own = call.maybe<float>(dtask_row, "dtask_row", {l.members, l.tasks, l.outputs});
+  const int64_t* first = own == nullptr ? nullptr : call.get<int64_t>(start, "start", {l.tasks + 1});
+  const int64_t* sorted = own == nullptr ? nullptr : call.get<int64_t>(order, "order", {l.rows});
+  const int64_t bytes = ensemble_linear_cuda_workspace(l) * static_cast<int64_t>(sizeof(float));
+  auto* space = own == nullptr ? static_cast<float*>(call.workspace(workspace, bytes)) : nullptr;
+  if (l.rows == 0) throw py::value_error("dz has no rows");
+  call.run([&](cudaStream_t s) {
+    ensemble_linear_bias_gradient_cuda(l, before, first, sorted, shift, own, space, s);
+  });
+}
+
+void route(py::object q, py::object start, py::object row, py::object least, py::object workspace,
+           uintptr_t stream) {
+  Call call(stream);
+  const arrays::Array values = call.view(q, "q", 2);
+  const int64_t members = values.shape[0], rows = values.shape[1];
+  const auto* v = call.get<float>(q, "q", {members, rows});
+  auto* first = call.get<int64_t>(start, "start", {members + 1});
+  auto* sorted = call.get<int64_t>(row, "row", {rows});
+  auto* minima = call.get<float>(least, "least", {rows});
+  auto* space =
+      static_cast<int64_t*>(call.workspace(workspace, rows * static_cast<int64_t>(sizeof(int64_t))));
+  if (rows > 0)
+    call.run([&](cudaStream_t s) { route_rows_cuda(members, rows, v, first, sorted, minima, space, s); });
+}
+
+void adam(py::object value, py::object gradient, py::object mean, py::object square, py::object target,
+          double lr, double beta1, double beta2, double eps, double weight_decay, double clip, double polyak,
+          py::object steps, py::object norm, py::object workspace, uintptr_t stream) {
+  Call call(stream);
+  const int64_t n = call.view(value, "value", 1).shape[0];
+  const AdamPolyakCuda a{lr,
+                         beta1,
+                         beta2,
+                         eps,
+                         weight_decay,
+                         clip,
+                         polyak,
+                         n,
+                         call.get<float>(gradient, "gradient", {n}),
+                         call.get<float>(mean, "mean", {n}),
+                         call.get<float>(square, "square", {n}),
+                         call.get<float>(value, "value", {n}),
+                         call.maybe<float>(target, "target", {n}),
+                         call.get<int64_t>(steps, "steps", {1}),
+                         call.get<float>(norm, "norm", {1}),
+                         call.workspace(workspace, adam_polyak_cuda_workspace(n))};
+  for (const float* start :
+       {a.gradient, static_cast<const float*>(a.mean), static_cast<const float*>(a.square),
+        static_cast<const float*>(a.value), static_cast<const float*>(a.target)})
+    if (reinterpret_cast<uintptr_t>(start) % 16 != 0)
+      throw py::value_error("the vectors of adam_polyak must start at multiples of 16 bytes");
+  if (n > 0) call.run([&](cudaStream_t s) { adam_polyak_cuda(a, s); });
+}
+
+// A view of the replay in `memory`, which stays alive as long as this.
+class PyReplayCuda {
+ public:
+  PyReplayCuda(py::object memory, const ReplayShapeCuda& shape) : memory_(std::move(memory)) {
+    replay_ = replay_cuda(shape, Call(0).workspace(memory_, replay_cuda_bytes(shape)));
+  }
+
+  void add(py::object observation, py::object action, py::object reward, py::object terminated,
+           py::object truncated, py::object next_observation, uintptr_t stream) {
+    const auto& shape = replay_.shape;
+    Call call(stream);
+    call.view(memory_, "memory", 1);
+    const TransitionsCuda t{
+        call.get<float>(observation, "observation", {shape.tasks, shape.observation}),
+        call.get<float>(action, "action", {shape.tasks, shape.action}),
+        call.get<float>(reward, "reward", {shape.tasks}),
+        reinterpret_cast<uint8_t*>(call.get<bool>(terminated, "terminated", {shape.tasks})),
+        reinterpret_cast<uint8_t*>(call.get<bool>(truncated, "truncated", {shape.tasks})),
+        call.get<float>(next_observation, "next_observation", {shape.tasks, shape.observation})};
+    call.run([&](cudaStream_t s) { replay_add_cuda(replay_, t, s); });
+  }
+
+  void sample(py::object first, py::tuple batch, py::object workspace, uintptr_t stream) {
+    const auto& shape = replay_.shape;
+    Call call(stream);
+    call.view(memory_, "memory", 1);
+    if (batch.size() != 8) throw py::value_error("a batch has 8 tensors");
+    const int64_t rows = call.view(batch[0], "observation", 2).shape[0];
+    const BatchCuda b{rows,
+                      call.get<int64_t>(first, "first", {shape.tasks + 1}),
+                      call.get<float>(batch[0], "observation", {rows, shape.observation}),
+                      call.get<float>(batch[1], "action", {rows, shape.action}),
+                      call.get<float>(batch[2], "reward", {rows}),
+                      call.get<float>(batch[3], "terminated", {rows}),
+                      call.get<float>(batch[4], "next_observation", {rows, shape.observation}),
+                      call.get<int64_t>(batch[5], "task", {rows}),
+                      call.get<float>(batch[6], "weight", {rows}),
+                      call.get<int64_t>(batch[7], "id", {rows})};
+    void* space = call.workspace(workspace, replay_sample_workspace(replay_, rows));
+    if (rows > 0) call.run([&](cudaStream_t s) { replay_sample_cuda(replay_, b, space, s); });
+  }
+
+  void update_priorities(py::object id, py::object priority, py::object workspace, uintptr_t stream) {
+    if (!replay_.shape.prioritized) throw py::value_error("only mode prioritized keeps priorities");
+    Call call(stream);
+    call.view(memory_, "memory", 1);
+    const int64_t n = call.view(id, "id", 1).shape[0];
+    const auto* names = call.get<int64_t>(id, "id", {n});
+    const auto* p = call.get<float>(priority, "priority", {n});
+    auto* space = static_cast<float*>(call.workspace(workspace, n * static_cast<int64_t>(sizeof(float))));
+    if (n > 0) call.run([&](cudaStream_t s) { replay_update_cuda(replay_, names, p, n, space, s); });
+  }
+
+  int64_t workspace(int64_t rows) const { return replay_sample_workspace(replay_, rows); }
+  // Where a part of the state begins in `memory`, in bytes.
+  int64_t offset(const void* part) const {
+    return static_cast<const char*>(part) - reinterpret_cast<const char*>(replay_.begin);
+  }
+  const ReplayCuda& view() const { return replay_; }
+
+ private:
+  py::object memory_;
+  ReplayCuda replay_;
+};
+
+ReplayShapeCuda shape_of(int64_t tasks, int64_t capacity, int64_t observation, int64_t action,
+                         const std::string& mode, double alpha, double beta, uint64_t seed) {
+  if (tasks < 1 || tasks >= 1 << 15) throw py::value_error("tasks must be from 1 to 32767");
+  if (capacity < 2 || observation < 1 || action < 1)
+    throw py::value_error("capacity must be at least 2, observation and action sizes at least 1");
+  return {tasks, capacity, observation, action, mode == "prioritized", mode == "uniform_shared",
+          alpha, beta,     seed};
+}
+
+void bind_kernels(py::module_ m) {
+  m.def("td_target_workspace", &td_target_cuda_workspace);
+  m.def("td_target", &td_target);
+  m.def("rows_by_task", &rows_by_task);
+  m.def("head_gather_forward", &head_forward);
+  m.def("head_gather_input_gradient", &head_input_gradient);
+  m.def("head_gather_weight_gradient", &head_weight_gradient);
+  m.def("ensemble_linear_bias_relu", &bias_relu);
+  m.def("ensemble_linear_mask", &mask);
+  m.def("ensemble_linear_bias_gradient", &bias_gradient);
+  m.def("ensemble_linear_workspace", [](int64_t members, int64_t rows, int64_t outputs) {
+    return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) * static_cast<int64_t>(sizeof(float));
+  });
+  m.def("route_rows", &route);
+  m.def("adam_polyak_workspace", &adam_polyak_cuda_workspace);
+  m.def("adam_polyak", &adam);
+  m.def("replay_bytes",
+        [](int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
+          return replay_cuda_bytes({tasks, capacity, observation, action, prioritized, false, 0, 0, 0});
+        });
+  py::class_<PyReplayCuda>(m, "ReplayBuffer")
+      .def(py::init([](py::object memory, int64_t tasks, int64_t capacity, int64_t observation,
+                       int64_t action, const std::string& mode, double alpha, double beta, uint64_t seed) {
+             return PyReplayCuda(std::move(memory),
+                                 shape_of(tasks, capacity, observation, action, mode, alpha, beta, seed));
+           }),
+           py::arg("memory"), py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"),
+           py::arg("action"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("seed"))
+      .def("add", &PyReplayCuda::add)
+      .def("sample", &PyReplayCuda::sample)
+      .def("sample_workspace", &PyReplayCuda::workspace)
+      .def("update_priorities", &PyReplayCuda::update_priorities)
+      .def("report_offset", [](const PyReplayCuda& r) { return r.offset(r.view().report); });
+}
+
+}  // namespace
+
+#endif
+
+void bind_cuda(py::module_& m) {
+  m.def(
+      "cuda_build",
+      []() -> py::object {
+#ifdef MTRL_CUDA_VERSION
+        py::dict build;
+        build["version"] = MTRL_CUDA_VERSION;
+        build["architectures"] = MTRL_CUDA_ARCHITECTURES;
+        return build;
+#else
+        return py::none();
+#endif
+      },
+      "What the CUDA kernels were built with, {'version', 'architectures'}; None where they were not.");
+#ifdef MTRL_CUDA_VERSION
+  bind_kernels(m.def_submodule("cuda", "The CUDA kernels, for CUDA tensors and a stream's handle."));
+#endif
+}

@@ -1,0 +1,182 @@
+#include "critic/matmul.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+constexpr int kMaxRows = 14;  // of any kernel's tile
+constexpr int64_t kInner =
+    256;  // steps before the tile is written back: a panel of the right matrix stays in cache
+
+using Tile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t, int, bool);
+
+struct Kernel {
+  const char* name;
+  int lanes, rows;
+  Tile tile[2][2][kMaxRows];  // [unit][vectors - 1][rows - 1]
+};
+
+namespace portable {
+#define TARGET
+#define LANES 4
+#define ROWS 6
+typedef float Vector __attribute__((vector_size(16)));
+#define VECTOR Vector
+#define ZERO() (Vector{})
+#define SPLAT(x) (Vector{} + (x))
+#if defined(__ARM_NEON)
+#define FMA(a, b, sum) ((Vector)vfmaq_f32((float32x4_t)(sum), (float32x4_t)(a), (float32x4_t)(b)))
+#else
+#define FMA(a, b, sum) ((sum) + (a) * (b))
+#endif
+inline Vector load_first(const float* from, int count) {
+  float lane[4] = {};
+  std::memcpy(lane, from, count * sizeof(float));
+  return Vector{lane[0], lane[1], lane[2], lane[3]};
+}
+inline void store_first(float* to, int count, Vector v) { std::memcpy(to, &v, count * sizeof(float)); }
+#define LOAD(from) load_first(from, 4)
+#define STORE(to, v) store_first(to, 4, v)
+#define LOAD_FIRST(from, count) load_first(from, count)
+#define STORE_FIRST(to, count, v) store_first(to, count, v)
+#include "critic/matmul_kernel.inc"
+constexpr Kernel kKernel = make_kernel("portable", std::make_integer_sequence<int, 6>());
+}  // namespace portable
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 8
+#define ROWS 6
+#define VECTOR __m256
+#define ZERO() _mm256_setzero_ps()
+#define SPLAT(x) _mm256_set1_ps(x)
+#define FMA(a, b, sum) _mm256_fmadd_ps(a, b, sum)
+#define LOAD(from) _mm256_loadu_ps(from)
+#define STORE(to, v) _mm256_storeu_ps(to, v)
+#define MASK(count) _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define LOAD_FIRST(from, count) _mm256_maskload_ps(from, MASK(count))
+#define STORE_FIRST(to, count, v) _mm256_maskstore_ps(to, MASK(count), v)
+#include "critic/matmul_kernel.inc"
+#undef MASK
+constexpr Kernel kKernel = make_kernel("avx2", std::make_integer_sequence<int, 6>());
+}  // namespace avx2
+
+namespace avx512 {
+#define TARGET __attribute__((target("avx512f")))
+#define LANES 16
+#define ROWS 14
+#define VECTOR __m512
+#define ZERO() _mm512_setzero_ps()
+#define SPLAT(x) _mm512_set1_ps(x)
+#define FMA(a, b, sum) _mm512_fmadd_ps(a, b, sum)
+#define LOAD(from) _mm512_loadu_ps(from)
+#define STORE(to, v) _mm512_storeu_ps(to, v)
+#define MASK(count) static_cast<__mmask16>((1u << (count)) - 1)
+#define LOAD_FIRST(from, count) _mm512_maskz_loadu_ps(MASK(count), from)
+#define STORE_FIRST(to, count, v) _mm512_mask_storeu_ps(to, MASK(count), v)
+#include "critic/matmul_kernel.inc"
+#undef MASK
+constexpr Kernel kKernel = make_kernel("avx512", std::make_integer_sequence<int, 14>());
+}  // namespace avx512
+#endif
+
+const Kernel* find_kernel(const char* name) {
+#if defined(__x86_64__)
+  if (!std::strcmp(name, "avx512")) return __builtin_cpu_supports("avx512f") ? &avx512::kKernel : nullptr;
+  if (!std::strcmp(name, "avx2")) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kKernel : nullptr;
+  }
+#endif
+  return !std::strcmp(name, "portable") ? &portable::kKernel : nullptr;
+}
+
+const Kernel* best_kernel() {
+  for (const char* name : {"avx512", "avx2"}) {
+    if (const Kernel* kernel = find_kernel(name)) return kernel;
+  }
+  return &portable::kKernel;
+}
+
+std::atomic<const Kernel*>& chosen() {
+  static std::atomic<const Kernel*> kernel{best_kernel()};
+  return kernel;
+}
+
+// A panel is two vectors wide; the last one is one vector wide where that is enough.
+int panel_vectors(const Kernel& kernel, int64_t cols_left) { return cols_left > kernel.lanes ? 2 : 1; }
+
+void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) {
+  if (b.col == 1) {
+    for (int64_t p = 0; p < inner; ++p, into += wide) {
+      std::memcpy(into, b.data + p * b.row, cols * sizeof(float));
+      std::fill(into + cols, into + wide, 0.0f);
+    }
+    return;
+  }
+  for (int64_t p = 0; p < inner; ++p) std::fill(into + p * wide + cols, into + (p + 1) * wide, 0.0f);
+  for (int64_t j = 0; j < cols; ++j) {
+    for (int64_t p = 0; p < inner; ++p) into[p * wide + j] = b.data[p * b.row + j * b.col];
+  }
+}
+
+}  // namespace
+
+const char* matmul_kernel() { return chosen().load()->name; }
+
+bool choose_matmul_kernel(const char* name) {
+  const Kernel* kernel = find_kernel(name);
+  if (kernel) chosen() = kernel;
+  return kernel;
+}
+
+int64_t packed_size(int64_t inner, int64_t cols) {
+  const int64_t lanes = chosen().load()->lanes;
+  return inner * ((cols + lanes - 1) / lanes * lanes);
+}
+
+Packed pack(int64_t inner, int64_t cols, View b, float* into) {
+  const Kernel& kernel = *chosen().load();
+  float* to = into;
+  for (int64_t p = 0; p < inner; p += kInner) {
+    const int64_t steps = std::min(kInner, inner - p);
+    for (int64_t j = 0; j < cols;) {
+      const int64_t wide = panel_vectors(kernel, cols - j) * kernel.lanes;
+      pack_panel(steps, std::min(wide, cols - j), wide, {b.data + p * b.row + j * b.col, b.row, b.col}, to);
+      to += steps * wide;
+      j += wide;
+    }
+  }
+  return {inner, cols, into};
+}
+
+void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add) {
+  const Kernel& kernel = *chosen().load();
+  const bool unit = a.row == 1;
+  const float* panel = b.data;
+  for (int64_t p = 0; p < b.inner; p += kInner) {
+    const int64_t steps = std::min(kInner, b.inner - p);
+    for (int64_t j = 0; j < b.cols;) {
+      const int vectors = panel_vectors(kernel, b.cols - j);
+      const int64_t wide = vectors * kernel.lanes, cols = std::min(wide, b.cols - j);
+      const int last = static_cast<int>(cols - (vectors - 1) * kernel.lanes);
+      for (int64_t i = 0; i < rows; i += kernel.rows) {
+        const int64_t height = std::min<int64_t>(kernel.rows, rows - i);
+        kernel.tile[unit][vectors - 1][height - 1](steps, a.data + i * a.row + p * a.col,
+                                                   unit ? a.col : a.row, panel, c + i * c_row + j, c_row,
+                                                   last, add || p > 0);
+      }
+      panel += steps * wide;
+      j += wide;
+    }
+  }
+}

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+// Single-precision matrix products for the shapes of batched MLPs. No threads inside; safe to call from
+// several. The instruction set (AVX-512, AVX2 + FMA, or portable: SSE2, NEON) is chosen once, at the first
+// call. Every output is one chain of sums in the order of `inner`, so its bits depend on the instruction set
+// and on nothing else.
+
+// A matrix seen through strides, in floats: element (i, j) is data[i * row + j * col]. One of the strides
+// must be 1.
+struct View {
+  const float* data;
+  int64_t row, col;
+};
+
+// A right-hand matrix laid out in the order in which the kernels read it.
+struct Packed {
+  int64_t inner, cols;
+  const float* data;
+};
+
+// Floats that `pack` writes for an inner x cols matrix.
+int64_t packed_size(int64_t inner, int64_t cols);
+Packed pack(int64_t inner, int64_t cols, View b, float* into);
+
+// c = a b, or c += a b where `add`. b.inner is at least 1; a is [rows, b.inner], c [rows, b.cols] with rows
+// c_row floats apart.
+void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add);
+
+// "avx512", "avx2" or "portable": what the products run on.
+const char* matmul_kernel();
+// Takes a named kernel instead of the best one; false if this machine has no such kernel. For tests and
+// benchmarks.
+bool choose_matmul_kernel(const char* name);

@@ -1,0 +1,456 @@
+#include "critic/sac_update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "critic/adam_polyak.h"
+#include "critic/ensemble_linear.h"
+#include "critic/head_gather.h"
+#include "critic/matmul.h"
+#include "critic/min_routing.h"
+#include "critic/td_target.h"
+
+namespace {
+
+constexpr int64_t kRows = 252;  // rows that go through all layers together; a multiple of every tile height
+constexpr int64_t kAlign = 16;  // floats of a cache line
+
+// Activations of a power-of-two width would fall on the same few cache sets, row upon row.
+int64_t padded(int64_t width) {
+  const int64_t lines = (width + kAlign - 1) / kAlign;
+  return (lines % 8 == 0 && lines > 8 ? lines + 1 : lines) * kAlign;
+}
+
+int64_t blocks(int64_t rows) { return (rows + kRows - 1) / kRows; }
+
+// The parameters of a multi-head ensemble in a flat vector (or their gradients, in the vector of gradients).
+template <class T>
+struct Parameters {
+  const MultiHeadShape& shape;
+  T* flat;
+
+  int64_t inputs(int64_t layer) const { return layer ? shape.width : shape.inputs; }
+  T* task_row(int64_t e) const { return flat + shape.start[0] + e * shape.tasks * shape.width; }
+  T* head_kernel(int64_t e) const {
+    return flat + shape.start[1] + e * shape.tasks * shape.width * shape.outputs;
+  }
+  T* head_bias(int64_t e) const { return flat + shape.start[2] + e * shape.tasks * shape.outputs; }
+  T* kernel(int64_t layer, int64_t e) const {
+    return flat + shape.start[3 + layer] + e * inputs(layer) * shape.width;
+  }
+  T* bias(int64_t layer, int64_t e) const {
+    return flat + shape.start[3 + shape.depth + layer] + e * shape.width;
+  }
+};
+
+HeadGather head_of(const MultiHeadShape& shape, int64_t rows) {
+  return {1, rows, shape.width, shape.outputs, shape.tasks, padded(shape.width)};
+}
+
+void copy_rows(int64_t rows, int64_t cols, const float* from, float* to, int64_t to_row) {
+  for (int64_t r = 0; r < rows; ++r) std::copy(from + r * cols, from + (r + 1) * cols, to + r * to_row);
+}
+
+// Floats on a boundary of huge pages: walks over many rows then miss the address cache less.
+float* allocate(int64_t floats) {
+  constexpr int64_t kHuge = int64_t{1} << 21;
+  const int64_t bytes = (floats * static_cast<int64_t>(sizeof(float)) + kHuge - 1) / kHuge * kHuge;
+  void* room = std::aligned_alloc(kHuge, bytes);
+  if (!room) throw std::bad_alloc();
+#if defined(__linux__)
+  madvise(room, bytes, MADV_HUGEPAGE);  // a wish: without huge pages all is the same, only slower
+#endif
+  return static_cast<float*>(room);
+}
+
+}  // namespace
+
+// A network's activations and gradients before the ReLUs, [layer][member][rows][padded width], and its packed
+// kernels.
+struct SacUpdate::Network {
+  MultiHeadShape shape;
+  int64_t row;
+  std::vector<float*> hidden, dz;
+  std::vector<Packed> forward, backward;  // [layer][member]
+  float *forward_room = nullptr, *backward_room = nullptr;
+
+  explicit Network(MultiHeadShape s)
+      : shape(std::move(s)),
+        row(padded(shape.width)),
+        hidden(shape.depth),
+        dz(shape.depth),
+        forward(shape.depth * shape.members),
+        backward(shape.depth * shape.members) {}
+
+  // The same layers, from member e's row b on.
+  std::vector<float*> from(const std::vector<float*>& layers, int64_t e, int64_t rows, int64_t b) const {
+    std::vector<float*> at(layers);
+    for (float*& layer : at) layer += (e * rows + b) * row;
+    return at;
+  }
+};
+
+SacUpdate::SacUpdate(const SacSettings& settings, MultiHeadShape actor, MultiHeadShape critic, int threads)
+    : settings_(settings),
+      actor_(std::make_unique<Network>(std::move(actor))),
+      critic_(std::make_unique<Network>(critic)),
+      target_(std::make_unique<Network>(std::move(critic))),
+      team_(threads),
+      observations_(actor_->shape.inputs),
+      actions_(actor_->shape.outputs / 2),
+      room_(nullptr, std::free) {}
+
+SacUpdate::~SacUpdate() = default;
+
+const MultiHeadShape& SacUpdate::actor_shape() const { return actor_->shape; }
+const MultiHeadShape& SacUpdate::critic_shape() const { return critic_->shape; }
+
+void SacUpdate::reserve(int64_t rows) {
+  if (rows == rows_ && kernel_ == matmul_kernel()) return;  // the room depends on both
+  const int64_t inputs = critic_->shape.inputs, members = critic_->shape.members,
+                tall = std::min(kRows, rows);
+  const int64_t head = std::max(head_gather_workspace(head_of(actor_->shape, rows)),
+                                head_gather_workspace(head_of(critic_->shape, rows)));
+  scratch_size_ = 2 * tall * std::max(actor_->row, critic_->row) + tall * 2 * actions_ + kAlign +
+                  std::max(head, weight_block_workspace());
+  // The first pass over the list counts, the second hands out.
+  for (const bool count : {true, false}) {
+    int64_t used = 0;
+    auto take = [&](int64_t n) {
+      float* at = count ? nullptr : room_.get() + used;
+      used += (n + kAlign - 1) / kAlign * kAlign;
+      return at;
+    };
+    for (float** x : {&x_, &next_x_, &new_x_}) *x = take(rows * inputs);
+    for (float** column : {&alpha_, &log_prob_, &next_log_prob_, &y_, &least_, &dlog_prob_})
+      *column = take(rows);
+    for (float** values : {&next_q_, &q_, &dq_}) *values = take(members * rows);
+    daction_ = take(rows * actions_);
+    for (float** output : {&output_, &doutput_}) *output = take(rows * 2 * actions_);
+    for (Network* network : {actor_.get(), critic_.get(), target_.get()}) {
+      const MultiHeadShape& s = network->shape;
+      const int64_t inner = (s.depth - 1) * packed_size(s.width, s.width);
+      network->forward_room = take(s.members * (packed_size(s.inputs, s.width) + inner));
+      if (network == target_.get()) continue;
+      network->backward_room = take(s.members * (packed_size(s.width, s.inputs) + inner));
+      for (float*& layer : network->hidden) layer = take(s.members * rows * network->row);
+      for (float*& layer : network->dz) layer = take(s.members * rows * network->row);
+    }
+    scratch_ = take(team_.size() * (scratch_size_ = (scratch_size_ + kAlign - 1) / kAlign * kAlign));
+    if (count) room_.reset(allocate(used));
+  }
+  route_.resize(rows);
+  route_start_.resize(members + 1);
+  rows_ = rows;
+  kernel_ = matmul_kernel();
+}
+
+TanhGaussian SacUpdate::gaussian(int64_t rows) const {
+  return {rows, actions_, static_cast<float>(settings_.log_std_min),
+          static_cast<float>(settings_.log_std_max)};
+}
+
+SacUpdate::Scratch SacUpdate::scratch(int thread) const {
+  const int64_t tall = std::min(kRows, rows_), block = tall * std::max(actor_->row, critic_->row);
+  float* at = scratch_ + thread * scratch_size_;
+  const int64_t outputs = (tall * 2 * actions_ + kAlign - 1) / kAlign * kAlign;
+  return {{at, at + block}, at + 2 * block, at + 2 * block + outputs};
+}
+
+void SacUpdate::pack_forward(Network& network, const float* value) {
+  const MultiHeadShape& s = network.shape;
+  const Parameters<const float> at{s, value};
+  team_.run(s.depth * s.members, [&](int64_t i, int) {
+    const int64_t layer = i / s.members, e = i % s.members, inputs = at.inputs(layer);
+    const int64_t first = packed_size(s.inputs, s.width), other = packed_size(s.width, s.width);
+    float* room = network.forward_room + (layer ? s.members * first + (i - s.members) * other : e * first);
+    network.forward[i] = pack(inputs, s.width, {at.kernel(layer, e), s.width, 1}, room);
+  });
+}
+
+void SacUpdate::pack_backward(Network& network, const float* value, int64_t first_inputs) {
+  const MultiHeadShape& s = network.shape;
+  const Parameters<const float> at{s, value};
+  team_.run(s.depth * s.members, [&](int64_t i, int) {
+    const int64_t layer = i / s.members, e = i % s.members, inputs = layer ? s.width : first_inputs;
+    const int64_t first = packed_size(s.width, first_inputs), other = packed_size(s.width, s.width);
+    float* room = network.backward_room + (layer ? s.members * first + (i - s.members) * other : e * first);
+    network.backward[i] = pack(s.width, inputs, {at.kernel(layer, e), 1, s.width}, room);
+  });
+}
+
+void SacUpdate::forward_rows(const Network& network, const float* value, int64_t e, int64_t rows,
+                             const float* x, const int64_t* task, float* const* hidden, float* out,
+                             float* workspace) const {
+  const MultiHeadShape& s = network.shape;
+  const Parameters<const float> at{s, value};
+  for (int64_t layer = 0; layer < s.depth; ++layer) {
+    const View left = layer ? View{hidden[layer - 1], network.row, 1} : View{x, s.inputs, 1};
+    matmul(rows, left, network.forward[layer * s.members + e], hidden[layer], network.row, false);
+    add_bias_relu(rows, s.width, at.bias(layer, e), layer ? nullptr : at.task_row(e), layer ? nullptr : task,
+                  hidden[layer], network.row);
+  }
+  head_gather_forward(head_of(s, rows), hidden[s.depth - 1], at.head_kernel(e), at.head_bias(e), task, out,
+                      workspace);
+}
+
+void SacUpdate::backward_rows(const Network& network, const float* value, int64_t e, int64_t rows,
+                              const int64_t* task, const float* dout, float* const* hidden, float* const* dz,
+                              float* workspace) const {
+  const MultiHeadShape& s = network.shape;
+  const int64_t last = s.depth - 1;
+  head_gather_backward(head_of(s, rows), hidden[last], Parameters<const float>{s, value}.head_kernel(e), task,
+                       dout, dz[last], nullptr, nullptr, workspace);
+  mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row);
+  for (int64_t layer = last; layer > 0; --layer) {
+    matmul(rows, {dz[layer], network.row, 1}, network.backward[layer * s.members + e], dz[layer - 1],
+           network.row, false);
+    mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row);
+  }
+}
+
+void SacUpdate::weight_gradients(const Network& network, int64_t rows, const float* x, const int64_t* task,
+                                 const float* dout, float* gradient) {
+  const MultiHeadShape& s = network.shape;
+  const Parameters<float> at{s, gradient};
+  struct Job {
+    int64_t layer, e, i, j;  // layer -1: the head; j -1: the biases
+  };
+  std::vector<Job> jobs;
+  for (int64_t layer = s.depth - 1; layer >= 0; --layer) {
+    for (int64_t e = 0; e < s.members; ++e) {
+      for (int64_t i = 0; i < at.inputs(layer); i += kWeightBlock) {
+        for (int64_t j = 0; j < s.width; j += kWeightBlock) jobs.push_back({layer, e, i, j});
+      }
+    }
+  }
+  for (int64_t e = 0; e < s.members; ++e) {
+    for (int64_t layer = -1; layer < s.depth; ++layer) jobs.push_back({layer, e, 0, -1});
+  }
+  team_.run(static_cast<int64_t>(jobs.size()), [&](int64_t index, int thread) {
+    const auto [layer, e, i, j] = jobs[index];
+    float* workspace = scratch(thread).workspace;
+    if (layer < 0) {
+      const float* last = network.hidden[s.depth - 1] + e * rows * network.row;
+      head_gather_backward(head_of(s, rows), last, nullptr, task, dout + e * rows * s.outputs, nullptr,
+                           at.head_kernel(e), at.head_bias(e), workspace);
+      return;
+    }
+    const float* dz = network.dz[layer] + e * rows * network.row;
+    if (j < 0) {
+      bias_gradient(rows, s.width, s.tasks, dz, network.row, layer ? nullptr : task, at.bias(layer, e),
+                    at.task_row(e));
+      return;
+    }
+    const float* left = layer ? network.hidden[layer - 1] + e * rows * network.row : x;
+    weight_gradient_block(rows, at.inputs(layer), s.width, i, j, left, layer ? network.row : s.inputs, dz,
+                          network.row, at.kernel(layer, e), workspace);
+  });
+}
+
+double SacUpdate::step(const AdamState& state, double lr, double clip, float* target) {
+  const int64_t chunks = (state.size + kAdamChunk - 1) / kAdamChunk;
+  chunk_.assign(chunks, 0.0);
+  auto size = [&](int64_t c) { return std::min(kAdamChunk, state.size - c * kAdamChunk); };
+  team_.run(chunks,
+            [&](int64_t c, int) { chunk_[c] = squared_norm(size(c), state.gradient + c * kAdamChunk); });
+  double squares = 0.0;
+  for (double chunk : chunk_) squares += chunk;
+  const double norm = std::sqrt(squares);
+  const AdamPolyak adam{lr, 0.9, 0.999, settings_.adam_eps, 0.0, clip, settings_.polyak, state.steps};
+  team_.run(chunks, [&](int64_t c, int) {
+    const int64_t from = c * kAdamChunk;
+    adam_polyak_apply(adam, norm, size(c), state.gradient + from, state.mean + from, state.square + from,
+                      state.value + from, target ? target + from : nullptr);
+  });
+  return norm;
+}
+
+// Policy and next policy: log_prob_, next_log_prob_, and the critics' inputs x_, next_x_ and new_x_.
+void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
+  const int64_t inputs = actions_ + observations_;
+  pack_forward(*actor_, actor);
+  team_.run(2 * blocks(batch.rows), [&](int64_t i, int thread) {
+    const bool next = i >= blocks(batch.rows);
+    const int64_t b = i % blocks(batch.rows) * kRows, rows = std::min(kRows, batch.rows - b);
+    const Scratch own = scratch(thread);
+    std::vector<float*> hidden = actor_->from(actor_->hidden, 0, batch.rows, b);
+    for (size_t layer = 0; next && layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
+    float *output = next ? own.output : output_ + b * 2 * actions_,
+          *joined = (next ? next_x_ : new_x_) + b * inputs;
+    const float* observation = (next ? batch.next_observation : batch.observation) + b * observations_;
+    forward_rows(*actor_, actor, 0, rows, observation, batch.task + b, hidden.data(), output, own.workspace);
+    tanh_gaussian_sample(gaussian(rows), output, (next ? batch.next_noise : batch.noise) + b * actions_,
+                         joined, inputs, (next ? next_log_prob_ : log_prob_) + b);
+    copy_rows(rows, observations_, observation, joined + actions_, inputs);
+    if (next) return;
+    copy_rows(rows, actions_, batch.action + b * actions_, x_ + b * inputs, inputs);
+    copy_rows(rows, observations_, observation, x_ + b * inputs + actions_, inputs);
+  });
+}
+
+// y_, from the next actions.
+void SacUpdate::evaluate_targets(const float* target, const SacBatch& batch) {
+  const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
+  pack_forward(*target_, target);
+  team_.run(members * blocks(batch.rows), [&](int64_t i, int thread) {
+    const int64_t e = i % members, b = i / members * kRows, rows = std::min(kRows, batch.rows - b);
+    const Scratch own = scratch(thread);
+    std::vector<float*> hidden(target_->shape.depth);
+    for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
+    forward_rows(*target_, target, e, rows, next_x_ + b * inputs, batch.task + b, hidden.data(),
+                 next_q_ + e * batch.rows + b, own.workspace);
+  });
+  td_target(members, batch.rows, batch.reward, batch.terminated, next_q_, next_log_prob_, alpha_,
+            static_cast<float>(settings_.discount), y_);
+}
+
+void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& batch, float* priority,
+                                      SacMetrics* metrics) {
+  const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
+  const float share = 2.0f / static_cast<float>(members * batch.rows);
+  pack_forward(*critic_, critic.value);
+  pack_backward(*critic_, critic.value, 0);
+  team_.run(members * blocks(batch.rows), [&](int64_t i, int thread) {
+    const int64_t e = i % members, b = i / members * kRows, rows = std::min(kRows, batch.rows - b);
+    const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
+    const std::vector<float*> dz = critic_->from(critic_->dz, e, batch.rows, b);
+    const Scratch own = scratch(thread);
+    float *q = q_ + e * batch.rows + b, *dq = dq_ + e * batch.rows + b;
+    forward_rows(*critic_, critic.value, e, rows, x_ + b * inputs, batch.task + b, hidden.data(), q,
+                 own.workspace);
+    for (int64_t r = 0; r < rows; ++r) dq[r] = share * batch.weight[b + r] * (q[r] - y_[b + r]);
+    backward_rows(*critic_, critic.value, e, rows, batch.task + b, dq, hidden.data(), dz.data(),
+                  own.workspace);
+  });
+  weight_gradients(*critic_, batch.rows, x_, batch.task, dq_, critic.gradient);
+  double squares = 0.0, sum = 0.0;
+  for (int64_t b = 0; b < batch.rows; ++b) {
+    double error = 0.0;
+    for (int64_t e = 0; e < members; ++e) {
+      const double q = q_[e * batch.rows + b], delta = q - y_[b];
+      error += std::fabs(delta);
+      squares += batch.weight[b] * delta * delta;
+      sum += q;
+    }
+    priority[b] = static_cast<float>(error / static_cast<double>(members));
+  }
+  metrics->critic_loss = squares / static_cast<double>(members * batch.rows);
+  metrics->q_mean = sum / static_cast<double>(members * batch.rows);
+}
+
+// daction_, the gradient of -mean min_e Q_e in the new actions, and least_.
+void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
+  const MultiHeadShape& s = critic_->shape;
+  const Parameters<const float> at{s, critic};
+  pack_forward(*critic_, critic);
+  pack_backward(*critic_, critic, actions_);
+  team_.run(s.members * blocks(batch.rows), [&](int64_t i, int thread) {
+    const int64_t e = i % s.members, b = i / s.members * kRows, rows = std::min(kRows, batch.rows - b);
+    const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
+    forward_rows(*critic_, critic, e, rows, new_x_ + b * s.inputs, batch.task + b, hidden.data(),
+                 q_ + e * batch.rows + b, scratch(thread).workspace);
+  });
+  route_rows(s.members, batch.rows, q_, route_start_.data(), route_.data(), least_);
+  std::vector<std::pair<int64_t, int64_t>> jobs;  // member, first of its routed rows
+  for (int64_t e = 0; e < s.members; ++e) {
+    for (int64_t r = route_start_[e]; r < route_start_[e + 1]; r += kRows) jobs.emplace_back(e, r);
+  }
+  const float dq = -1.0f / static_cast<float>(batch.rows);
+  team_.run(static_cast<int64_t>(jobs.size()), [&](int64_t index, int thread) {
+    const auto [e, first] = jobs[index];
+    const int64_t *row = route_.data() + first, rows = std::min(kRows, route_start_[e + 1] - first);
+    const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, 0);
+    const Scratch own = scratch(thread);
+    float *dz = own.activations[0], *dx = own.activations[1];
+    routed_head(rows, s.width, row, batch.task, at.head_kernel(e), dq, hidden[s.depth - 1], critic_->row, dz,
+                critic_->row);
+    for (int64_t layer = s.depth - 1; layer > 0; --layer) {
+      matmul(rows, {dz, critic_->row, 1}, critic_->backward[layer * s.members + e], dx, critic_->row, false);
+      routed_mask(rows, s.width, row, hidden[layer - 1], critic_->row, dx, critic_->row);
+      std::swap(dz, dx);
+    }
+    matmul(rows, {dz, critic_->row, 1}, critic_->backward[e], own.output, actions_, false);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::copy(own.output + r * actions_, own.output + (r + 1) * actions_, daction_ + row[r] * actions_);
+    }
+  });
+}
+
+void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batch, SacMetrics* metrics) {
+  const int64_t inputs = actions_ + observations_;
+  const float share = 1.0f / static_cast<float>(batch.rows);
+  pack_backward(*actor_, actor.value, 0);
+  team_.run(blocks(batch.rows), [&](int64_t i, int thread) {
+    const int64_t b = i * kRows, rows = std::min(kRows, batch.rows - b);
+    for (int64_t r = b; r < b + rows; ++r) dlog_prob_[r] = alpha_[r] * share;
+    tanh_gaussian_backward(gaussian(rows), output_ + b * 2 * actions_, batch.noise + b * actions_,
+                           new_x_ + b * inputs, inputs, daction_ + b * actions_, dlog_prob_ + b,
+                           doutput_ + b * 2 * actions_);
+    const std::vector<float*> hidden = actor_->from(actor_->hidden, 0, batch.rows, b);
+    const std::vector<float*> dz = actor_->from(actor_->dz, 0, batch.rows, b);
+    backward_rows(*actor_, actor.value, 0, rows, batch.task + b, doutput_ + b * 2 * actions_, hidden.data(),
+                  dz.data(), scratch(thread).workspace);
+  });
+  weight_gradients(*actor_, batch.rows, batch.observation, batch.task, doutput_, actor.gradient);
+  double loss = 0.0;
+  for (int64_t b = 0; b < batch.rows; ++b) loss += static_cast<double>(alpha_[b]) * log_prob_[b] - least_[b];
+  metrics->actor_loss = loss / static_cast<double>(batch.rows);
+}
+
+double SacUpdate::update_temperature(const AdamState& log_temperature, const SacBatch& batch) {
+  std::vector<double> gradient(log_temperature.size, 0.0);
+  double loss = 0.0;
+  for (int64_t b = 0; b < batch.rows; ++b) {
+    const double slope = -(log_prob_[b] + settings_.target_entropy) / static_cast<double>(batch.rows);
+    gradient[batch.task[b]] += slope;
+    loss += slope * log_temperature.value[batch.task[b]];
+  }
+  std::copy(gradient.begin(), gradient.end(), log_temperature.gradient);
+  step(log_temperature, settings_.temperature_lr, HUGE_VAL, nullptr);
+  return loss;
+}
+
+SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float* target,
+                          const AdamState& log_temperature, const SacBatch& batch, float* priority) {
+  SacMetrics metrics{};
+  reserve(batch.rows);
+  for (int64_t b = 0; b < batch.rows; ++b) alpha_[b] = std::exp(log_temperature.value[batch.task[b]]);
+  sample_actions(actor.value, batch);
+  evaluate_targets(target, batch);
+  differentiate_critics(critic, batch, priority, &metrics);
+  metrics.critic_gradient_norm = step(critic, settings_.critic_lr, settings_.critic_clip, target);
+  route_actions(critic.value, batch);
+  differentiate_actor(actor, batch, &metrics);
+  metrics.actor_gradient_norm = step(actor, settings_.actor_lr, settings_.actor_clip, nullptr);
+  metrics.temperature_loss = update_temperature(log_temperature, batch);
+  return metrics;
+}
+
+void SacUpdate::act(const float* actor, int64_t rows, const float* observation, const int64_t* task,
+                    const float* noise, float* action) {
+  if (rows_ == 0) reserve(rows);  // otherwise the room of the last update serves
+  pack_forward(*actor_, actor);
+  const Scratch own = scratch(0);
+  std::vector<float*> hidden(actor_->shape.depth);
+  for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
+  for (int64_t b = 0, tall = std::min(kRows, rows_); b < rows; b += tall) {
+    const TanhGaussian block = gaussian(std::min(tall, rows - b));
+    forward_rows(*actor_, actor, 0, block.rows, observation + b * observations_, task + b, hidden.data(),
+                 own.output, own.workspace);
+    if (noise) {
+      float* log_prob = own.activations[0];
+      tanh_gaussian_sample(block, own.output, noise + b * actions_, action + b * actions_, actions_,
+                           log_prob);
+    } else {
+      tanh_gaussian_mode(block, own.output, action + b * actions_);
+    }
+  }
+}

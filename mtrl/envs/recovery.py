@@ -1,0 +1,38 @@
+"""What brings the envs of a dead worker back: their state some steps ago and the actions since."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mtrl.envs.step_buffers import Array
+
+_STEPS = 500  # kept between states: a replay takes about as long as an episode
+
+
+class Recovery:
+    """Kept up to date by a vector env whose workers may be replaced `restarts` times."""
+
+    def __init__(self, restarts: int) -> None:
+        self._left = restarts
+        self._states: dict[int, dict[str, Any]] = {}
+        self._actions: list[Array] = []
+
+    def possible(self) -> bool:
+        return self._left > 0
+
+    def begin(self, states: dict[int, dict[str, Any]]) -> None:
+        """Starts anew from the states of all rows."""
+        self._states, self._actions = states, []
+
+    def remember(self, actions: Array) -> bool:
+        """Adds the actions [T, 4] of a step that is done. True when it is time to begin anew."""
+        if self.possible():
+            self._actions.append(actions.copy())
+        return len(self._actions) >= _STEPS
+
+    def take(self, actions: Array) -> tuple[dict[int, dict[str, Any]], Array]:
+        """The states and, in order, the actions [n, T, 4] since; those of the step under way come last."""
+        self._left -= 1
+        return self._states, np.array([*self._actions, actions])

@@ -1,0 +1,320 @@
+"""One documented function per kernel of `mtrl._core`, as torch operators known to autograd and torch.compile.
+
+They run on CPU float32 tensors and check dtype, device, shape and task ids before a pointer is used. The
+readable twin of each is in `mtrl.networks.plain`, `mtrl.losses` and `mtrl.adam`. E members, B batch rows, T tasks,
+D inputs, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl import _core, ops_cuda  # type: ignore[attr-defined]
+
+_library: Any = torch.library.Library("mtrl", "DEF")  # type: ignore[no-untyped-call]
+_library.define(
+    "ensemble_linear(Tensor x, Tensor kernel, Tensor bias, Tensor? task_row, Tensor? task) -> Tensor"
+)
+_library.define(
+    "ensemble_linear_backward(Tensor x, Tensor kernel, Tensor? task_row, Tensor? task, Tensor y, Tensor dy,"
+    " bool weights, bool input) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define("own_head(Tensor x, Tensor kernel, Tensor bias, Tensor task) -> Tensor")
+_library.define(
+    "own_head_backward(Tensor x, Tensor kernel, Tensor task, Tensor dy, bool weights, bool input)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "soft_target(Tensor reward, Tensor terminated, Tensor next_q, Tensor log_prob, Tensor temperature,"
+    " float discount) -> Tensor"
+)
+
+
+def ensemble_linear(
+    x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
+) -> Tensor:
+    """ReLU(x kernel + bias + task_row[task]) of every member, [E, B, W].
+
+    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
+    with task int64 [B], or neither. Differentiable in all but task. Raises
+    ValueError for shapes that do not fit or a task out of range.
+    """
+    y: Tensor = torch.ops.mtrl.ensemble_linear(x, kernel, bias, task_row, task)
+    return y
+
+
+def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+    """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
+
+    x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task int64 [B]; fastest where rows are ordered by task.
+    Differentiable in all but task. Raises ValueError for shapes that do not fit or a task out of range.
+    """
+    y: Tensor = torch.ops.mtrl.own_head(x, kernel, bias, task)
+    return y
+
+
+def soft_target(
+    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+) -> Tensor:
+    """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient. See `mtrl.losses.soft_target`.
+
+    next_q is [E, B], the others are [B].
+    """
+    y: Tensor = torch.ops.mtrl.soft_target(reward, terminated, next_q, log_prob, temperature, discount)
+    return y
+
+
+def adam_polyak(
+    value: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    target: Tensor | None,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    clip: float,
+    polyak: float,
+    steps: int,
+) -> float:
+    """One Adam step in place of flat vectors (moments: mean, square), then target += polyak (value - target).
+
+    The gradient is scaled so that its norm is at most `clip`; the norm before that is returned. `steps`
+    counts this step.
+    """
+    norm: float = _core.adam_polyak(
+        value, gradient, *moments, target, lr, *betas, eps, 0.0, clip, polyak, steps
+    )
+    return norm
+
+
+class SacUpdate:
+    """A whole SAC update of a multi-head actor and critic ensemble in one call; see csrc/critic/sac_update.h.
+
+    `settings` are the numbers of the section `agent`; a shape has members, inputs, outputs, tasks, width, depth and
+    start, the places of the parameters in their flat vector, in the order of `MultiHead.parameters()`.
+    """
+
+    def __init__(
+        self, settings: dict[str, float], actor: dict[str, Any], critic: dict[str, Any], threads: int
+    ) -> None:
+        self._update = _core.SacUpdate(settings, actor, critic, threads)
+        self._actions = actor["outputs"] // 2
+
+    def __call__(
+        self,
+        actor: Flat,
+        critic: Flat,
+        target: Tensor,
+        log_temperature: Flat,
+        batch: tuple[Tensor, ...],
+        noise: tuple[Tensor, Tensor],
+    ) -> tuple[list[float], Tensor]:
+        """Updates the flat vectors in place. Returns the metrics in the order of METRICS and the priorities [B].
+
+        batch: observation [B, O], action [B, A], reward, terminated [B], next_observation [B, O], task int64 [B],
+        weight [B]. noise: standard normal draws [B, A] for the next and for the present actions. Raises ValueError
+        or TypeError, before anything changes, for shapes, dtypes or task ids that do not fit.
+        """
+        priority = torch.empty_like(batch[2])
+        return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
+
+    def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
+        action = observation.new_empty((len(observation), self._actions))
+        self._update.act(actor, observation, task, noise, action)
+        return action
+
+
+Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step
+METRICS = (
+    "critic_loss",
+    "actor_loss",
+    "temperature_loss",
+    "q_mean",
+    "actor_gradient_norm",
+    "critic_gradient_norm",
+)
+
+
+def matmul_kernel() -> str:
+    """The instruction set that matrix products run on: avx512, avx2 or portable."""
+    name: str = _core.matmul_kernel()
+    return name
+
+
+def _linear_forward(
+    x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None, task: Tensor | None
+) -> Tensor:
+    members, inputs, width = kernel.shape
+    y = x.new_empty((members, x.shape[-2], width))
+    space = x.new_empty(_core.ensemble_linear_workspace(members, x.shape[-2], inputs, width))
+    _core.ensemble_linear_forward(x.contiguous(), kernel, bias, task_row, task, y, space)
+    return y
+
+
+def _linear_backward(
+    x: Tensor,
+    kernel: Tensor,
+    task_row: Tensor | None,
+    task: Tensor | None,
+    y: Tensor,
+    dy: Tensor,
+    weights: bool,
+    input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    members, inputs, width = kernel.shape
+    rows = x.shape[-2]
+    dx, dkernel, dbias, drow = _linear_gradients(x, kernel, task_row, task, y, dy, weights, input)
+    each = x.new_empty((members, rows, inputs)) if input and x.dim() == 2 else dx
+    _core.ensemble_linear_backward(
+        x.contiguous(),
+        kernel,
+        task_row,
+        task,
+        y,
+        dy.contiguous(),
+        torch.empty_like(y),
+        each if input else None,
+        dkernel if weights else None,
+        dbias if weights else None,
+        drow if weights and task_row is not None else None,
+        x.new_empty(_core.ensemble_linear_workspace(members, rows, inputs, width)),
+    )
+    if each is not dx:
+        torch.sum(each, 0, out=dx)
+    return dx, dkernel, dbias, drow
+
+
+def _linear_gradients(
+    x: Tensor,
+    kernel: Tensor,
+    task_row: Tensor | None,
+    task: Tensor | None,
+    y: Tensor,
+    dy: Tensor,
+    weights: bool,
+    input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of x, kernel, bias and task_row; empty where one is not wanted."""
+    members, _, width = kernel.shape
+    return (
+        x.new_empty(x.shape if input else 0),
+        x.new_empty(kernel.shape if weights else 0),
+        x.new_empty((members, width) if weights else 0),
+        x.new_empty(task_row.shape if weights and task_row is not None else 0),
+    )
+
+
+def _linear_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, kernel, _, task_row, task = inputs
+    ctx.save_for_backward(x, kernel, task_row, task, output)
+
+
+def _linear_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    input, weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:4])
+    x, kernel, task_row, task, y = ctx.saved_tensors
+    dx, dkernel, dbias, drow = torch.ops.mtrl.ensemble_linear_backward(
+        x, kernel, task_row, task, y, dy, weights, input
+    )
+    return (
+        dx if input else None,
+        dkernel if weights else None,
+        dbias if weights else None,
+        drow if weights and task_row is not None else None,
+        None,
+    )
+
+
+def _head_forward(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+    members, tasks, width, outputs = kernel.shape
+    y = x.new_empty((members, x.shape[1], outputs))
+    space = x.new_empty(_core.head_gather_workspace(members, x.shape[1], width, outputs, tasks))
+    _core.head_gather_forward(x.contiguous(), kernel, bias, task, y, space)
+    return y
+
+
+def _head_backward(
+    x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    members, tasks, width, outputs = kernel.shape
+    dx, dkernel, dbias = _head_gradients(x, kernel, task, dy, weights, input)
+    _core.head_gather_backward(
+        x.contiguous(),
+        kernel,
+        task,
+        dy.contiguous(),
+        dx if input else None,
+        dkernel if weights else None,
+        dbias if weights else None,
+        x.new_empty(_core.head_gather_workspace(members, x.shape[1], width, outputs, tasks)),
+    )
+    return dx, dkernel, dbias
+
+
+def _head_gradients(
+    x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the gradients of x, kernel and bias; empty where one is not wanted."""
+    members, tasks, _, outputs = kernel.shape
+    return (
+        x.new_empty(x.shape if input else 0),
+        x.new_empty(kernel.shape if weights else 0),
+        x.new_empty((members, tasks, outputs) if weights else 0),
+    )
+
+
+def _head_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, kernel, _, task = inputs
+    ctx.save_for_backward(x, kernel, task)
+
+
+def _head_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    input, weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+    x, kernel, task = ctx.saved_tensors
+    dx, dkernel, dbias = torch.ops.mtrl.own_head_backward(x, kernel, task, dy, weights, input)
+    return dx if input else None, dkernel if weights else None, dbias if weights else None, None
+
+
+def _soft_target(
+    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+) -> Tensor:
+    y = torch.empty_like(reward)
+    _core.td_target(reward, terminated, next_q.contiguous(), log_prob, temperature, discount, y)
+    return y
+
+
+for _name, _kernel in (
+    ("ensemble_linear", _linear_forward),
+    ("ensemble_linear_backward", _linear_backward),
+    ("own_head", _head_forward),
+    ("own_head_backward", _head_backward),
+    ("soft_target", _soft_target),
+):
+    _library.impl(_name, _kernel, "CPU")
+ops_cuda.register(_library)
+
+
+def _fake_linear(x: Tensor, kernel: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((kernel.shape[0], x.shape[-2], kernel.shape[2]))
+
+
+def _fake_head(x: Tensor, kernel: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((kernel.shape[0], x.shape[1], kernel.shape[3]))
+
+
+def _fake_target(reward: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(reward)
+
+
+torch.library.register_fake("mtrl::ensemble_linear", _fake_linear, lib=_library)
+torch.library.register_fake("mtrl::ensemble_linear_backward", _linear_gradients, lib=_library)
+torch.library.register_fake("mtrl::own_head", _fake_head, lib=_library)
+torch.library.register_fake("mtrl::own_head_backward", _head_gradients, lib=_library)
+torch.library.register_fake("mtrl::soft_target", _fake_target, lib=_library)
+torch.library.register_autograd(
+    "mtrl::ensemble_linear", _linear_autograd, setup_context=_linear_save, lib=_library
+)
+torch.library.register_autograd("mtrl::own_head", _head_autograd, setup_context=_head_save, lib=_library)

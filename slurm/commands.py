@@ -1,0 +1,60 @@
+"""Slurm's commands, one function: a timeout, a few tries with growing pauses, an error that names the cure."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+
+# What sbatch, squeue and scontrol print when the controller is busy, restarting or not reachable for the moment.
+PASSING = (
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Connection refused",
+    "Zero Bytes were transmitted",
+    "Transport endpoint",
+    "Resource temporarily unavailable",
+    "Unexpected message received",
+)
+FULL = "temporarily unable to accept job"  # sbatch then waits by itself for the queue to empty: that may take days
+
+
+class SlurmError(RuntimeError):
+    """A command of Slurm that failed. `passing` says that the same command may succeed in a while."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+def call(words: Sequence[str], *, seconds: float = 30, tries: int = 5) -> str:
+    """The standard output of a command of Slurm. No shell is involved.
+
+    Tries again, after 1, 2, 4, ... seconds, while the controller does not answer. Raises SlurmError.
+    """
+    for left in reversed(range(tries)):
+        try:
+            return _call_once(words, seconds)
+        except SlurmError as error:
+            if not (error.passing and left):
+                raise
+        time.sleep(2.0 ** (tries - 1 - left))
+    raise AssertionError("tries must be positive")
+
+
+def _call_once(words: Sequence[str], seconds: float) -> str:
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"no command {words[0]}; run this on a login node of the cluster") from None
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
+        raise SlurmError(
+            f"{words[0]} did not answer within {seconds:.0f} s. {said}".strip(), passing=True
+        ) from None
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise SlurmError(f"{words[0]}: {said}", passing=any(text in said for text in PASSING))
+    return done.stdout

@@ -1,0 +1,138 @@
+"""What one Slurm job does: the cells of its array task, each in a process of its own, several at a time.
+
+    python -m slurm.job <sweep> <token>
+
+The trainer is imported once and the processes are forked from here, so a cell costs milliseconds to start. This process
+outlives a cell that is killed, as by the kernel for want of memory, and writes down what became of it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from slurm.commands import SlurmError, call
+from slurm.records import Task, read_record
+from slurm.state import cell_directory, is_cancelled, read_json, read_state, write_json
+from slurm.worker import CellJob, StopFlag, run_cell, slurm_job
+
+FAILED = 1
+
+
+def run_job(sweep: Path, token: str) -> int:
+    """Runs the cells that the record `token` gives to this array task. Returns the exit code of the job.
+
+    Told to stop (time limit, preemption), it lets the cells save, and asks Slurm for another go unless the sweep was
+    cancelled or the job is already on its way out of the queue.
+    """
+    with StopFlag() as stop:
+        record = read_record(sweep, token)
+        if record is None:
+            print(f"{token} was withdrawn; nothing to do")
+            return 0
+        tasks = record.tasks[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+        tasks = [task for task in tasks if not is_cancelled(sweep, task.run_id)]
+        profile = record.profile
+        jobs = [_read_job(sweep, task, profile["heartbeat_seconds"]) for task in tasks]
+        run_packed(jobs, profile["cells_per_job"], stop)
+        states = [read_state(sweep, task.run_id) for task in tasks]
+        if stop() and not all(state.finished or state.state == "failed" for state in states):
+            moved = any(
+                (state.heartbeat.get("vector_step") or 0) > task.history.vector_step
+                for state, task in zip(states, tasks, strict=True)
+            )
+            if moved and not all(is_cancelled(sweep, task.run_id) for task in tasks):
+                _ask_for_another_go()
+            return FAILED
+        return 0 if all(state.finished for state in states) else FAILED
+
+
+def run_packed(jobs: Sequence[CellJob], slots: int, stop: StopFlag) -> None:
+    """Runs the cells, `slots` at a time, each bound to its share of the cores. Once `stop` says so the running ones
+    are told to save and no more are started."""
+    import mtrl.train  # noqa: F401  # imported here once, for all that are forked
+
+    waiting = list(reversed(jobs))
+    running: dict[ForkProcess, tuple[CellJob, int]] = {}
+    told = False
+    while running or (waiting and not stop()):
+        free = sorted(set(range(slots)) - {slot for _, slot in running.values()})
+        while waiting and free and not stop():
+            job, slot = waiting.pop(), free.pop(0)
+            process = multiprocessing.get_context("fork").Process(target=_run, args=(job, slot, slots, stop))
+            process.start()
+            running[process] = job, slot
+        if stop() and not told:
+            told = True
+            for process in running:
+                process.terminate()
+        wait([process.sentinel for process in running], timeout=0.2)
+        for process in [process for process in running if process.exitcode is not None]:
+            job, _ = running.pop(process)
+            if process.exitcode:
+                _note_death(job, process.exitcode)
+
+
+def _run(job: CellJob, slot: int, slots: int, stop: StopFlag) -> None:
+    """In the child: takes its share of cores and GPUs, then runs the cell."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[slot::slots] or cores)
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    run_cell(job, told_to_stop=stop)
+
+
+def _read_job(sweep: Path, task: Task, heartbeat_seconds: float) -> CellJob:
+    with (sweep / "manifest.jsonl").open("rb") as file:
+        file.seek(task.offset)
+        line: dict[str, Any] = json.loads(file.readline())
+    if line["run_id"] != task.run_id:
+        raise ValueError(f"{sweep}/manifest.jsonl was changed: byte {task.offset} is not cell {task.run_id}")
+    return CellJob(
+        task.run_id, cell_directory(sweep, task.run_id), json.dumps(line["config"]), heartbeat_seconds
+    )
+
+
+def _note_death(job: CellJob, exit_code: int) -> None:
+    """A cell's process died without a word: a signal that no program can catch, or a crash in native code."""
+    how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    cause = "killed" if exit_code == -9 else "exception"
+    heartbeat = read_json(job.directory / "heartbeat.json") or {}
+    facts: dict[str, Any] = {
+        "run_id": job.run_id,
+        "error": f"the process was {how}",
+        "traceback": "",
+        "cause": cause,
+    }
+    facts |= {"attempts": heartbeat.get("attempt", 1), "job": slurm_job(), "time": time.time()}
+    print(f"{job.run_id}: {how}", file=sys.stderr)
+    if job.directory.is_dir():
+        write_json(job.directory / "FAILED.json", facts)
+
+
+def _ask_for_another_go() -> None:
+    """Requeues this job, unless Slurm is already ending or requeueing it. Without an answer the job just ends, and the
+    next launch or retry finds its cells."""
+    job = slurm_job()
+    if job is None:
+        return
+    try:
+        state = call(["squeue", "--noheader", f"--jobs={job}", "--format=%T"], seconds=10, tries=2).strip()
+        print(f"stopped in state {state}", flush=True)
+        if state == "RUNNING":
+            call(["scontrol", "requeue", job], seconds=10, tries=2)
+    except SlurmError as error:
+        print(f"not requeued: {error}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(Path(sys.argv[1]), sys.argv[2]))

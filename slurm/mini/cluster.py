@@ -1,0 +1,324 @@
+"""A real Slurm on this one machine, on loopback only: a controller, a few pretended nodes, pretended GPUs.
+
+    python slurm/mini/cluster.py start      then: export SLURM_CONF=... as it prints
+    python slurm/mini/cluster.py stop       ends everything and leaves nothing behind
+
+Works as root or as an ordinary user, without systemd and without cgroups. Everything lives in one folder
+(MTRL_MINI_SLURM, by default /tmp/mtrl-mini-slurm-<user>), which must be reachable by all because munge insists on it.
+Nodes are n0, n1, ...; partition `main` is the default, `low` gives way to `high` (its jobs are requeued).
+Packages: slurmctld slurmd slurm-client munge.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+PACKAGES = "slurmctld slurmd slurm-client munge"
+SYSTEM_PATH = "/usr/sbin:/sbin"
+
+USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
+CONFIGURATION = """\
+ClusterName=mini
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/run/slurmctld.pid
+SlurmdPidFile={folder}/run/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+GresTypes=gpu
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,defer_batch
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+KillWait={kill_wait}
+SlurmctldTimeout=10
+SlurmdTimeout={node_timeout}
+InactiveLimit=0
+ReturnToService=2
+MaxArraySize={max_array}
+MaxJobCount={max_jobs}
+{nodes}
+PartitionName=main Nodes={all} Default=YES MaxTime=UNLIMITED DefaultTime=10 DefMemPerCPU=100 PriorityTier=10 \
+PreemptMode=OFF
+PartitionName=low Nodes={all} MaxTime=60 DefaultTime=10 DefMemPerCPU=100 PriorityTier=1 PreemptMode=REQUEUE \
+GraceTime={grace}
+PartitionName=high Nodes={all} MaxTime=60 DefaultTime=10 DefMemPerCPU=100 PriorityTier=20 PreemptMode=OFF
+"""
+
+
+class MiniSlurmError(RuntimeError):
+    """The cluster cannot run here; the message says why and what helps."""
+
+
+@dataclass(frozen=True)
+class MiniSlurm:
+    """One such cluster. Slurm's own defaults stand wherever a test should meet Slurm's own limits."""
+
+    folder: Path
+    nodes: int = 4
+    cpus: int = 8  # per node; more than the machine has is fine
+    memory: int = 8_000  # MiB per node
+    gpus: int = 4  # per node; each a /dev/tty*, which exists everywhere
+    port: int = 0  # of the controller; node i listens on port + 1 + i; 0 finds a free range
+    grace: int = 0  # seconds between the TERM and the KILL of a preempted job in `low`
+    kill_wait: int = 3  # seconds between TERM and KILL at cancellation and at the time limit
+    node_timeout: int = 5  # seconds of silence after which a node is down
+    max_array: int = 1_001
+    max_jobs: int = 10_000
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment, pointed at the cluster."""
+        configuration = str(self.folder / "etc/slurm.conf")
+        return {**os.environ, "PATH": f"{os.environ['PATH']}:{SYSTEM_PATH}", "SLURM_CONF": configuration}
+
+    def start(self) -> None:
+        """Starts what is not running yet and waits until every node is up. Raises MiniSlurmError."""
+        require_programs()
+        if not (self.folder / "etc/slurm.conf").exists():
+            self._write_configuration()
+        self._start_munge()
+        self.start_controller()
+        for node in range(self.nodes):
+            self.start_node(node)
+        self._wait("all nodes", self._nodes_are_up)
+
+    def stop(self) -> None:
+        """Ends every process of the cluster, the jobs' too, and removes the folder."""
+        for node in range(self.nodes):
+            self.kill_daemon(node)
+        self.kill_controller()
+        self._end("munged", "munged")
+        for step in self._step_daemons():
+            _kill_tree(step)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill_node(self, node: int) -> None:
+        """The node dies: its daemon, its step daemons and everything they run, all at once."""
+        self.kill_daemon(node)
+        for path in (self.folder / f"spool/n{node}").glob(f"n{node}_*.*"):
+            job = path.name.partition("_")[2].partition(".")[0]
+            for step in self._step_daemons(job):
+                _kill_tree(step)
+            path.unlink(missing_ok=True)
+
+    def kill_daemon(self, node: int) -> None:
+        """Only the node's daemon dies; its jobs go on."""
+        self._end(f"slurmd-n{node}", "slurmd", signal.SIGKILL)
+
+    def start_node(self, node: int) -> None:
+        if self._process(f"slurmd-n{node}", "slurmd") is None:
+            (self.folder / f"spool/n{node}").mkdir(parents=True, exist_ok=True)
+            self._run("slurmd", "-N", f"n{node}")
+
+    def kill_controller(self) -> None:
+        self._end("slurmctld", "slurmctld", signal.SIGKILL)
+
+    def start_controller(self) -> None:
+        if self._process("slurmctld", "slurmctld") is None:
+            self._run("slurmctld")
+        self._wait("slurmctld", lambda: not self._call("scontrol", "ping").returncode)
+
+    def set_user_signal(self, on: bool) -> None:
+        """Whether preempted jobs get their own signal; takes effect at once."""
+        path = self.folder / "etc/slurm.conf"
+        lines = [line for line in path.read_text().splitlines() if line != USER_SIGNAL]
+        path.write_text("\n".join([*([USER_SIGNAL] if on else []), *lines, ""]))
+        self._call("scontrol", "reconfigure")
+
+    def log(self) -> str:
+        """The ends of all daemons' logs."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text()[-3000:]}" for path in (self.folder / "log").glob("*.log")
+        )
+
+    def _write_configuration(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("etc", "log", "run", "state", "munge", "spool"):
+            (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name).chmod(0o755)
+        self.folder.chmod(0o755)
+        port = self.port or _free_ports(self.nodes + 1)
+        host = socket.gethostname().partition(".")[0]
+        nodes = [
+            f"NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 1 + node} CPUs={self.cpus} "
+            f"RealMemory={self.memory} Gres=gpu:fake:{self.gpus} State=UNKNOWN"
+            for node in range(self.nodes)
+        ]
+        text = CONFIGURATION.format(
+            host=host,
+            port=port,
+            folder=self.folder,
+            user=getpass.getuser(),
+            kill_wait=self.kill_wait,
+            node_timeout=self.node_timeout,
+            max_array=self.max_array,
+            max_jobs=self.max_jobs,
+            grace=self.grace,
+            nodes="\n".join(nodes),
+            all=f"n[0-{self.nodes - 1}]",
+        )
+        devices = [
+            f"NodeName=n{node} Name=gpu Type=fake File=/dev/tty[0-{self.gpus - 1}]"
+            for node in range(self.nodes)
+        ]
+        (self.folder / "etc/gres.conf").write_text("\n".join(devices) + "\n")
+        (self.folder / "etc/cgroup.conf").write_text("ConstrainCores=no\n")
+        (self.folder / "etc/slurm.conf").write_text(text)
+
+    def _start_munge(self) -> None:
+        if self._process("munged", "munged") is not None:
+            return
+        key = self.folder / "munge/key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_bytes(os.urandom(1024))
+        place = self.folder / "munge"
+        (place / "socket").unlink(missing_ok=True)
+        self._run(
+            "munged", f"--key-file={key}", f"--socket={place}/socket", f"--pid-file={self.folder}/run/munged.pid",
+            f"--log-file={self.folder}/log/munged.log", f"--seed-file={place}/seed", "--num-threads=2",
+        )  # fmt: skip
+        self._wait("munged", (place / "socket").exists)
+
+    def _nodes_are_up(self) -> bool:
+        states = self._call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").stdout.split()
+        return len([state for state in states if state in ("idle", "mixed", "allocated")]) >= self.nodes
+
+    def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > end:
+                raise MiniSlurmError(f"{what} did not come up within {seconds:.0f} s:\n{self.log()}")
+            time.sleep(0.05)
+
+    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30)
+
+    def _run(self, *words: str) -> None:
+        # Daemons inherit their output: to a file, not to a pipe that would never close.
+        with (self.folder / "log/start.log").open("a") as log:
+            done = subprocess.run(
+                words, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=30
+            )
+        if done.returncode:
+            raise MiniSlurmError(f"{words[0]} did not start:\n{self.log()}")
+
+    def _process(self, name: str, program: str) -> int | None:
+        """The process that the pid file `name` names, if it lives and still is that program."""
+        try:
+            pid = int((self.folder / f"run/{name}.pid").read_text())
+            return pid if program in _command(pid) else None
+        except (OSError, ValueError):
+            return None
+
+    def _end(self, name: str, program: str, number: int = signal.SIGTERM) -> None:
+        pid = self._process(name, program)
+        if pid is None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            for _ in range(60):
+                os.kill(pid, 0)
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+        (self.folder / f"run/{name}.pid").unlink(missing_ok=True)
+
+    def _step_daemons(self, job: str = "") -> Iterator[int]:
+        """This cluster's step daemons (they work in its log folder), or those of one job. They outlive slurmd."""
+        for place in Path("/proc").iterdir():
+            if place.name.isdigit() and _command(int(place.name)).startswith(
+                f"slurmstepd: [{job}{'.' if job else ''}"
+            ):
+                with suppress(OSError):
+                    if (place / "cwd").readlink() == self.folder / "log":
+                        yield int(place.name)
+
+
+def require_programs() -> None:
+    """Raises MiniSlurmError where Slurm's daemons are not installed."""
+    path = f"{os.environ['PATH']}:{SYSTEM_PATH}"
+    missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    if missing:
+        raise MiniSlurmError(
+            f"{', '.join(missing)} not found; on Debian or Ubuntu: apt-get install {PACKAGES}"
+        )
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _kill_tree(pid: int) -> None:
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in path.read_text().split():
+                _kill_tree(int(child))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` neighbouring ports that nobody listens on."""
+    for first in range(26_817 + os.getpid() % 200 * 50, 60_000, 50):
+        with suppress(OSError):
+            for port in range(first, first + count):
+                with socket.socket() as listener:
+                    listener.bind(("127.0.0.1", port))
+            return first
+    raise MiniSlurmError("no free ports on loopback")
+
+
+def main() -> None:
+    default = f"/tmp/mtrl-mini-slurm-{getpass.getuser()}"
+    cluster = MiniSlurm(Path(os.environ.get("MTRL_MINI_SLURM", default)))
+    match sys.argv[1:]:
+        case ["start"]:
+            try:
+                cluster.start()
+            except MiniSlurmError as error:
+                sys.exit(str(error))
+            print(f"export SLURM_CONF={cluster.folder}/etc/slurm.conf")
+        case ["stop"]:
+            cluster.stop()
+        case _:
+            sys.exit("usage: python slurm/mini/cluster.py start|stop")
+
+
+if __name__ == "__main__":
+    main()

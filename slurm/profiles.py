@@ -1,0 +1,87 @@
+"""Profiles: what to ask of which cluster, one TOML file each (docs/cluster.md explains every line).
+
+They come from this package's profiles/, from ~/.config/mtrl/profiles/, or from a path that ends in .toml.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mtrl.names import nearest
+
+FOLDER = Path(__file__).resolve().parent / "profiles"
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message names it, the line and the cure."""
+
+
+class Profile(BaseModel):
+    """One cluster, or one way to use it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    about: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    exclude: tuple[str, ...] = ()  # nodes never to use
+    minutes: int = Field(240, ge=1)  # wall time of a job; a cell that needs more goes on in the next
+    signal_seconds: int = Field(120, ge=1)  # how long before the wall time a cell is told to save
+    cpus: int = Field(1, ge=1)  # per job
+    memory_mb: int = Field(4_000, ge=1)  # per job, unless the cells of the job need more
+    gpus: int = Field(0, ge=0)  # per job
+    gpu_type: str = ""
+    cells_per_job: int = Field(1, ge=1)  # cells that share one job at the same time
+    max_running: int = Field(0, ge=0)  # array tasks at once; 0 leaves it to the cluster
+    heartbeat_seconds: float = Field(30.0, gt=0)
+    setup: tuple[str, ...] = ()  # shell lines before Python starts: modules, scratch folders
+    container: tuple[str, ...] = ()  # words before Python, as ["apptainer", "exec", "--nv", "mtrl.sif"]
+    python: str = ""  # the interpreter on the nodes; by default the one that launches
+    options: dict[str, str] = {}  # further options of sbatch, as licenses = "scratch:1"
+
+    @field_validator("options")
+    @classmethod
+    def _known_shape(cls, options: dict[str, str]) -> dict[str, str]:
+        for option in options:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+                raise ValueError(f"'{option}' is no long option of sbatch; write it without dashes in front")
+        return options
+
+
+def profile_names() -> list[str]:
+    """The profiles that a name can mean."""
+    return sorted({path.stem for folder in (FOLDER, own_folder()) for path in folder.glob("*.toml")})
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name or file. Raises ProfileError, with the nearest names."""
+    paths = (
+        [Path(name)] if name.endswith(".toml") else [own_folder() / f"{name}.toml", FOLDER / f"{name}.toml"]
+    )
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        known = profile_names()
+        raise ProfileError(
+            f"no profile '{name}'{nearest(name, known)}; there are: {', '.join(known)}. Your own go into {own_folder()}"
+        )
+    try:
+        return Profile.model_validate({**tomllib.loads(path.read_text()), "name": path.stem})
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        hint = nearest(key, Profile.model_fields) if problem["type"] == "extra_forbidden" else ""
+        raise ProfileError(f"{path}, {key}: {problem['msg']}{hint}") from None
+
+
+def own_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mtrl" / "profiles"

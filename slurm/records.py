@@ -1,0 +1,125 @@
+"""Records of submissions: what was handed to Slurm, written down before Slurm hears of it.
+
+    <sweep>/slurm/<token>.json    one array: its cells task by task, what each had done before, the job number
+                 /<token>.sh      the script, to read or to submit by hand
+                 /<token>.out     what came before and after the cells' own logs
+                 /closed/         records none of whose cells can still be in the queue
+
+A record without a job number is an intention: either its launcher is between writing and hearing from sbatch, or it
+died there. The job, if there is one, bears the token as its name; deleting the record makes such a job do nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slurm.profiles import Profile
+from slurm.state import read_json, write_json
+
+
+@dataclass(frozen=True)
+class History:
+    """What a cell went through before a submission; `retry` decides by it."""
+
+    attempts: int = 0  # submissions before this one
+    exceptions: int = 0  # that ended by an exception
+    stalls: int = 0  # the latest ones in a row that brought no vector step forward
+    grown: int = 0  # times the memory was raised
+    vector_step: int = 0  # where the cell stood
+    nodes: tuple[str, ...] = ()  # that failed under it
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell of one array task. `offset` leads to the cell's line in the manifest."""
+
+    run_id: str
+    offset: int
+    history: History = History()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One array. `tasks[i]` lists the cells that array task i works on."""
+
+    token: str
+    tasks: list[list[Task]]
+    profile: dict[str, Any]
+    memory_mb: int
+    created: float = field(default_factory=time.time)
+    job: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the job in Slurm."""
+        return f"mtrl-{self.token}"
+
+
+def new_token() -> str:
+    """Sorts by time, and no two launchers make the same."""
+    return f"{int(time.time()):x}-{secrets.token_hex(3)}"
+
+
+def record_path(sweep: Path, token: str) -> Path:
+    return sweep / "slurm" / f"{token}.json"
+
+
+def write_record(sweep: Path, record: Record) -> None:
+    """Writes the record through to the disk."""
+    (sweep / "slurm").mkdir(exist_ok=True)
+    content = {**asdict(record), "tasks": [[_pack(task) for task in tasks] for tasks in record.tasks]}
+    write_json(record_path(sweep, record.token), content, sync=True)
+
+
+def read_record(sweep: Path, token: str) -> Record | None:
+    """The record; None where it was withdrawn or is damaged."""
+    content = read_json(record_path(sweep, token))
+    if not content:
+        return None
+    return Record(**{**content, "tasks": [[_unpack(*task) for task in tasks] for tasks in content["tasks"]]})
+
+
+def read_records(sweep: Path) -> list[Record]:
+    """The open records, oldest first."""
+    found = (read_record(sweep, path.stem) for path in sorted((sweep / "slurm").glob("*.json")))
+    return [record for record in found if record]
+
+
+def last_profile(sweep: Path) -> Profile | None:
+    """The profile of the newest record, closed ones too."""
+    paths = [*(sweep / "slurm").glob("*.json"), *(sweep / "slurm" / "closed").glob("*.json")]
+    newest = max(paths, key=lambda path: path.name, default=None)
+    content = read_json(newest) if newest else None
+    return Profile.model_validate(content["profile"]) if content else None
+
+
+def close_record(sweep: Path, record: Record) -> None:
+    """Puts the record away: nothing of it can still be in the queue and all that it tells is known elsewhere."""
+    closed = sweep / "slurm" / "closed"
+    closed.mkdir(exist_ok=True)
+    record_path(sweep, record.token).replace(closed / f"{record.token}.json")
+
+
+def latest_tasks(records: Sequence[Record]) -> dict[str, tuple[Record, int, Task]]:
+    """For each cell its latest submission: record, array task, what was known then."""
+    return {
+        task.run_id: (record, number, task)
+        for record in records
+        for number, tasks in enumerate(record.tasks)
+        for task in tasks
+    }
+
+
+def _pack(task: Task) -> list[Any]:
+    known = {key: value for key, value in asdict(task.history).items() if value}
+    return [task.run_id, task.offset, known] if known else [task.run_id, task.offset]
+
+
+def _unpack(run_id: str, offset: int, known: dict[str, Any] | None = None) -> Task:
+    known = known or {}
+    return Task(run_id, offset, History(**{**known, "nodes": tuple(known.get("nodes", ()))}))

@@ -1,0 +1,158 @@
+"""Where every cell of a sweep stands: the files, and one look at the queue.
+
+What is over is remembered in finished.jsonl, so that a look costs nothing for cells that were over before; a launch
+does not trust it and looks at each run file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from slurm.queue import Queue, QueuedTask
+from slurm.records import Record, Task, latest_tasks, read_records
+from slurm.state import CellState, cancelled_cells, parse_lines, read_state
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The states by run id, in the order asked for, and what is known of submissions."""
+
+    sweep: Path
+    cells: dict[str, CellState]
+    records: list[Record]
+    submitted: dict[str, tuple[Record, int, Task]]  # the latest submission of a cell
+    queue: Queue | None  # None: Slurm was not asked, or did not answer
+    outputs: dict[str, set[str]] = field(
+        default_factory=dict
+    )  # what was read of the arrays' outputs, by token
+
+    def queued(self, run_id: str) -> QueuedTask | None:
+        """The cell's latest job as the queue has it."""
+        if self.queue is None or run_id not in self.submitted:
+            return None
+        record, number, _ = self.submitted[run_id]
+        job = record.job or self.queue.jobs.get(record.name, "")
+        task = self.queue.tasks.get((job, number))
+        if task and task.name != record.name:
+            return None  # a controller that lost its latest jobs in a crash gives their numbers away again
+        if task and task.state in ("FAILED", "CANCELLED") and task.number in self._killed_for_memory(record):
+            return replace(task, state="OUT_OF_MEMORY")
+        return task
+
+    def is_of_latest_job(self, state: CellState) -> bool:
+        """Whether the cell's marker was left by its latest submission."""
+        if state.run_id not in self.submitted:
+            return True
+        record, number, _ = self.submitted[state.run_id]
+        return state.marker.get("job") == f"{record.job}_{number}"
+
+    def _killed_for_memory(self, record: Record) -> set[str]:
+        """The jobs of an array that Slurm says, in their output, it killed for their memory. Where cgroups do not
+        limit the memory, the queue shows such a job as failed."""
+        if record.token not in self.outputs:
+            path = self.sweep / "slurm" / f"{record.token}.out"
+            text = path.read_text(errors="replace") if path.exists() else ""
+            self.outputs[record.token] = set(re.findall(r"StepId=(\d+)\S* exceeded memory limit", text))
+            self.outputs[record.token] |= set(re.findall(r"oom.kill event\S* in StepId=(\d+)", text))
+        return self.outputs[record.token]
+
+
+def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: bool = False) -> Survey:
+    """The states of those cells. `verify` looks at the run file of each finished cell anew."""
+    records = read_records(sweep)
+    found = Survey(sweep, {}, records, latest_tasks(records), queue)
+    known = {} if verify else _read_finished(sweep)
+    begun = _cells_begun(sweep)
+    cancelled = cancelled_cells(sweep)
+    fresh = []
+    for run_id in run_ids:
+        if run_id in known:
+            found.cells[run_id] = known[run_id]
+            continue
+        state = read_state(sweep, run_id) if run_id in begun else CellState(run_id, "missing")
+        if state.finished:
+            fresh.append(state)
+        else:
+            state = _with_queue(state, found, cancelled=run_id in cancelled)
+        found.cells[run_id] = state
+    _remember_finished(sweep, fresh, anew=verify)
+    return found
+
+
+def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellState:
+    """The state of an unfinished cell, once its job's state is known."""
+    queued = found.queued(state.run_id)
+    at_work = queued is not None and queued.alive
+    if state.state == "failed" and not found.is_of_latest_job(state):
+        state = replace(state, state="stopped", reason="", marker={})  # an earlier attempt's word
+    if cancelled and not at_work:
+        return replace(state, state="cancelled", reason="")
+    if state.run_id not in found.submitted:
+        return state
+    if found.queue is None:
+        waiting = state.state == "missing"
+        return (
+            replace(state, state="pending", reason="as last seen; Slurm was not asked") if waiting else state
+        )
+    if queued is None:
+        return _over(state, "no longer in Slurm's queue")
+    if queued.held:
+        return replace(state, state="held", reason=queued.reason)
+    if queued.state == "PENDING":
+        return replace(state, state="pending", reason="" if queued.reason == "None" else queued.reason)
+    if at_work:
+        return state if state.state == "failed" else replace(state, state="running", reason=queued.node)
+    return _over(state, f"job {queued.state}" + (f" on {queued.node}" if queued.node else ""))
+
+
+def _over(state: CellState, reason: str) -> CellState:
+    """A cell whose job has ended."""
+    if state.state == "failed":
+        return state
+    return replace(state, state="stopped" if state.heartbeat else "missing", reason=reason)
+
+
+def _cells_begun(sweep: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(sweep / "cells")}
+    except FileNotFoundError:
+        return set()
+
+
+def _read_finished(sweep: Path) -> dict[str, CellState]:
+    try:
+        lines = (sweep / "finished.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
+        return {}
+    known = {}
+    for marker in parse_lines([line for line in lines if line]):
+        with suppress(KeyError, TypeError):  # torn by a crash: the cell is looked at again
+            known[marker["run_id"]] = CellState(marker["run_id"], marker["outcome"], marker=marker)
+    return known
+
+
+def _remember_finished(sweep: Path, fresh: Sequence[CellState], *, anew: bool) -> None:
+    """Notes the finished cells; `anew` forgets the others. A sweep that cannot be written to is still shown."""
+    kept = ("seconds", "attempts", "job")
+    lines = [
+        json.dumps(
+            {"run_id": cell.run_id, "outcome": cell.state} | {key: cell.marker.get(key) for key in kept}
+        )
+        for cell in fresh
+    ]
+    try:
+        if anew:
+            unfinished = sweep / f".finished.{os.getpid()}"
+            unfinished.write_text("".join(f"{line}\n" for line in lines))
+            unfinished.replace(sweep / "finished.jsonl")
+        elif lines:
+            with (sweep / "finished.jsonl").open("a") as file:
+                file.write("".join(f"\n{line}\n" for line in lines))
+    except OSError:
+        return

@@ -1,0 +1,62 @@
+"""What the words of the command line ask for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtrl.names import nearest
+from slurm.profiles import Profile, load_profile
+from sweeps.grid import Cell, GridError, expand, load_grid, override
+
+EXECUTORS = ("inline", "local", "slurm")
+NAMED = ("grid", "executor", "profile", "preset")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Cells, where they go and who runs them."""
+
+    cells: list[Cell]
+    sweep: Path
+    executor: str  # one of EXECUTORS
+    profile: Profile | None  # always there for slurm
+    named: bool  # whether the words name an executor or a profile
+
+
+def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
+    """The request in `words`. Raises GridError or ProfileError for what is unknown, with the nearest names."""
+    named = dict.fromkeys(NAMED, "")
+    overrides = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in named:
+            named[key] = value
+        else:
+            overrides.append(word)
+    if not named["grid"]:
+        raise GridError(f"no grid named{nearest(words[0], ['grid=smoke'])}; write grid=smoke")
+    profile = load_profile(named["profile"]) if named["profile"] else None
+    executor = named["executor"] or ("slurm" if profile else "local")
+    if executor not in EXECUTORS:
+        raise GridError(
+            f"no executor '{executor}'{nearest(executor, EXECUTORS)}; there are: {', '.join(EXECUTORS)}"
+        )
+    if executor == "slurm" and profile is None:
+        raise GridError("executor=slurm needs a profile of the cluster; write profile=NAME (docs/cluster.md)")
+    grid = load_grid(named["grid"])
+    if named["preset"]:
+        grid = grid.model_copy(update={"preset": named["preset"]})
+    cells = expand(override(grid, overrides))
+    return Request(cells, runs / (name or grid.name), executor, profile, bool(named["executor"] or profile))
+
+
+def refuse_heavy_work_here(request: Request, core_hours: float) -> None:
+    """Where there is a Slurm, hours of work do not start on its login node unless the words say so."""
+    if not request.named and core_hours > 1 and shutil.which("sbatch"):
+        raise GridError(
+            f"about {core_hours:,.0f} core hours, and this machine has Slurm: write profile=NAME to submit them, or "
+            "executor=local to run them here all the same"
+        )

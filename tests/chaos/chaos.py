@@ -1,0 +1,200 @@
+"""Chaos: a sweep of tiny real cells on a real Slurm while a seeded generator kills things.
+
+    python tests/chaos/chaos.py --seed 1 --cells 120 --faults 29 --node-deaths 4
+
+Faults: kill -9 of a worker, USR2 and TERM to a job, scontrol requeue, scancel, and the death of a node. Between faults
+the sweep is retried as `mtrl-sweep retry --watch` would. In the end every cell must be done, once, and equal bit for
+bit to the same cell trained undisturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from slurm_cluster import Sweep, wait_until
+
+from mtrl.results import read_run
+from slurm.mini.cluster import MiniSlurm
+
+NODE_AWAY_SECONDS = 8.0  # longer than the controller waits for a silent node
+KINDS = ("kill", "USR2", "TERM", "requeue", "scancel")
+
+
+@dataclass
+class Report:
+    """What a run of chaos came to."""
+
+    seed: int
+    cells: int
+    faults: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    finished_twice: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    repeated_steps: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        return not (self.lost or self.finished_twice or self.different)
+
+
+def run_chaos(
+    cluster: MiniSlurm,
+    folder: Path,
+    *,
+    seed: int,
+    cells: int,
+    faults: int,
+    node_deaths: int,
+    steps: int,
+    slots: int,
+) -> Report:
+    """Trains the cells undisturbed, then under `faults` faults of which `node_deaths` take a node; compares."""
+    start = time.monotonic()
+    generator = random.Random(seed)
+    calm = Sweep(cluster, folder / "calm", cells=cells, steps=steps)
+    calm.command(f"grid={calm.folder}/tiny.toml", "executor=local")
+    sweep = Sweep(cluster, folder / "chaos", cells=cells, steps=steps, checkpoint_seconds=1.0,
+                  profile={"max_running": slots})  # fmt: skip
+    sweep.launch()
+    plan = ["node"] * node_deaths + generator.choices(KINDS, k=faults - node_deaths)
+    generator.shuffle(plan)
+    report = Report(seed, cells, steps=cells * steps)
+    for number, kind in enumerate(plan):
+        wait_until(
+            lambda: bool(_at_work(sweep)) or _all_done(sweep) or _keep_going(sweep),
+            seconds=120,
+            every=0.3,
+        )
+        if _strike(cluster, sweep, kind, generator):
+            report.faults[kind] = report.faults.get(kind, 0) + 1
+        time.sleep(generator.uniform(0.2, 1.5))
+        if number % 4 == 3:
+            _keep_going(sweep)
+    wait_until(lambda: _all_done(sweep) or _keep_going(sweep), seconds=60 + 8 * cells, every=2.0,
+               what=lambda: f"{sweep.rows()}")  # fmt: skip
+    _compare(calm, sweep, report)
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _at_work(sweep: Sweep) -> list[dict[str, Any]]:
+    """Heartbeats of cells in the middle of training, their process alive."""
+    return [
+        beat
+        for beat in sweep.beats()
+        if beat["state"] == "running" and beat["vector_step"] and Path(f"/proc/{beat['pid']}").exists()
+    ]
+
+
+def _all_done(sweep: Sweep) -> bool:
+    return len(list(sweep.place.glob("cells/*/DONE.json"))) == sweep.cells
+
+
+def _keep_going(sweep: Sweep) -> bool:
+    """Submits what was lost. What was given up for want of progress is launched again, as its owner would. Returns
+    False: there is more to wait for."""
+    if sweep.retry()["given_up"]:
+        sweep.launch()
+    return False
+
+
+def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Random) -> bool:
+    """One fault. Returns whether there was anything left to hit."""
+    beats = _at_work(sweep)
+    if not beats:
+        return False
+    beat = generator.choice(beats)
+    with suppress(ProcessLookupError):
+        if kind == "node":
+            node = next((row["reason"] for row in sweep.rows() if row["run_id"] == beat["run_id"]), "")
+            number = int(node[1:]) if node.startswith("n") and node[1:].isdigit() else generator.randrange(4)
+            cluster.kill_node(number)
+            time.sleep(NODE_AWAY_SECONDS)
+            cluster.start_node(number)
+        elif kind == "kill":
+            os.kill(beat["pid"], signal.SIGKILL)
+        elif kind in ("requeue", "scancel"):
+            words = ["scontrol", "requeue"] if kind == "requeue" else ["scancel"]
+            _call(sweep, *words, beat["job"])
+        else:
+            _call(sweep, "scancel", f"--signal={kind}", "--batch", beat["job"])
+    return True
+
+
+def _call(sweep: Sweep, *words: str) -> None:
+    """A command of Slurm that may come too late: the job may just have ended."""
+    import subprocess
+
+    subprocess.run(words, env=sweep.cluster.environment, capture_output=True, timeout=60)
+
+
+def _compare(calm: Sweep, sweep: Sweep, report: Report) -> None:
+    for entry in calm.rows():
+        run_id = entry["run_id"]
+        directory = sweep.place / "cells" / run_id
+        if not (directory / "DONE.json").exists():
+            report.lost.append(run_id)
+            continue
+        if (directory / "log.txt").read_text().count(": done at step") != 1:
+            report.finished_twice.append(run_id)
+        one, other = (read_run(place.place / "cells" / run_id / "run.h5") for place in (calm, sweep))
+        same = all(
+            np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
+            for name in ("env_steps", "per_task", "per_run", "random_policy")
+        )
+        if not same:
+            report.different.append(run_id)
+        report.repeated_steps += json.loads((directory / "heartbeat.json").read_text())["repeated_steps"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name, default in (
+        ("seed", 1),
+        ("cells", 120),
+        ("faults", 29),
+        ("node-deaths", 4),
+        ("steps", 600),
+        ("slots", 4),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix=f"mtrl-chaos-{getpass.getuser()}-", dir="/tmp") as place:
+        folder = Path(place)
+        folder.chmod(0o755)
+        cluster = MiniSlurm(folder / "cluster")
+        try:
+            cluster.start()
+            report = run_chaos(
+                cluster, folder, seed=options.seed, cells=options.cells, faults=options.faults,
+                node_deaths=options.node_deaths, steps=options.steps, slots=options.slots,
+            )  # fmt: skip
+        finally:
+            cluster.stop()
+    text = json.dumps(vars(report), indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+    sys.exit(0 if report.sound else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""A short seed of chaos; the long ones are run by hand: python tests/chaos/chaos.py --seed 1."""
+
+import getpass
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chaos import run_chaos
+from slurm_cluster import is_required
+
+from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture
+def cluster() -> Iterator[MiniSlurm]:
+    try:
+        require_programs()
+    except MiniSlurmError as error:
+        if is_required():
+            raise
+        pytest.skip(str(error))
+    with tempfile.TemporaryDirectory(prefix=f"mtrl-test-chaos-{getpass.getuser()}-", dir="/tmp") as place:
+        Path(place).chmod(0o755)
+        cluster = MiniSlurm(Path(place) / "cluster")
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def test_a_short_seed(cluster: MiniSlurm, tmp_path: Path) -> None:
+    report = run_chaos(cluster, tmp_path, seed=0, cells=4, faults=5, node_deaths=1, steps=800, slots=2)
+    assert report.sound, report
+    assert sum(report.faults.values()) >= 3, report

@@ -1,0 +1,74 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "critic/matmul.h"
+
+namespace {
+
+// Every shape and layout on one named kernel, against sums in double. Results lie in the middle of guarded
+// rows.
+class Matmul : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    best_ = matmul_kernel();
+    if (!choose_matmul_kernel(GetParam())) GTEST_SKIP() << "this machine has no " << GetParam();
+  }
+  void TearDown() override { choose_matmul_kernel(best_.c_str()); }
+
+  std::string best_;
+  std::mt19937 generator_{1};
+
+  std::vector<float> random(int64_t n) {
+    std::normal_distribution<float> normal;
+    std::vector<float> x(n);
+    for (float& value : x) value = normal(generator_);
+    return x;
+  }
+
+  void check(int64_t rows, int64_t inner, int64_t cols, bool a_transposed, bool b_transposed, bool add) {
+    const int64_t gap = 3, c_row = cols + gap;
+    const std::vector<float> a = random(rows * inner), b = random(inner * cols),
+                             before = random(rows * c_row);
+    const View left = a_transposed ? View{a.data(), 1, rows} : View{a.data(), inner, 1};
+    const View right = b_transposed ? View{b.data(), 1, inner} : View{b.data(), cols, 1};
+    std::vector<float> room(packed_size(inner, cols)), c = before;
+    matmul(rows, left, pack(inner, cols, right, room.data()), c.data(), c_row, add);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < c_row; ++j) {
+        if (j >= cols) {
+          ASSERT_EQ(c[i * c_row + j], before[i * c_row + j]) << "wrote beyond column " << cols;
+          continue;
+        }
+        double sum = add ? before[i * c_row + j] : 0.0, size = std::fabs(sum);
+        for (int64_t p = 0; p < inner; ++p) {
+          const double term = static_cast<double>(left.data[i * left.row + p * left.col]) *
+                              right.data[p * right.row + j * right.col];
+          sum += term;
+          size += std::fabs(term);
+        }
+        // A chain of `inner` single-precision sums: each rounds by 6e-8 of what has been summed.
+        ASSERT_NEAR(c[i * c_row + j], sum, 1e-7 * size * std::sqrt(static_cast<double>(inner + 1)) + 1e-7)
+            << rows << "x" << inner << "x" << cols << " at " << i << "," << j;
+      }
+    }
+  }
+};
+
+TEST_P(Matmul, EveryLayoutOfOddShapes) {
+  const int64_t shapes[][3] = {{1, 1, 1},    {3, 5, 7},     {14, 16, 32},  {15, 43, 33},  {29, 256, 8},
+                               {2, 257, 65}, {60, 300, 17}, {13, 513, 47}, {252, 20, 16}, {5, 1, 4}};
+  for (const auto& [rows, inner, cols] : shapes) {
+    for (int layout = 0; layout < 8; ++layout) check(rows, inner, cols, layout & 1, layout & 2, layout & 4);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, Matmul, testing::Values("avx512", "avx2", "portable"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(MatmulKernel, UnknownNamesAreRefused) { EXPECT_FALSE(choose_matmul_kernel("avx1024")); }
+
+}  // namespace

@@ -1,0 +1,32 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "parallel.h"
+
+TEST(Team, TakesEveryIndexOnce) {
+  for (int threads : {1, 2, 5}) {
+    Team team(threads);
+    EXPECT_EQ(team.size(), threads);
+    for (int64_t count : {0, 1, 2, 100, 1000}) {
+      std::vector<int> taken(count);
+      team.run(count, [&](int64_t i, int thread) {
+        ASSERT_LT(thread, threads);
+        ++taken[i];
+      });
+      EXPECT_EQ(taken, std::vector<int>(count, 1));
+    }
+  }
+}
+
+TEST(Team, WakesAfterSleep) {
+  Team team(3);
+  for (int round = 0; round < 5; ++round) {
+    std::vector<int64_t> square(50);
+    team.run(50, [&](int64_t i, int) { square[i] = i * i; });
+    for (int64_t i = 0; i < 50; ++i) EXPECT_EQ(square[i], i * i);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // longer than a worker spins
+  }
+}

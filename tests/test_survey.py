@@ -1,0 +1,101 @@
+"""Files and queue put together: one state per cell."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm.queue import Queue, QueuedTask
+from slurm.records import Record, Task, write_record
+from slurm.state import cell_directory, write_cancelled, write_done, write_json
+from slurm.survey import survey
+
+RUN = "aaaaaaaaaaaa"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep whose one cell was submitted as task 0 of job 7."""
+    (tmp_path / "cells").mkdir()
+    write_record(tmp_path, Record("1-a", [[Task(RUN, 0)]], {"name": "lab"}, 100, job="7"))
+    return tmp_path
+
+
+def queue(state: str, reason: str = "None", name: str = "mtrl-1-a", number: str = "7") -> Queue:
+    return Queue({("7", 0): QueuedTask(state, reason, "n1", number, name)}, {name: "7"})
+
+
+def begin(sweep: Path, step: int = 5) -> Path:
+    directory = cell_directory(sweep, RUN)
+    directory.mkdir(exist_ok=True)
+    beat = {"state": "running", "time": time.time(), "vector_step": step, "host": "n1", "pid": 1}
+    write_json(directory / "heartbeat.json", beat)
+    return directory
+
+
+def state(sweep: Path, found: Queue | None) -> tuple[str, str]:
+    cell = survey(sweep, [RUN], found).cells[RUN]
+    return cell.state, cell.reason
+
+
+def test_states_by_the_queue(sweep: Path) -> None:
+    assert state(sweep, queue("PENDING", "Priority")) == ("pending", "Priority")
+    assert state(sweep, queue("PENDING", "JobHeldUser")) == ("held", "JobHeldUser")
+    assert state(sweep, queue("RUNNING")) == ("running", "n1")
+    assert state(sweep, queue("NODE_FAIL")) == ("missing", "job NODE_FAIL on n1")
+    assert state(sweep, Queue()) == ("missing", "no longer in Slurm's queue")
+    begin(sweep)
+    assert state(sweep, queue("TIMEOUT")) == ("stopped", "job TIMEOUT on n1")
+    assert state(sweep, queue("PENDING")) == ("pending", "")
+    assert state(sweep, None) == ("running", "")
+
+
+def test_another_job_with_the_same_number_says_nothing(sweep: Path) -> None:
+    assert state(sweep, queue("RUNNING", name="somebody else's")) == ("missing", "no longer in Slurm's queue")
+
+
+def test_a_failure_counts_only_for_the_job_that_left_it(sweep: Path) -> None:
+    directory = begin(sweep)
+    write_json(directory / "FAILED.json", {"error": "E", "job": "7_0"})
+    assert state(sweep, queue("FAILED")) == ("failed", "E")
+    assert state(sweep, queue("RUNNING")) == ("failed", "E")  # its job goes on with other cells
+    write_json(directory / "FAILED.json", {"error": "E", "job": "6_0"})
+    assert state(sweep, queue("RUNNING")) == ("running", "n1")
+    assert state(sweep, queue("NODE_FAIL")) == ("stopped", "job NODE_FAIL on n1")
+
+
+def test_memory_kills_are_read_from_the_output(sweep: Path) -> None:
+    begin(sweep)
+    output = sweep / "slurm/1-a.out"
+    output.write_text("slurmstepd: error: StepId=7.batch exceeded memory limit (2 > 1), being killed\n")
+    assert state(sweep, queue("FAILED")) == ("stopped", "job OUT_OF_MEMORY on n1")
+    assert state(sweep, queue("FAILED", number="8")) == ("stopped", "job FAILED on n1")
+    output.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\n")
+    assert state(sweep, queue("CANCELLED")) == ("stopped", "job OUT_OF_MEMORY on n1")
+
+
+def test_cancelled_is_final_once_its_job_has_ended(sweep: Path) -> None:
+    write_cancelled(sweep, {RUN})
+    assert state(sweep, queue("COMPLETING"))[0] == "running"
+    assert state(sweep, queue("CANCELLED")) == ("cancelled", "")
+
+
+def test_what_is_over_is_remembered_and_verified_on_demand(sweep: Path) -> None:
+    directory = begin(sweep)
+    (directory / "run.h5").write_bytes(b"x")
+    write_done(directory, RUN, "done", seconds=2.0)
+    assert state(sweep, None) == ("done", "")
+    (directory / "run.h5").unlink()
+    assert state(sweep, None) == ("done", ""), "remembered without a look"
+    checked = survey(sweep, [RUN], Queue(), verify=True).cells[RUN]
+    assert (checked.state, checked.reason) == ("missing", "no longer in Slurm's queue")
+    assert state(sweep, Queue())[0] == "missing", "and forgotten"
+
+
+def test_a_torn_line_of_the_memory_is_skipped(sweep: Path) -> None:
+    directory = begin(sweep)
+    (directory / "run.h5").write_bytes(b"x")
+    write_done(directory, RUN, "diverged")
+    (sweep / "finished.jsonl").write_text('{"run_id": "aaaa')
+    assert state(sweep, None) == ("diverged", "")
+    assert state(sweep, None) == ("diverged", "")
