@@ -1,6 +1,10 @@
 """The report says what the runs show and what they do not, and is one file that needs no other."""
 
+import html
 import itertools
+import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,8 +116,8 @@ def test_unfinished_and_skipped_are_said_and_listed(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert any("1 run not finished" in line for line in page.does_not_show)
     assert any("1 file could not be read" in line for line in page.does_not_show)
-    html = render(page)
-    assert "cells/bad/run.h5" in html
+    text = render(page)
+    assert "cells/bad/run.h5" in text
 
 
 def test_no_finished_run(tmp_path: Path) -> None:
@@ -133,8 +137,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     smoke(tmp_path)
-    html = render(sweep_study.study(open_sweep(tmp_path), "<script>alert(1)</script>"))
-    assert "<script>" not in html
+    text = render(sweep_study.study(open_sweep(tmp_path), "<script>alert(1)</script>"))
+    assert "<script>" not in text
 
 
 def test_the_papers_numbers_are_shipped_whole() -> None:
@@ -190,3 +194,34 @@ def test_the_paper_page_asks_its_own_seeds() -> None:
     assert "MLP of width 4096 above width 400" in shows
     assert "MLP of width 4096 above width 2048" in lacks
     assert "MLP of width 550 above soft modularization" in lacks
+
+
+MEASURE = """<script>
+const late = [...document.querySelectorAll('svg text')].filter(text => {
+  const own = text.getBoundingClientRect(), svg = text.ownerSVGElement.getBoundingClientRect();
+  return own.right > svg.right + 1 || own.left < svg.left - 1 || own.bottom > svg.bottom + 1 || own.top < svg.top - 1;
+});
+document.title = JSON.stringify({page: document.documentElement.scrollWidth, window: innerWidth,
+  clipped: late.map(text => text.textContent), drawings: document.querySelectorAll('svg').length});
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_shows_it_whole(tmp_path: Path, width: int) -> None:
+    """In Chromium: the page is no wider than its window, no text leaves its figure, and nothing is complained of."""
+    smoke(tmp_path)
+    page = tmp_path / "page.html"
+    page.write_text(render(page_of(tmp_path)).replace("</body>", MEASURE + "</body>"))
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    words += [
+        f"--window-size={width},2000",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    done = subprocess.run(["chromium", *words, page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(html.unescape(done.stdout.split("<title>")[1].split("</title>")[0]))
+    assert found["page"] <= found["window"]
+    assert found["clipped"] == []
+    assert found["drawings"] >= 3
+    assert "CONSOLE" not in done.stderr
