@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check build sanitize clean
+.PHONY: help demo test test-cpp test-python check venv build sanitize clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -14,6 +14,8 @@ demo: build  ## a small scaling study on real Meta-World tasks, with a report
 	python analysis/fit_scaling_laws.py runs/smoke
 
 test: test-cpp test-python  ## the C++ and the Python tests
+
+venv: $(STAMP)  ## .venv with all that is needed
 
 build: $(STAMP)  ## the extension; compiles only what changed
 	@python setup.py -q build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }

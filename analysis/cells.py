@@ -29,6 +29,7 @@ class Cell:
     episodes: int  # per task and evaluation
     vector_steps: int  # planned
     seeds: tuple[int, ...]  # of the finished runs
+    finished: NDArray[np.bool_]  # [runs]
     diverged: int
     unfinished: int  # runs still going or failed
     scores: NDArray[np.float64]  # [finished runs, tasks], success at the last evaluation
@@ -40,6 +41,15 @@ class Cell:
     def width(self) -> int | None:
         """The width of actor and critic where they are the same."""
         return self.actor_width if self.actor_width == self.critic_width else None
+
+    def late(self, task: int) -> list[tuple[float, int]]:
+        """For each finished run, success on task number `task` over the last third of training, and its episodes."""
+        found = []
+        for curve in self.curves[self.finished, :, task]:
+            known = curve[np.isfinite(curve)]
+            part = known[-max(1, len(known) // 3) :]
+            found.append((float(part.mean()), len(part) * self.episodes))
+        return found
 
     @property
     def name(self) -> str:
@@ -81,6 +91,7 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
         episodes=int(config["evaluate"]["episodes"]),
         vector_steps=int(config["train"]["vector_steps"]),
         seeds=tuple(runs.seed.values[ready].tolist()),
+        finished=ready,
         diverged=int((runs.outcome.values == "diverged").sum()),
         unfinished=int((~ready).sum()),
         scores=last,

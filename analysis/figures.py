@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ P = ParamSpec("P")
 
 INK = "#1b1c1d"  # a colour that nothing else has
 FEW_TASKS = 4  # a benchmark of more shows the mean over its tasks
+MANY_LINES = 10
 PALE = "#8a8f98"  # lines of reference: reads on white and on black
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A000")
 BENCHMARK_COLOURS = {"MT10": "#0072B2", "MT25": "#D55E00", "MT50": "#009E73"}
@@ -99,6 +101,13 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlim(left=0)
     axes[0].set_ylabel("success")
+    if len(names) > MANY_LINES:  # too many to name: the ends and the middle tell the order
+        sizes = sorted(shades)
+        shown = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+        names = {
+            f"{_thousands(float(f'{n:.2g}'), None)} parameters": Line2D([], [], color=shades[n])
+            for n in shown
+        }
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=min(5, len(names)))
     return figure
 
@@ -139,6 +148,112 @@ def success_against_parameters(
         _success_axis(axis)
         axis.legend(loc="lower right", fontsize=8)
     axes[0].set_ylabel("success at the last evaluation")
+    return figure
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a forest: an estimate with its interval and, where there are, the single runs."""
+
+    label: str
+    estimate: float
+    low: float
+    high: float
+    dots: NDArray[Any] | None = None
+    colour: str = OKABE_ITO[0]
+
+
+@styled
+def forest(rows: Sequence[Row], *, label: str, line: float | None = None) -> Figure:
+    """Estimates with their intervals, one below the other; `line` marks what means no effect."""
+    figure = Figure(figsize=(8.6, 0.7 + 0.3 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    for place, row in enumerate(rows):
+        if row.dots is not None:
+            axis.plot(row.dots, np.full(len(row.dots), place), ".", color=row.colour, alpha=0.4, ms=6, mew=0)
+        axis.plot([row.low, row.high], [place, place], color=row.colour, lw=2.6, solid_capstyle="butt")
+        axis.plot(row.estimate, place, "o", color=row.colour, ms=6)
+    if line is not None:
+        axis.axvline(line, color=PALE, lw=1.2, ls=(0, (4, 3)))
+    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(label)
+    return figure
+
+
+@styled
+def lines(
+    panels: Mapping[str, Sequence[Series]], *, x: str, y: str, log: bool = True, dots: bool = True
+) -> Figure:
+    """One panel per title, one line per series, with a band where it has an interval; x on a log scale."""
+    figure, axes = _panels(len(panels), height=2.8)
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        ordered = len(group) > 3 and not any(series.label in BENCHMARK_COLOURS for series in group)
+        shades = list(_shades(list(range(len(group)))).values())
+        for number, series in enumerate(group):
+            plain = shades[number] if ordered else OKABE_ITO[number % len(OKABE_ITO)]
+            colour = BENCHMARK_COLOURS.get(series.label, plain)
+            style = "o-" if dots else "-"
+            axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
+            if series.low is not None and series.high is not None:
+                axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+        axis.set_title(title)
+        axis.set_xlabel(x)
+        if log:
+            axis.set_xscale("log")
+            ticks = sorted({float(size) for series in group for size in series.sizes})
+            if len(ticks) <= 6:
+                axis.set_xticks(
+                    ticks, [_thousands(tick, None) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
+                )
+                axis.minorticks_off()
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if len(group) <= MANY_LINES:
+            axis.legend(fontsize=8, loc="best")
+    axes[0].set_ylabel(y)
+    return figure
+
+
+@styled
+def heat_map(
+    actor: Sequence[int], critic: Sequence[int], scores: NDArray[Any], parameters: NDArray[Any]
+) -> Figure:
+    """Success over actor width (across) and critic width (up), [critic, actor], with lines of equal parameters."""
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(scores, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(scores.shape):
+        if np.isfinite(scores[row, column]):
+            ink = "white" if scores[row, column] < 0.55 else "black"
+            axis.text(
+                column, row, f"{scores[row, column]:.2f}", ha="center", va="center", color=ink, fontsize=8
+            )
+    if min(scores.shape) > 1 and np.isfinite(parameters).all():
+        levels = np.geomspace(parameters.min(), parameters.max(), 6)[1:-1]
+        contours = axis.contour(parameters, levels=levels, colors="white", linewidths=1, linestyles="dashed")
+        axis.clabel(contours, fmt=lambda value: _thousands(float(f"{value:.2g}"), None), fontsize=7)
+    axis.set_xticks(range(len(actor)), [str(width) for width in actor])
+    axis.set_yticks(range(len(critic)), [str(width) for width in critic])
+    axis.grid(visible=False)
+    axis.set_xlabel("actor width")
+    axis.set_ylabel("critic width")
+    figure.colorbar(image, ax=axis, label="success", format=PercentFormatter(1, decimals=0))
+    return figure
+
+
+@styled
+def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
+    """Fitted minus seen, in logits, against parameters: a law that bends away from its points shows here."""
+    figure, (axis,) = _panels(1, height=2.4)
+    for number, (label, (sizes, values)) in enumerate(groups.items()):
+        colour = BENCHMARK_COLOURS.get(label, OKABE_ITO[number % len(OKABE_ITO)])
+        axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=label)
+    axis.axhline(0, color=PALE, lw=1.2, ls=(0, (4, 3)))
+    axis.set_xscale("log")
+    axis.set_xlabel("parameters, actor + critics")
+    axis.set_ylabel("fitted - seen, logits")
+    axis.legend(fontsize=8)
     return figure
 
 

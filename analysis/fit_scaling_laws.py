@@ -21,15 +21,26 @@ import click
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: PATH/report]")
 @click.option("--json", "as_json", is_flag=True, help="Print the fits as JSON and nothing else.")
+@click.option(
+    "--model",
+    type=click.Choice(["auto", "constant", "power", "actor_critic", "sigmoid", "broken"]),
+    default="auto",
+    show_default=True,
+    help="The law; auto takes actor_critic where their widths vary apart, and power elsewhere.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap and of the fits' starts.")
-def main(path: Path | None, paper: bool, out: Path | None, as_json: bool, seed: int) -> None:
-    """Fit scaling laws to the sweep at PATH (as in runs/smoke) and write a report."""
+def main(path: Path | None, paper: bool, out: Path | None, as_json: bool, model: str, seed: int) -> None:
+    """Fit scaling laws and write a report.
+
+    PATH is a sweep (as in runs/smoke), finished or not, or a CSV file with the columns parameters, success and n
+    (episodes), and where there are more: tasks, benchmark, actor, critic.
+    """
     if paper == (path is not None):
         raise click.UsageError("name a sweep, as in runs/smoke, or give --paper; one of the two")
     from analysis.frames import SweepError
 
     try:
-        _run(path, out or (path or Path("runs/paper")) / "report", as_json, seed)
+        _run(path, out or _folder(path), as_json, model, seed)
     except SweepError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -38,17 +49,26 @@ def main(path: Path | None, paper: bool, out: Path | None, as_json: bool, seed: 
         ) from None
 
 
-def _run(path: Path | None, out: Path, as_json: bool, seed: int) -> None:
+def _folder(path: Path | None) -> Path:
+    """Where the report goes: into the sweep, or beside a table."""
+    if path is None:
+        return Path("runs/paper/report")
+    return path.with_name(f"{path.stem}-report") if path.suffix == ".csv" else path / "report"
+
+
+def _run(path: Path | None, out: Path, as_json: bool, model: str, seed: int) -> None:
     import json
 
     from rich.console import Console
 
-    from analysis import paper_study, report, sweep_study
+    from analysis import paper_study, report, sweep_study, table_study
 
     if path is None:
         page = paper_study.study(seed=seed)
+    elif path.suffix == ".csv":
+        page = table_study.study(path, model=model, seed=seed)
     else:
-        page = sweep_study.study(_gather(path, quiet=as_json), path.name, seed=seed)
+        page = sweep_study.study(_gather(path, quiet=as_json), path.resolve().name, model=model, seed=seed)
     file = report.write(page, out)
     text = json.dumps(page.fits, indent=1)
     (out / "fits.json").write_text(text + "\n")

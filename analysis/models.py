@@ -10,7 +10,7 @@
     broken             y = E + A N^-a (1 + (N / M)^4)^(-d / 4)          two exponents, a below M and a + d above
 
 Positive numbers are fitted as logarithms, and sizes as log(N / N0) with N0 their geometric mean, so that the numbers of
-a fit are nearly independent. A prediction is the failure rate [S, n] and its derivative [S, n, p] for numbers
+a fit are nearly independent. A prediction is the failure rate [S, n] and its derivative [S, p, n] for numbers
 theta [S, p] and log sizes x [n, regressors]: thousands of fits at once.
 """
 
@@ -29,6 +29,7 @@ Likelihood = Literal["logit", "huber", "beta_binomial", "log_huber"]
 
 STEEPEST = 4.0  # no exponent beyond is looked for
 LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
+HIGHEST = 0.9999  # failure rate up to which the logit is the logit
 BREAK = 4.0  # sharpness of the broken law's bend
 
 
@@ -66,13 +67,13 @@ def additive(name: str, regressors: tuple[str, ...], *, tied: bool = False) -> M
 
 def _additive(theta: Array, x: Array) -> tuple[Array, Array]:
     failure = np.repeat(np.exp(theta[:, :1]), len(x), axis=1)
-    slopes = np.empty((*failure.shape, theta.shape[1]))
-    slopes[..., 0] = failure
+    slopes = np.empty((*theta.shape, len(x)))
+    slopes[:, 0] = failure
     for number in range(x.shape[1]):
         place = 1 + 2 * number
         term = np.exp(theta[:, place, None] - theta[:, place + 1, None] * x[:, number])
-        slopes[..., place] = term
-        slopes[..., place + 1] = -term * x[:, number]
+        slopes[:, place] = term
+        slopes[:, place + 1] = -term * x[:, number]
         failure = failure + term
     return failure, slopes
 
@@ -82,8 +83,8 @@ def _tied(theta: Array, x: Array) -> tuple[Array, Array]:
     full = theta.copy()
     full[:, 4] = theta[:, 2]
     failure, slopes = _additive(full, x)
-    slopes[..., 2] += slopes[..., 4]
-    slopes[..., 4] = 0
+    slopes[:, 2] += slopes[:, 4]
+    slopes[:, 4] = 0
     return failure, slopes
 
 
@@ -94,7 +95,7 @@ def _interaction(theta: Array, x: Array) -> tuple[Array, Array]:
     task_term = np.exp(c - growth * tasks)
     first = np.broadcast_to(np.exp(floor), size_term.shape)
     slopes = np.stack(
-        [first, size_term, -size_term * size, task_term, -task_term * tasks, -size_term * size * tasks], -1
+        [first, size_term, -size_term * size, task_term, -task_term * tasks, -size_term * size * tasks], 1
     )
     return first + size_term + task_term, slopes
 
@@ -104,7 +105,7 @@ def _sigmoid(theta: Array, x: Array) -> tuple[Array, Array]:
     top = special.expit(ceiling)
     rise = special.expit(slope * (x[:, 0] - middle))
     bend = top * rise * (1 - rise)
-    slopes = np.stack([-top * (1 - top) * rise, -bend * (x[:, 0] - middle), bend * slope], axis=-1)
+    slopes = np.stack([-top * (1 - top) * rise, -bend * (x[:, 0] - middle), bend * slope], axis=1)
     return 1 - top * rise, slopes
 
 
@@ -115,7 +116,7 @@ def _broken(theta: Array, x: Array) -> tuple[Array, Array]:
     term = np.exp(a - exponent * x[:, 0] - change * bend)
     first = np.broadcast_to(np.exp(floor), term.shape)
     slopes = np.stack(
-        [first, term, -term * x[:, 0], -term * bend, term * change * special.expit(beyond)], axis=-1
+        [first, term, -term * x[:, 0], -term * bend, term * change * special.expit(beyond)], axis=1
     )
     return first + term, slopes
 
@@ -176,8 +177,10 @@ class Seen:
         if self.likelihood == "log_huber":
             place, steep = np.log(failure), 1 / failure
         else:
-            inside = failure.clip(1e-9, 1 - 1e-9)
-            place, steep = special.logit(inside), 1 / (inside * (1 - inside))
+            # A law may rise above 1 on its way: from there on the logit goes straight, so that it finds back.
+            inside = failure.clip(1e-9, HIGHEST)
+            steep = 1 / (inside * (1 - inside))
+            place = special.logit(inside) + (failure - inside).clip(0) * steep
         residual = place - self.target()
         if self.likelihood == "logit":
             return residual**2 / 2, residual * steep, steep**2, None
@@ -264,9 +267,8 @@ def _quadratic(
         loss, pull, curvature = loss * weights, pull * weights, curvature * weights
     gradient = np.empty(theta.shape)
     normal = np.zeros((*theta.shape, theta.shape[1]))
-    turned = slope.swapaxes(1, 2)
-    gradient[:, :p] = (turned @ pull[..., None])[..., 0]
-    normal[:, :p, :p] = turned @ (slope * curvature[..., None])
+    gradient[:, :p] = (slope @ pull[..., None])[..., 0]
+    normal[:, :p, :p] = (slope * curvature[:, None]) @ slope.swapaxes(1, 2)
     if score is not None:
         counted = score if weights is None else score * weights
         gradient[:, p] = counted.sum(-1)

@@ -107,6 +107,14 @@ class Fit:
         theta = np.array([[self.numbers[name] for name in model.numbers]])
         return np.asarray(model.law(theta, centred(model, sizes, self.centre))[0][0])
 
+    def residuals(self, points: Points) -> Array:
+        """Fitted minus seen failure at the points, in logits. [n]"""
+        model = MODELS[self.model]
+        theta = np.array(list(self.numbers.values()))
+        return residuals(
+            model, centred(model, points.sizes, self.centre), points.seen(self.likelihood), theta
+        )
+
     def summary(self) -> dict[str, Any]:
         """Everything to keep of the fit, for JSON."""
         exponents = [
@@ -200,7 +208,7 @@ def bootstrap(
     generator: np.random.Generator,
     *,
     resamples: int = 2_000,
-    chunk: int = 500,
+    chunk: int = 100,  # samples at once: more no longer fit the cache
 ) -> Array:
     """The law's numbers [resamples, p] fitted anew to points drawn with replacement within their strata.
 
@@ -386,7 +394,7 @@ def _crossing(grid: Array, worse: Array, allowed: float, outside: int, inside: i
 
 def _condition(model: Model, x: Array, theta: Array) -> float:
     slope = model.law(theta[None, : len(model.numbers)], x)[1][0]
-    size = np.linalg.norm(slope, axis=0)
+    size = np.linalg.norm(slope, axis=1, keepdims=True)
     return float(np.linalg.cond(slope / np.where(size > 0, size, 1)))
 
 

@@ -33,6 +33,7 @@ class Interval:
     confidence: float
     method: str
     note: str = ""
+    p: float = float("nan")  # of a difference: how likely one so large is where there is none, two-sided
 
 
 def iqm(scores: Array) -> Array:
@@ -139,7 +140,12 @@ def difference(
         freedom = variance**2 / (parts**2 / [n - 1, m - 1]).sum() if variance > 0 else 1.0
     spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
     note = "" if spread else "all runs scored the same"
-    return Interval(estimate, estimate - spread, estimate + spread, min(n, m), confidence, "t", note)
+    p = (
+        float(2 * special.stdtr(freedom, -abs(estimate) / np.sqrt(variance)))
+        if spread
+        else float(estimate == 0)
+    )
+    return Interval(estimate, estimate - spread, estimate + spread, min(n, m), confidence, "t", note, p)
 
 
 def probability_of_improvement(x: Array, y: Array) -> float:

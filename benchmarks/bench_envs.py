@@ -24,6 +24,7 @@ import numpy as np
 from interleave import Row
 
 from mtrl.config import Env
+from mtrl.tasks import BENCHMARKS
 
 WORKERS = 2
 HORIZON = 500
@@ -149,6 +150,37 @@ def column(results: list[dict[str, float]], name: str) -> tuple[float, ...]:
     return tuple(result[name] for result in results)
 
 
+def layer(benchmark: str, steps: int) -> Row:
+    """CPU of a step in this process, without vector env and resets: our layer beside stock, task by task."""
+    from mtrl.envs.task_env import TaskEnv
+
+    cpu: tuple[list[float], list[float]] = ([], [])
+    for task in BENCHMARKS[benchmark]:
+        config = Env(tasks=(task,), goals_per_task=1)
+        stock = config.model_copy(update={"fast": False})
+        envs = [TaskEnv(task, each, seed=1, index=0) for each in (config, stock)]
+        actions = np.random.default_rng(0).uniform(-1, 1, (steps, 4)).astype(np.float32)
+        for env, times in zip(envs, cpu, strict=True):
+            env.reset()
+            start = time.process_time()
+            for action in actions:
+                env.step(action)
+            times.append((time.process_time() - start) / steps * 1e6)
+    mine, other = (statistics.mean(times) for times in cpu)
+    ratios = [b / a for a, b in zip(*cpu, strict=True)]
+    spread = (max(ratios) - min(ratios)) / statistics.median(ratios)  # over the tasks
+    return Row(
+        f"{benchmark} CPU per step, bare",
+        "stock Meta-World",
+        mine,
+        other,
+        other / mine,
+        1,
+        len(ratios),
+        spread,
+    )
+
+
 def physics(benchmark: str, runs: int) -> Row:
     """Our env step in one process beside its simulation alone: 5 mj_step and the mj_forward after them."""
     import mujoco
@@ -198,6 +230,7 @@ def measure(benchmark: str, quick: bool) -> Iterator[Row]:
     turns = 2 if quick or benchmark == "MT50" else 5
     yield from stepping(benchmark, turns, 50 if quick else HORIZON)
     yield from starting(benchmark, 1 if quick or benchmark == "MT50" else 2)
+    yield layer(benchmark, 30 if quick else 100)
     yield physics(benchmark, 3 if quick else 9)
 
 

@@ -3,7 +3,7 @@
     /tmp/peers/bin/python benchmarks/bench_replay.py --json benchmarks/results/replay.json
 
 Every peer holds the same transitions, one buffer per task where it knows no tasks, and gives a batch as flat arrays. A
-peer that is not installed, or whose own extension does not load, is named and left out. "hot": again and again;
+peer that is not installed, or whose own extension does not load, is named and left out. "hot": ten calls in a row;
 "cold": 64 MB of other memory is written between two calls, untimed, as a network's update would.
 """
 
@@ -253,7 +253,7 @@ def compare(name: str, peer_name: str, mine: Work, make_peer: Callable[[], Work]
         works = [("cycle", both(mine, "sample", "update"), both(peer, "sample", "update")), *works]
         works.append(("update", mine["update"], peer["update"]))
     for work, one, other in works:
-        yield Case(f"{name} {work} hot", peer_name, one, other)
+        yield Case(f"{name} {work} hot", peer_name, one, other, calls=10)
         yield Case(f"{name} {work} cold", peer_name, one, other, before=cool)
     if "add" in peer:
         yield Case(f"{name} add", peer_name, mine["add"], peer["add"], calls=20)

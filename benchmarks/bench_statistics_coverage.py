@@ -91,7 +91,7 @@ def exponent_coverage(
 def critic_claims(
     likelihood: Likelihood, seeds: int, sweeps: int, generator: np.random.Generator
 ) -> dict[str, float]:
-    """On a 5 x 5 grid: how often P(critic's exponent > actor's) suffices for a claim, the two being equal, and being not."""
+    """On a 5 x 5 grid: how often the critic's exponent is claimed to be larger, where it is not and where it is."""
     axis = np.geomspace(1e5, 3e7, 5)
     actor, critic = (grid.ravel() for grid in np.meshgrid(axis, axis))
     rates = {}

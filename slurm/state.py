@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +124,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def parse_lines(lines: Sequence[bytes]) -> list[Any]:
+    """The JSON of each line, None for a damaged one. All at once where none is: that takes half the time."""
+    try:
+        parsed: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+        return parsed
+    except ValueError:
+        return [_parse_line(line) for line in lines]
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def cancelled_cells(sweep: Path) -> set[str]:

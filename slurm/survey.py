@@ -10,13 +10,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, latest_tasks, read_records
-from slurm.state import CellState, cancelled_cells, read_state
+from slurm.state import CellState, cancelled_cells, parse_lines, read_state
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,9 @@ def _read_finished(sweep: Path) -> dict[str, CellState]:
     except FileNotFoundError:
         return {}
     known = {}
-    for line in lines:
-        try:
-            marker: dict[str, Any] = json.loads(line)
+    for marker in parse_lines([line for line in lines if line]):
+        with suppress(KeyError, TypeError):  # torn by a crash: the cell is looked at again
             known[marker["run_id"]] = CellState(marker["run_id"], marker["outcome"], marker=marker)
-        except (ValueError, KeyError, TypeError):
-            continue  # torn by a crash: the cell is looked at again
     return known
 
 

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import IO, Any
 
 from mtrl.config import Config
+from slurm.state import parse_lines
 from sweeps.grid import Cell
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -90,12 +91,11 @@ def read_manifest(sweep: Path) -> list[Entry]:
         return []
     entries: dict[str, Entry] = {}
     offset = 0
-    for line in content.splitlines(keepends=True):
-        try:
-            entry = Entry(**json.loads(line), offset=offset)
+    lines = content.splitlines(keepends=True)
+    for line, parsed in zip(lines, parse_lines(lines), strict=True):
+        with suppress(TypeError):
+            entry = Entry(**parsed, offset=offset)
             entries.setdefault(entry.run_id, entry)
-        except (ValueError, TypeError):
-            pass
         offset += len(line)
     return list(entries.values())
 

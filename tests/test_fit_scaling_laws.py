@@ -31,7 +31,7 @@ def test_a_sweep(tmp_path: Path) -> None:
     names = {path.name for path in report.iterdir()}
     assert names == {"report.html", "fits.json"} | {
         f"{name}.{suffix}"
-        for name in ("learning_curves", "success_against_parameters")
+        for name in ("learning_curves", "success_against_parameters", "dormant")
         for suffix in ("svg", "png")
     }
     fits = json.loads((report / "fits.json").read_text())
@@ -103,3 +103,38 @@ def test_it_runs_as_a_file() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "Error: no folder nowhere; name a sweep, as in runs/smoke"
+
+
+def write_table(path: Path, header: str, *rows: str) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_a_table(tmp_path: Path) -> None:
+    rows = [f"{10**size},{1 - 0.03 - 0.3 * 10 ** (-0.4 * (size - 5)):.6f},100000" for size in (5, 6, 7, 8, 9)]
+    table = write_table(tmp_path / "theirs.csv", "parameters,success,n", *rows)
+    code, output = run(str(table))
+    assert code == 0
+    assert "theirs: failure falls with parameters with exponent 0.40" in output.replace("\n", " ")
+    assert (tmp_path / "theirs-report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        ("parameters,success", "1,1", "has no column n"),
+        ("parameters,success,n", "1e6,1.5,10", "line 2: success must be from 0 to 1"),
+        ("parameters,success,n", "many,0.5,10", "line 2: could not convert"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, header: str, row: str, message: str) -> None:
+    code, output = run(str(write_table(tmp_path / "bad.csv", header, row)))
+    assert code == 1
+    assert message in output.replace("\n", " ")
+
+
+def test_a_law_that_the_table_cannot_feed(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", "parameters,success,n", "1,0.5,10")
+    code, output = run(str(table), "--model", "actor_critic")
+    assert code == 1
+    assert "has no column actor, critic" in output.replace("\n", " ")

@@ -1,5 +1,6 @@
 """The report says what the runs show and what they do not, and is one file that needs no other."""
 
+import itertools
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from reference_analysis import config_of, write_run, write_sweep
 
 from analysis import paper_study, sweep_study
 from analysis.frames import SweepError, open_sweep
-from analysis.report import Page, render
+from analysis.report import Drawing, Page, render
 from analysis.sweep_study import is_above
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -57,7 +58,9 @@ def test_a_smoke_study_claims_a_pipeline_and_curves_but_no_width_effect(tmp_path
     page = page_of(tmp_path)
     shows, lacks = "\n".join(page.shows), "\n".join(page.does_not_show)
     assert "The pipeline works: 8 runs" in shows
-    assert "drawer-close ends above its random-policy line (20%) in 4 of 4 runs; mean success 90%." in shows
+    assert (
+        "drawer-close rises above its random-policy line (20%) in 4 of 4 runs: success is 90% over" in shows
+    )
     assert "A width effect: there is 1 run per width" in lacks
     assert "the widest network here has 128" in lacks
     assert "2,000 steps per task, 0.001 of the paper's 2,000,000" in lacks
@@ -75,16 +78,14 @@ def test_the_words_follow_the_data(tmp_path: Path) -> None:
 def test_a_task_that_is_not_learned_is_said(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of("reach-v3")], success=[0.1, 0.2, 0.2, 0.2])
     page = page_of(tmp_path)
-    assert (
-        "reach does not end above its random-policy line (20%) in any of 1 run; mean success 20%."
-        in page.does_not_show
-    )
+    line = next(line for line in page.does_not_show if line.startswith("reach"))
+    assert "does not rise above its random-policy line (20%) in any of 1 run: success is 20%" in line
 
 
 def test_above_the_random_policy_means_beyond_chance() -> None:
-    assert is_above(0.8, 0.2, 20)
-    assert not is_above(0.3, 0.2, 20)
-    assert not is_above(1.0, 0.6, 5)
+    assert is_above(0.8, 20, 0.2, 20)
+    assert not is_above(0.3, 20, 0.2, 20)
+    assert not is_above(1.0, 5, 0.6, 5)
 
 
 def test_a_law_in_the_data_is_reported(tmp_path: Path) -> None:
@@ -138,5 +139,54 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_the_papers_numbers_are_shipped_whole() -> None:
     page = paper_study.study()
-    assert set(page.fits) == {"MT10", "MT25", "MT50"}
+    assert set(page.fits) >= {"MT10", "MT25", "MT50"}
     assert any(line.startswith("MT10: failure falls") for line in page.shows)
+
+
+def actor_critic_sweep(root: Path, sets: tuple[str, ...] = ("MT10",), seeds: int = 2) -> None:
+    """Failure falls with the critic's size and hardly with the actor's."""
+    generator = np.random.default_rng(0)
+    widths = (64, 192, 512, 1536)
+    for number, tasks in enumerate(sets):
+        for actor, critic, seed in itertools.product(widths, widths, range(seeds)):
+            config = config_of(
+                tasks,
+                critic,
+                seed,
+                network__actor__width=actor,
+                evaluate__episodes=50,
+                train__vector_steps=6_000,
+            )
+            failure = 0.02 + 0.05 * number + 0.02 * (actor / 64) ** -0.4 + 0.5 * (critic / 64) ** -1.2
+            final = 1 - failure * np.exp(generator.normal(0, 0.03))
+            sizes = {"actor": 3 * actor**2, "critic": 6 * critic**2, "target": 6 * critic**2}
+            write_run(
+                root / "cells" / config.run_id / "run.h5",
+                config,
+                success=final * np.linspace(0.1, 1, 12) ** 0.3,
+                parameters=sizes | {"total": sizes["actor"] + sizes["critic"]},
+            )
+
+
+def test_the_critics_exponent_is_found_larger(tmp_path: Path) -> None:
+    actor_critic_sweep(tmp_path)
+    page = page_of(tmp_path)
+    assert any(
+        "the critic's exponent is larger than the actor's, with confidence" in line for line in page.shows
+    )
+    names = {item.name for section in page.sections for item in section.items if isinstance(item, Drawing)}
+    assert names >= {"actor_critic_0", "exponents", "residuals", "dormant", "profiles"}
+    fits = page.fits["MT10"]
+    assert isinstance(fits, dict)
+    share = fits["best_critic_share"]["equal parameters"]
+    assert 0.5 < share["low"] < share["share"] < share["high"] < 1
+    Checked(render(page))
+
+
+def test_the_paper_page_asks_its_own_seeds() -> None:
+    page = paper_study.study()
+    shows, lacks = "\n".join(page.shows), "\n".join(page.does_not_show)
+    assert "MLP of width 885 above PaCo" in shows
+    assert "MLP of width 4096 above width 400" in shows
+    assert "MLP of width 4096 above width 2048" in lacks
+    assert "MLP of width 550 above soft modularization" in lacks

@@ -149,6 +149,7 @@ def test_difference_of_means_is_welchs() -> None:
     np.testing.assert_allclose(
         (found.low, found.high), (known.low, known.high), atol=0.02
     )  # bootstrap's error
+    assert found.p == pytest.approx(stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False).pvalue, rel=0.05)
     paired = difference(x[:5], y, mean, np.random.default_rng(2), paired=True, resamples=40_000)
     known = stats.ttest_rel(x[:5, 0], y[:, 0]).confidence_interval()
     np.testing.assert_allclose((paired.low, paired.high), (known.low, known.high), atol=0.02)

@@ -7,6 +7,7 @@ here they come from a generator of their own and no time is simulated, because n
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -23,9 +24,14 @@ def goals(env: Any, task: str, seed: int, count: int) -> Goals:
 
     `env` is Meta-World's env of the task; it is left in need of a reset.
     """
-    name = f"goals/metaworld-{version('metaworld')}/{task}-seed{seed}-count{count}.f64"
+    name = f"goals/metaworld-{_version()}/{task}-seed{seed}-count{count}.f64"
     content = disk_cache.cached(name, lambda: draw_goals(env, seed, count).tobytes())
     return np.frombuffer(content, np.float64).reshape(count, -1).copy()
+
+
+@cache
+def _version() -> str:
+    return version("metaworld")
 
 
 def draw_goals(env: Any, seed: int, count: int) -> Goals:

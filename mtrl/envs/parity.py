@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import warnings
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def _noisy(policy: Any, observation: Any, generator: np.random.Generator) -> Any
     return np.clip(action + generator.normal(0, 0.3, 4), -1, 1).astype(np.float32)
 
 
+@cache
 def _versions() -> str:
     """A short hash of all that the comparison depends on."""
     packages = [f"{name} {version(name)}" for name in ("metaworld", "mujoco", "gymnasium", "numpy", "scipy")]

@@ -78,7 +78,7 @@ def run_chaos(
     report = Report(seed, cells, steps=cells * steps)
     for number, kind in enumerate(plan):
         wait_until(
-            lambda: bool(_at_work(sweep)) or _all_done(sweep) or not _keep_going(sweep),
+            lambda: bool(_at_work(sweep)) or _all_done(sweep) or _keep_going(sweep),
             seconds=120,
             every=0.3,
         )
@@ -87,7 +87,7 @@ def run_chaos(
         time.sleep(generator.uniform(0.2, 1.5))
         if number % 4 == 3:
             _keep_going(sweep)
-    wait_until(lambda: _all_done(sweep) or not _keep_going(sweep), seconds=60 + 8 * cells, every=2.0,
+    wait_until(lambda: _all_done(sweep) or _keep_going(sweep), seconds=60 + 8 * cells, every=2.0,
                what=lambda: f"{sweep.rows()}")  # fmt: skip
     _compare(calm, sweep, report)
     report.seconds = time.monotonic() - start
@@ -108,7 +108,8 @@ def _all_done(sweep: Sweep) -> bool:
 
 
 def _keep_going(sweep: Sweep) -> bool:
-    """Submits what was lost. What was given up for want of progress is launched again, as its owner would."""
+    """Submits what was lost. What was given up for want of progress is launched again, as its owner would. Returns
+    False: there is more to wait for."""
     if sweep.retry()["given_up"]:
         sweep.launch()
     return False
