@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kAddThreads) add_kernel(ReplayCuda r, Transiti
   keep_announced(r, task, at, t.observation + task * r.shape.observation, &differs);
   __syncthreads();
   write_row(r, t, task, at);
-  if (r.shape.prioritized) enter(tree_of(r, task), at, (end + 1) % r.rows, greatest);
+  if (r.shape.prioritized) enter(tree_of(r, task), at, at + 1 == r.rows ? 0 : at + 1, greatest);
   if (thread() != 0) return;
   r.open[task] = t.terminated[task] == 0 && t.truncated[task] == 0;
   r.end[task] = end + 1;
