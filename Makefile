@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check venv build sanitize clean
+.PHONY: help demo test test-cpp test-python check venv build sanitize chaos clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -36,11 +36,14 @@ check: build  ## what CI checks beside the tests
 	ruff check .
 	ruff format --check .
 	python -m mypy
-	git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format --dry-run --Werror
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
 
 sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
 	tests/csrc/run build/sanitize-address address,undefined
 	tests/csrc/run build/sanitize-thread thread
+
+chaos: build  ## faults of every kind, one after another, on a real Slurm; takes long
+	python tests/chaos/chaos.py
 
 clean:  ## removes the environment and the build, never runs/
 	rm -rf $(VENV) build mtrl/_core*.so *.egg-info
