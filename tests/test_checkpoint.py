@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mtrl.replay import Replay
 
 from mtrl import checkpoint
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import build_config
+from mtrl.replay import Replay
 
 
 def make_replay(rows: int = 0) -> Replay:
