@@ -86,12 +86,17 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
         places: list[int | None] = [None] if len(cell.tasks) > FEW_TASKS else list(range(len(cell.tasks)))
         panels += [(cell.benchmark, place) for place in places]
     figure, axes = _panels(len(panels), height=2.5)
-    shades = _shades(sorted({cell.parameters["total"] for cell in cells}))
+    sizes: dict[
+        str, int
+    ] = {}  # the same name is the same colour in every panel, whatever its tasks add to it
+    for cell in sorted(cells, key=lambda cell: cell.parameters["total"]):
+        sizes.setdefault(cell.name, cell.parameters["total"])
+    shades = dict(zip(sizes, _shades(len(sizes)), strict=True))
     names: dict[str, Any] = {}
     for axis, (benchmark, place) in zip(axes, panels, strict=True):
         group = [cell for cell in cells if cell.benchmark == benchmark]
         for cell in group:
-            names[f"width {cell.name}"] = _curve(axis, cell, place, shades[cell.parameters["total"]])
+            names[f"width {cell.name}"] = _curve(axis, cell, place, shades[cell.name])
         random = [cell.random.mean() if place is None else cell.random[place] for cell in group]
         _reference(axis, float(np.mean(random)), "random policy")
         axis.set_title(_panel_title(group[0], place), fontsize=9)
@@ -102,11 +107,10 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
         axis.set_xlim(left=0)
     axes[0].set_ylabel("success")
     if len(names) > MANY_LINES:  # too many to name: the ends and the middle tell the order
-        sizes = sorted(shades)
-        shown = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+        ordered = list(sizes)
         names = {
-            f"{_thousands(float(f'{n:.2g}'), None)} parameters": Line2D([], [], color=shades[n])
-            for n in shown
+            f"{_thousands(float(f'{sizes[name]:.2g}'), None)} parameters": Line2D([], [], color=shades[name])
+            for name in (ordered[0], ordered[len(ordered) // 2], ordered[-1])
         }
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=min(5, len(names)))
     return figure
@@ -190,7 +194,7 @@ def lines(
     figure, axes = _panels(len(panels), height=2.8)
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
         ordered = len(group) > 3 and not any(series.label in BENCHMARK_COLOURS for series in group)
-        shades = list(_shades(list(range(len(group)))).values())
+        shades = _shades(len(group))
         for number, series in enumerate(group):
             plain = shades[number] if ordered else OKABE_ITO[number % len(OKABE_ITO)]
             colour = BENCHMARK_COLOURS.get(series.label, plain)
@@ -338,11 +342,9 @@ def _success_axis(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _shades(sizes: Sequence[int]) -> dict[int, str]:
-    places = np.linspace(0.15, 0.85, len(sizes)) if len(sizes) > 1 else [0.45]
-    return {
-        size: mpl.colors.to_hex(mpl.colormaps["viridis"](p)) for size, p in zip(sizes, places, strict=True)
-    }
+def _shades(count: int) -> list[str]:
+    places = np.linspace(0.15, 0.85, count) if count > 1 else [0.45]
+    return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in places]
 
 
 def _thousands(value: float, _: Any) -> str:
