@@ -31,6 +31,16 @@ def test_learning_curves_draw_every_cell_and_the_random_policy(tmp_path: Path) -
     )
 
 
+def test_a_width_has_one_colour_in_every_panel_and_the_legend(tmp_path: Path) -> None:
+    figure = learning_curves(some_cells(tmp_path))
+    curves = [
+        [line.get_color() for line in axis.get_lines() if len(line.get_ydata()) == 4] for axis in figure.axes
+    ]
+    legend = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert len(set(legend)) == 2
+    assert curves == [legend] * 3
+
+
 def test_a_benchmark_of_many_tasks_is_one_panel(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of("MT10", 16)])
     figure = learning_curves(cells(open_sweep(tmp_path)))
