@@ -22,6 +22,7 @@ from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
 pytestmark = pytest.mark.slurm
 LONG = 1_000_000  # vector steps: never over within a test
 STEPS = 1_200  # some seconds
+LONGER = 10_000  # long enough for Slurm, which thinks in seconds, to strike in the middle
 Make = Callable[..., Sweep]
 
 
@@ -56,6 +57,14 @@ def make(cluster: MiniSlurm, tmp_path: Path) -> Iterator[Make]:
     for sweep in made:
         sweep.slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
         sweep.slurm("scancel", f"--user={getpass.getuser()}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_longer(tmp_path_factory: pytest.TempPathFactory, cluster: MiniSlurm) -> Path:
+    """The same for the faults that Slurm takes seconds to deal out."""
+    sweep = Sweep(cluster, tmp_path_factory.mktemp("longer"), steps=LONGER)
+    sweep.command(f"grid={sweep.folder}/tiny.toml", "executor=inline")
+    return sweep.directory()
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +115,21 @@ def test_arrays_are_split_at_the_clusters_limit_and_a_full_queue_refuses_the_res
     sweep.slurm("scontrol", "update", "PartitionName=low", "State=UP")
 
 
+@pytest.mark.slow  # a minute each
 @pytest.mark.parametrize(("grace", "own_signal"), [(0, False), (10, False), (10, True)])
 def test_preemption_loses_nothing(
-    cluster: MiniSlurm, make: Make, grace: int, own_signal: bool, undisturbed: Path
+    cluster: MiniSlurm, make: Make, grace: int, own_signal: bool, undisturbed_longer: Path
 ) -> None:
     sweep = make(
         cells=1,
-        steps=STEPS,
+        steps=LONGER,
         checkpoint_seconds=1.0,
         profile={"partition": "low", "options": {"nodelist": "n0"}},
     )
     sweep.slurm("scontrol", "update", "PartitionName=low", f"GraceTime={grace}")
     cluster.set_user_signal(own_signal)
     sweep.launch()
-    sweep.wait_for_step(STEPS // 10)
+    sweep.wait_for_step(LONGER // 10)
     urgent = [
         "sbatch",
         "--parsable",
@@ -132,18 +142,19 @@ def test_preemption_loses_nothing(
     sweep.slurm(*urgent, "--output=/dev/null")
     sweep.wait_until_done()
     assert sweep.beats()[0]["attempt"] == 2
-    finished_alike(sweep.directory(), undisturbed)
+    finished_alike(sweep.directory(), undisturbed_longer)
     if grace:  # told in time: it went on at the very step where it stopped
         assert "stopped in state" in sweep.output()
 
 
-def test_the_time_limit_hands_over_to_a_next_job(make: Make, undisturbed: Path) -> None:
+@pytest.mark.slow
+def test_the_time_limit_hands_over_to_a_next_job(make: Make, undisturbed_longer: Path) -> None:
     """A limit of one minute, told 55 s before it: the job saves, asks for another go, and goes on."""
-    sweep = make(steps=STEPS, profile={"minutes": 1, "signal_seconds": 55})
+    sweep = make(steps=LONGER, profile={"minutes": 1, "signal_seconds": 55})
     sweep.launch()
     sweep.wait_until_done()
     assert sweep.beats()[0]["attempt"] > 1
-    finished_alike(sweep.directory(), undisturbed)
+    finished_alike(sweep.directory(), undisturbed_longer)
 
 
 def test_scontrol_requeue(make: Make) -> None:
