@@ -157,7 +157,13 @@ def test_bad_input_is_one_clear_line(words: list[str], message: str) -> None:
 
 def test_a_disk_too_small_is_refused_before_work_begins(tmp_path: Path) -> None:
     output = sweep(
-        "grid=scaling", "network.actor.width+network.critic.width=65536", "--runs", tmp_path, code=1
+        "grid=scaling",
+        "network.actor.width+network.critic.width=65536",
+        "executor=local",
+        "--yes",
+        "--runs",
+        tmp_path,
+        code=1,
     )
     assert "make room" in output
     assert not any((tmp_path / "scaling/cells").iterdir())
