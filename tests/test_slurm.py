@@ -115,7 +115,6 @@ def test_arrays_are_split_at_the_clusters_limit_and_a_full_queue_refuses_the_res
     sweep.slurm("scontrol", "update", "PartitionName=low", "State=UP")
 
 
-@pytest.mark.slow  # a minute each
 @pytest.mark.parametrize(("grace", "own_signal"), [(0, False), (10, False), (10, True)])
 def test_preemption_loses_nothing(
     cluster: MiniSlurm, make: Make, grace: int, own_signal: bool, undisturbed_longer: Path
