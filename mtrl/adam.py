@@ -33,15 +33,27 @@ def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor, list[int]]:
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015) with the gradient scaled so that its norm is at most `clip`."""
+    """Adam (Kingma & Ba 2015), AdamW where `weight_decay` is above 0 (Loshchilov & Hutter 2019).
+
+    The gradient is scaled so that its norm is at most `clip`; the decay does not go through it.
+    """
 
     def __init__(
-        self, value: Tensor, gradient: Tensor, *, lr: float, eps: float, clip: float, backend: str
+        self,
+        value: Tensor,
+        gradient: Tensor,
+        *,
+        lr: float,
+        eps: float,
+        clip: float,
+        backend: str,
+        weight_decay: float = 0.0,
     ) -> None:
         self.value, self.gradient = value, gradient
         self.mean, self.square = torch.zeros_like(value), torch.zeros_like(value)
         self.steps = 0
         self.lr, self.eps, self.clip, self.backend = lr, eps, clip, backend
+        self.weight_decay = weight_decay
 
     def step(self, target: Tensor | None = None, polyak: float = 0.0) -> Tensor:
         """One update of `value`, then target += polyak (value - target); the norm before the clip, 0-d."""
@@ -54,6 +66,7 @@ class Adam:
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.lerp_(gradient.square(), 1 - BETA2)
         scale = (self.square / (1 - BETA2**self.steps)).sqrt_().add_(self.eps)
+        self.value.mul_(1 - self.lr * self.weight_decay)
         self.value.addcdiv_(self.mean, scale, value=-self.lr / (1 - BETA1**self.steps))
         if target is not None:
             target.lerp_(self.value, polyak)
@@ -74,6 +87,7 @@ class Adam:
             self.lr,
             betas,
             self.eps,
+            self.weight_decay,
             self.clip,
             polyak,
             self.steps,

@@ -72,8 +72,13 @@ class Agent:
         log_temperature = torch.full((len(config.env.tasks),), settings.initial_temperature).log()
         self.log_temperature = log_temperature.to(self.device)
         shared: _Shared = {"eps": settings.adam_eps, "backend": self.backend}
-        self.actor_adam = Adam(*actor, lr=settings.actor_lr, clip=settings.actor_clip, **shared)
-        self.critic_adam = Adam(*critic, lr=settings.critic_lr, clip=settings.critic_clip, **shared)
+        decay = settings.weight_decay
+        self.actor_adam = Adam(
+            *actor, lr=settings.actor_lr, clip=settings.actor_clip, weight_decay=decay, **shared
+        )
+        self.critic_adam = Adam(
+            *critic, lr=settings.critic_lr, clip=settings.critic_clip, weight_decay=decay, **shared
+        )
         self.temperature_adam = Adam(
             self.log_temperature,
             torch.zeros_like(self.log_temperature),

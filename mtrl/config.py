@@ -63,6 +63,7 @@ class Agent(Section):
     critic_lr: float = Field(3e-4, gt=0)
     temperature_lr: float = Field(3e-4, gt=0)
     adam_eps: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)  # decoupled (AdamW), of actor and critics; temperatures have none
     actor_clip: float = Field(1.0, gt=0)  # gradient norm
     critic_clip: float = Field(1.0, gt=0)  # gradient norm, joint over the critics
     initial_temperature: float = Field(1.0, gt=0)

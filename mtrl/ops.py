@@ -75,17 +75,18 @@ def adam_polyak(
     lr: float,
     betas: tuple[float, float],
     eps: float,
+    weight_decay: float,
     clip: float,
     polyak: float,
     steps: int,
 ) -> float:
     """One Adam step in place of flat vectors (moments: mean, square), then target += polyak (value - target).
 
-    The gradient is scaled so that its norm is at most `clip`; the norm before that is returned. `steps`
-    counts this step.
+    The gradient is scaled so that its norm is at most `clip`; the norm before that is returned. The decay is
+    decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself. `steps` counts this step.
     """
     norm: float = _core.adam_polyak(
-        value, gradient, *moments, target, lr, *betas, eps, 0.0, clip, polyak, steps
+        value, gradient, *moments, target, lr, *betas, eps, weight_decay, clip, polyak, steps
     )
     return norm
 

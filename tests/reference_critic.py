@@ -47,10 +47,11 @@ class Mlp:
         return gradient, dh[:, : -self.tasks]
 
 
-def adam(value, gradient, moments, steps, lr, eps):
+def adam(value, gradient, moments, steps, lr, eps, weight_decay=0.0):
     mean = 0.9 * moments[0] + 0.1 * gradient
     square = 0.999 * moments[1] + 0.001 * gradient**2
-    return value - lr * (mean / (1 - 0.9**steps)) / (np.sqrt(square / (1 - 0.999**steps)) + eps)
+    decayed = value - lr * weight_decay * value
+    return decayed - lr * (mean / (1 - 0.9**steps)) / (np.sqrt(square / (1 - 0.999**steps)) + eps)
 
 
 def squashed(output, noise, low, high):
@@ -116,7 +117,7 @@ def first_update(state, batch, next_noise, noise, settings):
     )
     gradient, critic_norm = clipped(gradient, settings.critic_clip)
     critic = {
-        name: adam(v, gradient[name], (0, 0), 1, settings.critic_lr, settings.adam_eps)
+        name: adam(v, gradient[name], (0, 0), 1, settings.critic_lr, settings.adam_eps, settings.weight_decay)
         for name, v in values(state["critic"]).items()
     }
     target = {name: v + settings.polyak * (critic[name] - v) for name, v in values(state["target"]).items()}
@@ -137,7 +138,7 @@ def first_update(state, batch, next_noise, noise, settings):
     gradient = stack([actor.backward(np.concatenate((du, dlog_std), 1))[0]])
     gradient, actor_norm = clipped(gradient, settings.actor_clip)
     new_actor = {
-        name: adam(v, gradient[name], (0, 0), 1, settings.actor_lr, settings.adam_eps)
+        name: adam(v, gradient[name], (0, 0), 1, settings.actor_lr, settings.adam_eps, settings.weight_decay)
         for name, v in values(state["actor"]).items()
     }
 

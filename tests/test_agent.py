@@ -117,6 +117,10 @@ def test_one_update_of_the_paper_preset_equals_the_transcription(backend):
             "agent__critic_clip": 1e-3,
             "agent__initial_temperature": 0.2,
         },
+        {
+            "agent__weight_decay": 10.0,
+            "agent__initial_temperature": 0.2,
+        },  # moves a weight of 0.01 by a step's tenth
     ],
 )
 def test_one_update_equals_the_transcription(backend, more):

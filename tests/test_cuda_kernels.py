@@ -161,7 +161,7 @@ def test_adam_is_the_cpus() -> None:
     cuda = [part.cuda() for part in cpu]
     steps, norm = torch.zeros(1, dtype=torch.int64, device="cuda"), torch.empty(1, device="cuda")
     workspace = room(_core.cuda.adam_polyak_workspace(n))
-    settings = (3e-4, 0.9, 0.999, 1e-5, 0.0, 1.0, 0.005)
+    settings = (3e-4, 0.9, 0.999, 1e-5, 0.1, 1.0, 0.005)
     for step in (1, 2, 3):
         gradient = torch.randn(n, generator=generator)
         expected = _core.adam_polyak(cpu[0], gradient, *cpu[1:], *settings, step)

@@ -158,18 +158,23 @@ def test_wrong_input_is_named_before_it_is_touched():
         _core.choose_matmul_kernel("avx1024")
 
 
-@given(n=st.integers(1, 100), seed=st.integers(0, 100), clip=st.sampled_from((1e-3, 1.0, float("inf"))))
+@given(
+    n=st.integers(1, 100),
+    seed=st.integers(0, 100),
+    clip=st.sampled_from((1e-3, 1.0, float("inf"))),
+    weight_decay=st.sampled_from((0.0, 0.3)),
+)
 @settings(max_examples=30, deadline=None)
-def test_adam_polyak_equals_torch(n, seed, clip):
+def test_adam_polyak_equals_torch(n, seed, clip, weight_decay):
     value, target = normal(seed, n), normal(seed + 1, n)
     mean, square = torch.zeros(n), torch.zeros(n)
     leaf = value.double().requires_grad_()
-    twin = torch.optim.Adam([leaf], lr=0.1, eps=1e-5)
+    twin = torch.optim.AdamW([leaf], lr=0.1, eps=1e-5, weight_decay=weight_decay)
     slow = target.double()
     for step in range(1, 6):
         gradient = normal(seed + 10 * step, n)
         norm = ops.adam_polyak(
-            value, gradient, (mean, square), target, 0.1, (0.9, 0.999), 1e-5, clip, 0.005, step
+            value, gradient, (mean, square), target, 0.1, (0.9, 0.999), 1e-5, weight_decay, clip, 0.005, step
         )
         leaf.grad = gradient.double() * min(1.0, clip / norm)
         twin.step()

@@ -167,9 +167,9 @@ double adam(py::object value, py::object gradient, py::object mean, py::object s
 
 SacSettings settings_of(const py::dict& values) {
   const auto get = [&](const char* name) { return values[name].cast<double>(); };
-  return {get("discount"),       get("polyak"),      get("actor_lr"),   get("critic_lr"),
-          get("temperature_lr"), get("adam_eps"),    get("actor_clip"), get("critic_clip"),
-          get("target_entropy"), get("log_std_min"), get("log_std_max")};
+  return {get("discount"),       get("polyak"),         get("actor_lr"),     get("critic_lr"),
+          get("temperature_lr"), get("adam_eps"),       get("weight_decay"), get("actor_clip"),
+          get("critic_clip"),    get("target_entropy"), get("log_std_min"),  get("log_std_max")};
 }
 
 MultiHeadShape shape_of(const py::dict& values) {

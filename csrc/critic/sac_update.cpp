@@ -255,7 +255,7 @@ void SacUpdate::weight_gradients(const Network& network, int64_t rows, const flo
   });
 }
 
-double SacUpdate::step(const AdamState& state, double lr, double clip, float* target) {
+double SacUpdate::step(const AdamState& state, double lr, double weight_decay, double clip, float* target) {
   const int64_t chunks = (state.size + kAdamChunk - 1) / kAdamChunk;
   chunk_.assign(chunks, 0.0);
   auto size = [&](int64_t c) { return std::min(kAdamChunk, state.size - c * kAdamChunk); };
@@ -264,7 +264,8 @@ double SacUpdate::step(const AdamState& state, double lr, double clip, float* ta
   double squares = 0.0;
   for (double chunk : chunk_) squares += chunk;
   const double norm = std::sqrt(squares);
-  const AdamPolyak adam{lr, 0.9, 0.999, settings_.adam_eps, 0.0, clip, settings_.polyak, state.steps};
+  const AdamPolyak adam{lr,         0.9, 0.999, settings_.adam_eps, weight_decay, clip, settings_.polyak,
+                        state.steps};
   team_.run(chunks, [&](int64_t c, int) {
     const int64_t from = c * kAdamChunk;
     adam_polyak_apply(adam, norm, size(c), state.gradient + from, state.mean + from, state.square + from,
@@ -414,7 +415,7 @@ double SacUpdate::update_temperature(const AdamState& log_temperature, const Sac
     loss += slope * log_temperature.value[batch.task[b]];
   }
   std::copy(gradient.begin(), gradient.end(), log_temperature.gradient);
-  step(log_temperature, settings_.temperature_lr, HUGE_VAL, nullptr);
+  step(log_temperature, settings_.temperature_lr, 0.0, HUGE_VAL, nullptr);
   return loss;
 }
 
@@ -426,10 +427,12 @@ SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float
   sample_actions(actor.value, batch);
   evaluate_targets(target, batch);
   differentiate_critics(critic, batch, priority, &metrics);
-  metrics.critic_gradient_norm = step(critic, settings_.critic_lr, settings_.critic_clip, target);
+  metrics.critic_gradient_norm =
+      step(critic, settings_.critic_lr, settings_.weight_decay, settings_.critic_clip, target);
   route_actions(critic.value, batch);
   differentiate_actor(actor, batch, &metrics);
-  metrics.actor_gradient_norm = step(actor, settings_.actor_lr, settings_.actor_clip, nullptr);
+  metrics.actor_gradient_norm =
+      step(actor, settings_.actor_lr, settings_.weight_decay, settings_.actor_clip, nullptr);
   metrics.temperature_loss = update_temperature(log_temperature, batch);
   return metrics;
 }

@@ -13,8 +13,9 @@
 // through all layers in blocks that stay in cache; the actor's loss is differentiated only through each row's
 // least critic, and only down to the action; clip, Adam and Polyak average are one pass.
 struct SacSettings {
-  double discount, polyak, actor_lr, critic_lr, temperature_lr, adam_eps, actor_clip, critic_clip,
-      target_entropy;
+  double discount, polyak, actor_lr, critic_lr, temperature_lr, adam_eps;
+  double weight_decay;  // decoupled, of actor and critics; temperatures have none
+  double actor_clip, critic_clip, target_entropy;
   double log_std_min, log_std_max;
 };
 
@@ -83,7 +84,7 @@ class SacUpdate {
                      const float* dout, float* const* hidden, float* const* dz, float* workspace) const;
   void weight_gradients(const Network& network, int64_t rows, const float* x, const int64_t* task,
                         const float* dout, float* gradient);
-  double step(const AdamState& state, double lr, double clip, float* target);
+  double step(const AdamState& state, double lr, double weight_decay, double clip, float* target);
 
   void sample_actions(const float* actor, const SacBatch& batch);
   void evaluate_targets(const float* target, const SacBatch& batch);
