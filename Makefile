@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 test-cpp: $(STAMP)  ## GoogleTest, where it is installed
 	@tests/csrc/run build/tests
 
-test-python: build  ## pytest
-	python -m pytest
+test-python: build  ## pytest, on two processes
+	python -m pytest -n 2 --dist loadgroup
 
 check: build  ## what CI checks beside the tests
 	ruff check .

@@ -19,7 +19,7 @@ from slurm_cluster import Sweep, is_required, wait_until
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
 STEPS = 1_200  # some seconds
 LONGER = 10_000  # long enough for Slurm, which thinks in seconds, to strike in the middle

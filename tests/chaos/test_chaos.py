@@ -15,7 +15,7 @@ from slurm_cluster import is_required
 
 from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 
 @pytest.fixture
