@@ -150,6 +150,8 @@ time.sleep(60)
 
 def test_nothing_outlives_a_parent_that_is_interrupted():
     code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from mtrl.config import Env
 from mtrl.envs import VectorEnv
 import numpy as np
@@ -165,7 +167,10 @@ while True:
     with parent.stdout:
         workers = list(map(int, parent.stdout.readline().split()))
         parent.send_signal(signal.SIGINT)
-        assert parent.wait(timeout=20) != 0
+        try:
+            assert parent.wait(timeout=20) != 0
+        finally:
+            parent.kill()
     assert wait_until(lambda: not any(map(alive, workers)))
 
 
