@@ -18,6 +18,7 @@ test: test-cpp test-python  ## the C++ and the Python tests
 venv: $(STAMP)  ## .venv with all that is needed
 
 build: $(STAMP)  ## the extension; compiles only what changed
+	@mkdir -p build
 	@python setup.py -q build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }
 
 $(STAMP): pyproject.toml constraints.txt setup.py
