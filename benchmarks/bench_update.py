@@ -157,13 +157,14 @@ class Peer:
             ]
             y = losses.soft_target(rows.reward, rows.terminated, next_q, log_prob, temperature, 0.99)
         q = self.critic(torch.cat((rows.action, rows.observation), 1), rows.one_hot, rows.task)[..., 0]
-        self.step(losses.critic_loss(q, y, rows.weight), critic_adam, self.online)
+        self.step((rows.weight * (q - y).square()).mean(), critic_adam, self.online)
         torch._foreach_lerp_(self.slow, [p.detach() for p in self.online], 0.005)
         action, log_prob = self.act(rows.observation, rows)
         for p in self.online:
             p.requires_grad_(False)
         q = self.critic(torch.cat((action, rows.observation), 1), rows.one_hot, rows.task)[..., 0]
-        self.step(losses.actor_loss(log_prob, q, temperature), actor_adam, list(self.actor.parameters()))
+        loss = losses.actor_loss(log_prob, q, temperature).mean()
+        self.step(loss, actor_adam, list(self.actor.parameters()))
         for p in self.online:
             p.requires_grad_(True)
         loss = losses.temperature_loss(self.log_temperature[rows.task], log_prob, -4.0)

@@ -93,6 +93,12 @@ class Adam:
             self.steps,
         )
 
+    def reset(self) -> None:
+        """Forgets every step."""
+        self.mean.zero_()
+        self.square.zero_()
+        self.steps = 0
+
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean.clone(), "square": self.square.clone(), "steps": self.steps}
 

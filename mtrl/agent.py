@@ -14,8 +14,11 @@ from torch import Tensor
 from mtrl import losses, ops, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
+from mtrl.gradient_surgery import GradientRule, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
+from mtrl.return_scale import ReturnScale
 from mtrl.tasks import ACTION_SIZE
+from mtrl.value_heads import build_value_head
 
 UPDATE_METRICS = ops.METRICS
 log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class Agent:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
         self.backend: Literal["core", "torch"] = settings.backend if self.device.type == "cpu" else "torch"
-        initial = _generator(config.train.seed, 0, "cpu")
+        initial = _generator(config.train.seed, 0, device="cpu")
         self.actor = build_actor(config, initial, self.backend).to(self.device)
         self.critic = build_critic(config, initial, self.backend).to(self.device)
         self.target = build_critic(config, initial, self.backend).to(self.device).requires_grad_(False)
@@ -86,10 +89,19 @@ class Agent:
             clip=float("inf"),
             **shared,
         )
-        self.fused = self._build_fused(actor_starts, critic_starts) if self.backend == "core" else None
+        self.value_head = build_value_head(settings, self.backend, self.device)
+        self.actor_rule = self._build_rule(3)
+        self.critic_rule = self._build_rule(4)
+        fixed = settings.loss_weights
+        self.loss_weight = (
+            torch.ones(len(config.env.tasks)) if isinstance(fixed, str) else torch.tensor(fixed)
+        )
+        self.loss_weight = self.loss_weight.to(self.device)
+        self.return_scale = ReturnScale(len(config.env.tasks), settings.discount)
+        self.fused = self._build_fused(actor_starts, critic_starts)
         self.tasks = torch.arange(len(config.env.tasks), device=self.device)
-        self.act_generator = _generator(config.train.seed, 1, self.device)
-        self.update_generator = _generator(config.train.seed, 2, self.device)
+        self.act_generator = _generator(config.train.seed, 1, device=self.device)
+        self.update_generator = _generator(config.train.seed, 2, device=self.device)
 
     @torch.no_grad()
     def act(self, observation: ArrayLike, *, deterministic: bool = False) -> NDArray[np.float32]:
@@ -103,23 +115,48 @@ class Agent:
             action = tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
         return action.cpu().numpy()
 
+    def observe(
+        self, reward: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
+    ) -> None:
+        """Takes note of a vector step's rewards and flags, [T] each, where rewards are scaled by returns."""
+        if self.config.agent.scaling == "return":
+            self.return_scale.observe(reward, terminated, truncated)
+
     def update(self, batch: Batch) -> Update:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
         if self.config.run.check_inputs:
             _check_finite(batch)
         next_noise = self._noise(len(batch.reward), self.update_generator)
         noise = self._noise(len(batch.reward), self.update_generator)
+        reward = self._scaled(batch.reward, batch.task)
         if self.fused:
-            return self._update_fused(self.fused, batch, next_noise, noise)
+            return self._update_fused(self.fused, batch, reward, next_noise, noise)
         temperature = self.log_temperature.exp()[batch.task]
-        critic, priority = self._update_critic(batch, temperature, next_noise)
-        actor, log_prob = self._update_actor(batch, temperature, noise)
+        weight = self._loss_weight(batch.task)
+        critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise)
+        actor, log_prob = self._update_actor(batch, weight, temperature, noise)
         return Update(critic | actor | self._update_temperature(batch.task, log_prob), priority)
 
-    def _update_fused(self, fused: ops.SacUpdate, batch: Batch, next_noise: Tensor, noise: Tensor) -> Update:
+    def reset(self, vector_step: int) -> None:
+        """Draws the networks that `agent.reset` names anew, their optimisers too (Nikishin et al. 2022)."""
+        generator = _generator(self.config.train.seed, 5, vector_step, device="cpu")
+        if self.config.agent.reset != "critic":
+            self.actor.load_state_dict(build_actor(self.config, generator, self.backend).state_dict())
+            self.actor_adam.reset()
+            self.actor_rule.reset()
+        if self.config.agent.reset != "actor":
+            self.critic.load_state_dict(build_critic(self.config, generator, self.backend).state_dict())
+            self.target.load_state_dict(self.critic.state_dict())
+            self.critic_adam.reset()
+            self.critic_rule.reset()
+        log.info("vector step %d: reset %s", vector_step, self.config.agent.reset)
+
+    def _update_fused(
+        self, fused: ops.SacUpdate, batch: Batch, reward: Tensor, next_noise: Tensor, noise: Tensor
+    ) -> Update:
         adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
         actor, critic, temperature = (adam.flat() for adam in adams)
-        rows = (batch.observation, batch.action, batch.reward, batch.terminated, batch.next_observation)
+        rows = (batch.observation, batch.action, reward, batch.terminated, batch.next_observation)
         metrics, priority = fused(
             actor,
             critic,
@@ -132,47 +169,97 @@ class Agent:
             adam.steps += 1
         return Update(dict(zip(UPDATE_METRICS, torch.tensor(metrics).unbind(), strict=True)), priority)
 
-    def _build_fused(self, actor_starts: list[int], critic_starts: list[int]) -> ops.SacUpdate:
+    def _build_fused(self, actor_starts: list[int], critic_starts: list[int]) -> ops.SacUpdate | None:
+        if reason := self._why_not_fused():
+            log.info("updates run through autograd: %s", reason)
+            return None
         threads = min(self.config.run.threads, _bound_cpus())
         log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
         return ops.SacUpdate(
-            self.config.agent.model_dump(exclude={"backend", "batch_per_task"}),
+            self.config.agent.model_dump(include=ops.SAC_SETTINGS),
             {**self.actor.shape, "start": actor_starts},
             {**self.critic.shape, "start": critic_starts},
             threads,
         )
 
+    def _why_not_fused(self) -> str:
+        """What the fused step cannot do in this configuration; empty where it can do all."""
+        if self.backend != "core":
+            return f"the backend is {self.backend}"
+        plain = {
+            "value": "scalar",
+            "critic_reduction": "min",
+            "loss_weights": "equal",
+            "gradient_surgery": "none",
+        }
+        for name, value in plain.items():
+            if (given := getattr(self.config.agent, name)) != value:
+                return f"agent.{name} is {given}"
+        return ""
+
+    def _build_rule(self, stream: int) -> GradientRule:
+        generator = _generator(self.config.train.seed, stream, device="cpu")
+        return build_gradient_rule(self.config.agent, len(self.config.env.tasks), generator, self.device)
+
+    def _scaled(self, reward: Tensor, task: Tensor) -> Tensor:
+        settings = self.config.agent
+        if settings.scaling != "return":
+            return reward
+        temperature = self.log_temperature.exp()
+        return (
+            reward / self.return_scale.scale(temperature, settings.target_entropy, settings.value_max)[task]
+        )
+
+    def _loss_weight(self, task: Tensor) -> Tensor:
+        """The weight [B] of each row's loss in the sums of actor and critics."""
+        if self.config.agent.loss_weights == "temperature":
+            return losses.temperature_weights(self.log_temperature)[task]
+        return self.loss_weight[task]
+
     def _update_critic(
-        self, batch: Batch, temperature: Tensor, noise: Tensor
+        self, batch: Batch, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
-            next_q = self.target(torch.cat((action, batch.next_observation), 1), batch.task).squeeze(2)
-        soft_target = ops.soft_target if self.backend == "core" else losses.soft_target
-        target = soft_target(
-            batch.reward, batch.terminated, next_q, log_prob, temperature, self.config.agent.discount
+            next_output = self.target(torch.cat((action, batch.next_observation), 1), batch.task)
+        target, y = self.value_head.target(
+            next_output, reward, batch.terminated, log_prob, temperature, self.config.agent.discount
         )
-        q = self.critic(torch.cat((batch.action, batch.observation), 1), batch.task).squeeze(2)
-        loss = losses.critic_loss(q, target, batch.weight)
-        self.critic_adam.gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        x = torch.cat((batch.action, batch.observation), 1)
+        weight = weight * batch.weight
+        q = reward.new_empty((self.config.agent.critics, len(reward)))
+        error = torch.empty_like(reward)
+
+        def row_loss(rows: Tensor | slice) -> Tensor:
+            output = self.critic(x[rows], batch.task[rows])
+            with torch.no_grad():
+                q[:, rows] = self.value_head.value(output)
+                error[rows] = self.value_head.error(output, target[rows]).mean(0)
+            return weight[rows] * self.value_head.loss(output, target[rows]).mean(0)
+
+        loss = self.critic_rule(self.critic_adam.gradient, row_loss, batch.task)
         norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
-        q, loss = q.detach(), loss.detach()
         metrics = {"critic_loss": loss, "q_mean": q.mean(), "critic_gradient_norm": norm}
-        return metrics, (q - target).abs().mean(0)
+        return metrics | self.value_head.metrics(y), error
 
     def _update_actor(
-        self, batch: Batch, temperature: Tensor, noise: Tensor
+        self, batch: Batch, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        action, log_prob = self._sample(self.actor(batch.observation, batch.task)[0], noise)
+        log_prob = torch.empty_like(temperature)
+
+        def row_loss(rows: Tensor | slice) -> Tensor:
+            observation, task = batch.observation[rows], batch.task[rows]
+            action, density = self._sample(self.actor(observation, task)[0], noise[rows])
+            log_prob[rows] = density.detach()
+            q = self.value_head.value(self.critic(torch.cat((action, observation), 1), task))
+            loss = losses.actor_loss(density, q, temperature[rows], self.config.agent.critic_reduction)
+            return weight[rows] * loss
+
         self.critic.requires_grad_(False)  # the actor's loss moves the actor alone
-        q = self.critic(torch.cat((action, batch.observation), 1), batch.task).squeeze(2)
+        loss = self.actor_rule(self.actor_adam.gradient, row_loss, batch.task)
         self.critic.requires_grad_(True)
-        loss = losses.actor_loss(log_prob, q, temperature)
-        self.actor_adam.gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
         norm = self.actor_adam.step()
-        return {"actor_loss": loss.detach(), "actor_gradient_norm": norm}, log_prob.detach()
+        return {"actor_loss": loss, "actor_gradient_norm": norm}, log_prob
 
     def _update_temperature(self, task: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
         log_temperature = self.log_temperature.detach().requires_grad_()
@@ -204,6 +291,7 @@ class Agent:
         critic = range(1, self.config.network.critic.depth + 1)
         return (
             *UPDATE_METRICS,
+            *self.value_head.metric_names,
             "actor_weight_norm",
             "critic_weight_norm",
             "dormant_actor",
@@ -231,7 +319,7 @@ class Agent:
         return {
             **{name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in modules.items()},
             "log_temperature": self.log_temperature.clone(),
-            **{name: adam.state_dict() for name, adam in self._adams().items()},
+            **{name: part.state_dict() for name, part in self._parts().items()},
             "act_generator": self.act_generator.get_state(),
             "update_generator": self.update_generator.get_state(),
         }
@@ -241,16 +329,19 @@ class Agent:
         for name, module in (("actor", self.actor), ("critic", self.critic), ("target", self.target)):
             module.load_state_dict(state[name])
         self.log_temperature.copy_(state["log_temperature"])
-        for name, adam in self._adams().items():
-            adam.load_state_dict(state[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.act_generator.set_state(state["act_generator"].cpu())
         self.update_generator.set_state(state["update_generator"].cpu())
 
-    def _adams(self) -> dict[str, Adam]:
+    def _parts(self) -> dict[str, Adam | GradientRule | ReturnScale]:
         return {
             "actor_adam": self.actor_adam,
             "critic_adam": self.critic_adam,
             "temperature_adam": self.temperature_adam,
+            "actor_rule": self.actor_rule,
+            "critic_rule": self.critic_rule,
+            "return_scale": self.return_scale,
         }
 
     def _sample(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,7 +369,7 @@ def _bound_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _generator(seed: int, stream: int, device: torch.device | str) -> torch.Generator:
+def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Generator:
     """A generator of its own for each stream of random numbers of a seed."""
-    state = np.random.SeedSequence((seed, stream)).generate_state(1)
+    state = np.random.SeedSequence((seed, *stream)).generate_state(1)
     return torch.Generator(device).manual_seed(int(state[0]))

@@ -55,8 +55,24 @@ class Replay(Section):
 
 
 class Agent(Section):
-    batch_per_task: int = Field(128, ge=1)  # transitions per task and update
+    batch_per_task: int = Field(128, ge=0)  # transitions of each task in an update; 0: as `batch` says
+    batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
     critics: int = Field(2, ge=1, le=16)  # ensemble members
+    critic_reduction: Literal["min", "mean"] = "min"  # over members, in the target and in the actor's loss
+    value: Literal["scalar", "two_hot", "c51", "hl_gauss"] = "scalar"  # what a critic puts out
+    bins: int = Field(101, ge=2)  # atoms of a categorical value
+    value_min: float = -10.0  # least atom
+    value_max: float = 10.0  # greatest atom, and the limit of returns under scaling = return
+    hl_gauss_sigma: float = Field(0.75, gt=0)  # bins
+    scaling: Literal["none", "reward", "return"] = "none"  # per-task rewards, so that tasks weigh alike
+    loss_weights: Literal["equal", "temperature"] | tuple[Annotated[float, Field(gt=0)], ...] = "equal"
+    gradient_surgery: Literal["none", "pcgrad", "gradnorm"] = (
+        "none"  # on the per-task gradients of both networks
+    )
+    gradnorm_asymmetry: float = Field(0.12, ge=0)
+    gradnorm_lr: float = Field(3e-4, gt=0)  # of GradNorm's task weights
+    reset: Literal["both", "actor", "critic"] = "both"  # networks that a reset draws anew, optimiser included
+    reset_every: int = Field(0, ge=0)  # vector steps between resets; 0: none
     discount: float = Field(0.99, ge=0, lt=1)
     polyak: float = Field(0.005, gt=0, le=1)
     actor_lr: float = Field(3e-4, gt=0)
@@ -72,11 +88,39 @@ class Agent(Section):
     log_std_max: float = 2.0
     backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_batch_size(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("batch"):
+            return {"batch_per_task": 0, **values}
+        return values
+
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _consistent(self) -> Self:
         if self.log_std_min >= self.log_std_max:
             raise ValueError("log_std_min must be below log_std_max")
+        if self.value_min >= self.value_max:
+            raise ValueError("value_min must be below value_max")
+        if bool(self.batch) == bool(self.batch_per_task):
+            raise ValueError("one of batch and batch_per_task must be 0, the other above")
+        if self.gradient_surgery == "gradnorm" and self.loss_weights != "equal":
+            raise ValueError("gradnorm learns the weights of tasks; use loss_weights=equal with it")
+        reach = 10 / (1 - self.discount)
+        if self.value != "scalar" and self.scaling == "none" and self.value_max < reach:
+            raise ValueError(
+                f"value={self.value} needs a support that holds Meta-World's returns: "
+                f"use scaling=return, or value_max={reach:g} (10 a step)"
+            )
         return self
+
+    @property
+    def critic_outputs(self) -> int:
+        """Numbers that a critic puts out for a pair of observation and action."""
+        return 1 if self.value == "scalar" else self.bins
+
+    def resets_at(self, vector_step: int) -> bool:
+        """Whether networks are drawn anew after that vector step."""
+        return self.reset_every > 0 and vector_step % self.reset_every == 0
 
 
 class Mlp(Section):
@@ -122,6 +166,36 @@ class Config(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     run: Run = Run()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        agent, tasks = self.agent, len(self.env.tasks)
+        if 0 < agent.batch < tasks:
+            raise ValueError(f"agent.batch = {agent.batch} gives some of the {tasks} tasks no transition")
+        if agent.gradient_surgery != "none" and tasks < 2:
+            raise ValueError(f"agent.gradient_surgery = {agent.gradient_surgery} needs at least two tasks")
+        if isinstance(agent.loss_weights, tuple) and len(agent.loss_weights) != tasks:
+            given = len(agent.loss_weights)
+            raise ValueError(f"agent.loss_weights has {given} numbers for {tasks} tasks; give one for each")
+        if agent.scaling == "return" and self.train.random_steps < self.env.horizon:
+            raise ValueError(
+                "agent.scaling = return needs an episode of each task before the first update: "
+                f"use train.random_steps of at least env.horizon = {self.env.horizon}"
+            )
+        if agent.reset_every >= self.train.vector_steps:
+            raise ValueError(
+                f"agent.reset_every = {agent.reset_every} never comes within {self.train.vector_steps} vector steps"
+            )
+        return self
+
+    @property
+    def batch_rows(self) -> tuple[int, ...]:
+        """Transitions of each task in an update. Where agent.batch does not divide, the first tasks have one more."""
+        tasks = len(self.env.tasks)
+        if self.agent.batch_per_task:
+            return (self.agent.batch_per_task,) * tasks
+        each, left = divmod(self.agent.batch, tasks)
+        return tuple(each + (task < left) for task in range(tasks))
 
     @cached_property
     def run_id(self) -> str:
@@ -221,5 +295,7 @@ def _keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
 
 def _describe(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message: str = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if isinstance(problem["input"], dict):  # fields that do not go together: the message names them
+        return f"{place}: {message}" if place else message
     return f"{place} = {problem['input']!r}: {message}"

@@ -18,17 +18,17 @@ def soft_target(
     return reward + discount * (1 - terminated) * (next_q.amin(0) - temperature * log_prob)
 
 
-def critic_loss(q: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over members and rows of weight (Q - y)^2; q is [E, B], target and importance weight [B]."""
-    return (weight * (q - target).square()).mean()
-
-
-def actor_loss(log_prob: Tensor, q: Tensor, temperature: Tensor) -> Tensor:
-    """Mean of temperature log pi - min_e Q_e; q is [E, B], the others [B].
+def actor_loss(log_prob: Tensor, q: Tensor, temperature: Tensor, reduction: str = "min") -> Tensor:
+    """temperature log pi - Q of each row, [B]; q is [E, B], Q its minimum or mean over members.
 
     The gradient of the minimum goes to the first member that attains it.
     """
-    return (temperature * log_prob - q.min(dim=0).values).mean()
+    return temperature * log_prob - (q.min(dim=0).values if reduction == "min" else q.mean(0))
+
+
+def temperature_weights(log_temperature: Tensor) -> Tensor:
+    """T softmax(-log temperature), [T]: tasks that still explore weigh less (soft modularization; Yang et al. 2020)."""
+    return len(log_temperature) * (-log_temperature).softmax(0)
 
 
 def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:

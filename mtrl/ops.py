@@ -130,6 +130,20 @@ class SacUpdate:
 
 
 Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step
+SAC_SETTINGS = {  # fields of the section `agent` that a SacUpdate follows
+    "discount",
+    "polyak",
+    "actor_lr",
+    "critic_lr",
+    "temperature_lr",
+    "adam_eps",
+    "weight_decay",
+    "actor_clip",
+    "critic_clip",
+    "target_entropy",
+    "log_std_min",
+    "log_std_max",
+}
 METRICS = (
     "critic_loss",
     "actor_loss",

@@ -15,6 +15,7 @@ from mtrl.agent import Agent
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import Config, ConfigError
 from mtrl.envs import VectorEnv
+from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.replay import Replay
 from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
@@ -52,7 +53,7 @@ def train(
     save_now = Every(config.run.checkpoint_seconds)
 
     with ExitStack() as stack:
-        envs = stack.enter_context(closing(VectorEnv(config.env, seed=seed, workers=config.run.env_workers)))
+        envs = stack.enter_context(closing(_make_envs(config)))
         agent = Agent(config, device=device)
         replay = Replay(config.replay, tasks=tasks, seed=seed)
         explorer = np.random.default_rng([seed, 0])
@@ -77,13 +78,16 @@ def train(
                 )
                 next_observation, reward, terminated, truncated, info = envs.step(action)
                 replay.add(observation, action, reward, terminated, truncated, info["final_obs"])
+                agent.observe(reward, terminated, truncated)
             observation = next_observation
             step += 1
             log.count_episodes(info)
+            if not exploring and config.agent.resets_at(step):
+                agent.reset(step)
 
             with log.clock("update_seconds"):
                 for _ in range(0 if exploring else config.train.updates_per_step):
-                    batch = replay.sample(config.agent.batch_per_task)
+                    batch = replay.sample(config.batch_rows)
                     update = agent.update(batch)
                     if config.replay.mode.startswith("prioritized"):
                         replay.update_priorities(batch.id, update.priority)
@@ -109,6 +113,13 @@ def train(
                 return "stopped"
         torch.save(agent.state_dict(), directory / "agent.pt")
     return "done"
+
+
+def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
+    envs = VectorEnv(config.env, seed=config.train.seed, workers=config.run.env_workers)
+    if config.agent.scaling != "reward":
+        return envs
+    return PerTaskRewardScale(envs, discount=config.agent.discount)
 
 
 class Every:

@@ -61,7 +61,7 @@ def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
     updates = max(0, steps - random_steps) * config.train.updates_per_step
     evaluations = 1 + len(config.evaluate.steps(steps))
     env_steps = tasks * (steps + evaluations * config.evaluate.episodes * config.env.horizon)
-    batch = tasks * config.agent.batch_per_task
+    batch = sum(config.batch_rows)
     flops = 2 * batch * (CRITIC_PASSES * parameters.critic + ACTOR_PASSES * parameters.actor)
     speed = GPU_FLOPS if gpu else CORE_FLOPS * config.run.threads
     workers = max(1, config.run.env_workers)

@@ -77,8 +77,11 @@ def values(state):
     return {name: tensor.double().numpy() for name, tensor in state.items()}
 
 
-def first_update(state, batch, next_noise, noise, settings):
+def first_update(state, batch, next_noise, noise, settings, *, task_weight=None, combine=None):
     """The first update from `state`: metrics, priority, and the new actor, critic, target and log_temperature.
+
+    task_weight [T] multiplies the losses of actor and critics. combine(name, gradients) makes one gradient out of those
+    of the tasks, each the gradient of T/B times the sum over the task's rows; without it, their mean is taken.
 
     `margin` is the least distance of a differentiated ReLU's argument from 0: within rounding error of float32, the two
     precisions may stand on different sides of the kink, and their gradients rightly differ.
@@ -94,6 +97,13 @@ def first_update(state, batch, next_noise, noise, settings):
     log_temperature = state["log_temperature"].double().numpy()
     alpha = np.exp(log_temperature)[task]
     limits = (settings.log_std_min, settings.log_std_max)
+    loss_weight = np.ones(b) if task_weight is None else np.asarray(task_weight)[task]
+
+    def over_tasks(name, gradient_of):
+        """The gradient for rows weighted by loss_weight; gradient_of takes a weight of each row."""
+        if combine is None:
+            return gradient_of(loss_weight)
+        return combine(name, [gradient_of(loss_weight * tasks * (task == t)) for t in range(tasks)])
 
     actor = Mlp(state["actor"], 0, tasks)
     next_action, next_log_prob, *_ = squashed(
@@ -109,13 +119,13 @@ def first_update(state, batch, next_noise, noise, settings):
     critics = [Mlp(state["critic"], e, tasks) for e in range(members)]
     q = np.stack([c.forward(x, one_hot)[:, 0] for c in critics])
     delta, old_critics = q - y, critics
-    gradient = stack(
-        [
-            c.backward((2 * rows["weight"] * d / (members * b))[:, None])[0]
-            for c, d in zip(critics, delta, strict=True)
-        ]
-    )
-    gradient, critic_norm = clipped(gradient, settings.critic_clip)
+
+    def critic_gradient(weight):
+        slope = 2 * weight * rows["weight"] * delta / (members * b)
+        return stack([c.backward(s[:, None])[0] for c, s in zip(old_critics, slope, strict=True)])
+
+    gradient, critic_norm = clipped(over_tasks("critic", critic_gradient), settings.critic_clip)
+    clipped_gradient = {"critic": gradient}
     critic = {
         name: adam(v, gradient[name], (0, 0), 1, settings.critic_lr, settings.adam_eps, settings.weight_decay)
         for name, v in values(state["critic"]).items()
@@ -129,14 +139,20 @@ def first_update(state, batch, next_noise, noise, settings):
     x = np.concatenate((action, rows["observation"]), 1)
     new_q = np.stack([c.forward(x, one_hot)[:, 0] for c in critics])
     least = new_q.argmin(0)
-    da = np.zeros_like(action)
-    for e, c in enumerate(critics):
-        da += c.backward(-1.0 / b * (least == e)[:, None])[1][:, : action.shape[1]]
-    # log pi holds -log(1 - tanh(u)^2), whose derivative in u is 2 tanh(u).
-    du = da * (1 - action**2) + (alpha / b)[:, None] * 2 * action
-    dlog_std = (du * np.exp(log_std) * noise - (alpha / b)[:, None]) * inside
-    gradient = stack([actor.backward(np.concatenate((du, dlog_std), 1))[0]])
-    gradient, actor_norm = clipped(gradient, settings.actor_clip)
+
+    def actor_gradient(weight):
+        each = (weight / b)[:, None]
+        da = np.zeros_like(action)
+        for e, c in enumerate(critics):
+            da += c.backward(-each * (least == e)[:, None])[1][:, : action.shape[1]]
+        # log pi holds -log(1 - tanh(u)^2), whose derivative in u is 2 tanh(u).
+        entropy = each * alpha[:, None]
+        du = da * (1 - action**2) + entropy * 2 * action
+        dlog_std = (du * np.exp(log_std) * noise - entropy) * inside
+        return stack([actor.backward(np.concatenate((du, dlog_std), 1))[0]])
+
+    gradient, actor_norm = clipped(over_tasks("actor", actor_gradient), settings.actor_clip)
+    clipped_gradient["actor"] = gradient
     new_actor = {
         name: adam(v, gradient[name], (0, 0), 1, settings.actor_lr, settings.adam_eps, settings.weight_decay)
         for name, v in values(state["actor"]).items()
@@ -145,16 +161,18 @@ def first_update(state, batch, next_noise, noise, settings):
     per_row = -(log_prob + settings.target_entropy)
     temperature_gradient = one_hot.T @ per_row / b
     metrics = {
-        "critic_loss": (rows["weight"] * delta**2).mean(),
+        "critic_loss": (loss_weight * rows["weight"] * delta**2).mean(),
         "q_mean": q.mean(),
         "critic_gradient_norm": critic_norm,
-        "actor_loss": (alpha * log_prob - new_q.min(0)).mean(),
+        "actor_loss": (loss_weight * (alpha * log_prob - new_q.min(0))).mean(),
         "actor_gradient_norm": actor_norm,
         "temperature_loss": (log_temperature[task] * per_row).mean(),
     }
     return {
         "margin": min(network.margin for network in (actor, *old_critics, *critics)),
         "metrics": metrics,
+        "target_value": y,
+        "clipped_gradient": clipped_gradient,
         "priority": np.abs(delta).mean(0),
         "actor": new_actor,
         "critic": critic,

@@ -74,10 +74,17 @@ def noises(agent, rows):
     return [torch.randn((rows, 4), generator=generator).double().numpy() for _ in range(2)]
 
 
-def compare_with_reference(agent, batch, tolerance):
+def by_name(vector, module):
+    """The parts of a flat vector under the names of the parameters that lie there."""
+    return {
+        name: vector[p.storage_offset() :][: p.numel()].view(p.shape) for name, p in module.named_parameters()
+    }
+
+
+def compare_with_reference(agent, batch, tolerance, **options):
     agent.target_value.mul_(0.9)  # away from the critic, so that taking one for the other or no average shows
     state = agent.state_dict()
-    expected = first_update(state, batch, *noises(agent, len(batch.reward)), agent.config.agent)
+    expected = first_update(state, batch, *noises(agent, len(batch.reward)), agent.config.agent, **options)
     assert expected["margin"] > 2e-7, "choose another seed: a ReLU stands on its kink within rounding error"
     update = agent.update(batch)
     for name, value in update.metrics.items():
@@ -90,6 +97,11 @@ def compare_with_reference(agent, batch, tolerance):
                 value, expected[network][name], rtol=0, atol=tolerance, err_msg=f"{network}.{name}"
             )
     np.testing.assert_allclose(after["log_temperature"], expected["log_temperature"], rtol=1e-5)
+    for network, adam in (("actor", agent.actor_adam), ("critic", agent.critic_adam)):
+        # Adam's mean after one step is a tenth of the clipped gradient, which has norm 1 or less.
+        for name, value in by_name(adam.mean, getattr(agent, network)).items():
+            wanted = expected["clipped_gradient"][network][name] / 10
+            np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=1e-7, err_msg=f"{network}.{name}")
 
 
 # Adam's first step is lr g / (|g| + eps): a gradient of float32 error 1e-8 near zero moves a weight by up to

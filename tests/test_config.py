@@ -50,12 +50,51 @@ def test_last_step_is_always_evaluated() -> None:
         ({"agent.discount": "much"}, "agent.discount = 'much'"),
         ({"agent.actor_lr": float("nan")}, "finite"),
         ({"agent.log_std_min": 3.0}, "log_std_min must be below"),
+        ({"agent.value_min": 10.0}, "value_min must be below value_max"),
+        ({"agent.batch": 64, "agent.batch_per_task": 64}, "one of batch and batch_per_task must be 0"),
+        ({"agent.batch_per_task": 0}, "one of batch and batch_per_task must be 0"),
+        ({"agent.batch": 9, "env.tasks": "MT10"}, "agent.batch = 9 gives some of the 10 tasks no transition"),
+        ({"agent.gradient_surgery": "pcgrad"}, "agent.gradient_surgery = pcgrad needs at least two tasks"),
+        (
+            {"agent.gradient_surgery": "gradnorm", "agent.loss_weights": [1.0, 2.0]},
+            "gradnorm learns the weights of tasks; use loss_weights=equal",
+        ),
+        ({"agent.loss_weights": [1.0, 2.0]}, "agent.loss_weights has 2 numbers for 1 tasks"),
+        ({"agent.loss_weights": [0.0]}, "greater than 0"),
+        ({"agent.value": "c51"}, "use scaling=return, or value_max=1000"),
+        (
+            {"agent.scaling": "return", "train.random_steps": 199},
+            "use train.random_steps of at least env.horizon = 200",
+        ),
+        ({"agent.reset_every": 2000}, "agent.reset_every = 2000 never comes within 2000 vector steps"),
     ],
 )
 def test_errors_name_the_field_and_the_cure(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_config("debug", overrides)
     assert message in str(error.value)
+
+
+def test_options_are_off_in_the_paper() -> None:
+    agent = build_config("paper").agent
+    assert (agent.value, agent.critic_reduction, agent.critic_outputs) == ("scalar", "min", 1)
+    assert (agent.gradient_surgery, agent.loss_weights, agent.scaling) == ("none", "equal", "none")
+    assert (agent.weight_decay, agent.reset_every, agent.batch) == (0, 0, 0)
+
+
+def test_a_total_batch_is_split_evenly() -> None:
+    config = build_config("paper", {"agent.batch": 1024, "env.tasks": "MT50"})
+    assert config.agent.batch_per_task == 0
+    assert config.batch_rows == (21,) * 24 + (20,) * 26
+    assert sum(config.batch_rows) == 1024
+    assert build_config("paper").batch_rows == (128,) * 10
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_resets_come_at_multiples() -> None:
+    agent = build_config("paper", {"agent.reset_every": 3}).agent
+    assert [step for step in range(1, 10) if agent.resets_at(step)] == [3, 6, 9]
+    assert not any(build_config("paper").agent.resets_at(step) for step in range(1, 10))
 
 
 def test_unknown_preset_is_named() -> None:

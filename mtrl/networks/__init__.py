@@ -30,13 +30,13 @@ def build_actor(config: Config, generator: torch.Generator, backend: Literal["co
 
 
 def build_critic(config: Config, generator: torch.Generator, backend: Literal["core", "torch"]) -> MultiHead:
-    """The critic ensemble: [B, 43], action then observation, -> [E, B, 1]."""
+    """The critic ensemble: [B, 43], action then observation, -> [E, B, O]; see agent.critic_outputs."""
     shape = config.network.critic
     return KINDS[shape.kind](
         members=config.agent.critics,
         inputs=ACTION_SIZE + OBSERVATION_SIZE,
         tasks=len(config.env.tasks),
-        outputs=1,
+        outputs=config.agent.critic_outputs,
         width=shape.width,
         depth=shape.depth,
         head_bound=3e-3,

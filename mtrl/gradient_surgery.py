@@ -1,0 +1,159 @@
+"""How the gradients of the tasks become one: their mean, PCGrad, or GradNorm. T tasks, B rows, P parameters.
+
+Each is called with the flat gradient [P] to fill, which the parameters' `.grad` are views of, and with a function
+that gives the losses of chosen rows. The loss of a task is T/B times the sum over its rows, so that the mean over tasks
+is the mean over rows for any number of rows of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mtrl.adam import Adam
+from mtrl.config import Agent
+
+RowLoss = Callable[[Tensor | slice], Tensor]  # which rows -> the loss of each
+_EPSILON = 1e-8
+
+
+class GradientRule(Protocol):
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
+        """Fills `gradient` [P]; `task` [B] says whose each row is. Returns the mean loss, 0-d."""
+
+    def reset(self) -> None: ...  # for a network drawn anew
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def build_gradient_rule(
+    settings: Agent, tasks: int, generator: torch.Generator, device: torch.device
+) -> GradientRule:
+    """The rule that `agent.gradient_surgery` names; what it draws comes from `generator` (CPU)."""
+    if settings.gradient_surgery == "pcgrad":
+        return PCGrad(tasks, generator)
+    if settings.gradient_surgery == "gradnorm":
+        return GradNorm(tasks, asymmetry=settings.gradnorm_asymmetry, lr=settings.gradnorm_lr, device=device)
+    return MeanGradient()
+
+
+class MeanGradient:
+    """The gradient of the mean over rows: no surgery."""
+
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
+        loss = row_loss(slice(None)).mean()
+        gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def reset(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class PCGrad:
+    """Takes from each task's gradient what points against another's, then the mean (Yu et al. 2020).
+
+    The others are met in one random order, the same for all tasks, drawn at each call from `generator` (on the CPU).
+    """
+
+    def __init__(self, tasks: int, generator: torch.Generator) -> None:
+        self._tasks, self._generator = tasks, generator
+
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
+        loss, each = per_task(gradient, row_loss, task, self._tasks)
+        order = torch.randperm(self._tasks, generator=self._generator).tolist()
+        shares = pcgrad_shares(each @ each.T, order)
+        torch.mv(each.T, shares, out=gradient)
+        return loss.mean()
+
+    def reset(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._generator.set_state(state["generator"].cpu())
+
+
+def pcgrad_shares(products: Tensor, order: list[int]) -> Tensor:
+    """The share [T] of each task's gradient in PCGrad's result, from their inner products [T, T].
+
+    What g_i is at any time is a combination of the original gradients, row i of `mixture`; so a projection costs T^2
+    instead of T P: g_i -= min(0, g_i . g_j / (|g_j|^2 + 1e-8)) g_j for each j of `order` but i.
+    """
+    mixture = torch.eye(len(order), dtype=products.dtype, device=products.device)
+    for j in order:
+        against = (mixture @ products[:, j] / (products[j, j] + _EPSILON)).clamp(max=0)
+        against[j] = 0
+        mixture[:, j] -= against
+    return mixture.mean(0)
+
+
+class GradNorm:
+    """Learns a weight of each task such that tasks that lag behind get the larger gradients (Chen et al. 2018).
+
+    The weighted gradient norms are drawn towards (their mean) r^asymmetry, where r is |loss| over |first loss|,
+    relative to its mean over tasks; magnitudes, as an actor's loss may have either sign. Norms are over all
+    parameters. The weights (positive, of mean 1) have an Adam of their own.
+    """
+
+    def __init__(self, tasks: int, *, asymmetry: float, lr: float, device: torch.device) -> None:
+        self._asymmetry = asymmetry
+        self.weight = torch.ones(tasks, device=device)
+        self._first_loss = torch.zeros(tasks, device=device)  # 0 before the first call
+        gradient = torch.zeros_like(self.weight)
+        self._adam = Adam(self.weight, gradient, lr=lr, eps=_EPSILON, clip=float("inf"), backend="torch")
+
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
+        loss, each = per_task(gradient, row_loss, task, len(self.weight))
+        torch.mv(each.T, self.weight / len(self.weight), out=gradient)
+        self._update_weights(loss.abs(), torch.linalg.vector_norm(each, dim=1))
+        return loss.mean()
+
+    def _update_weights(self, loss: Tensor, norm: Tensor) -> None:
+        if self._adam.steps == 0:
+            self._first_loss.copy_(loss)
+        progress = loss / (self._first_loss + _EPSILON)
+        relative = progress / (progress.mean() + _EPSILON)
+        weighted = self.weight * norm
+        wanted = weighted.mean() * relative**self._asymmetry
+        self._adam.gradient.copy_(norm * (weighted - wanted).sign())
+        self._adam.step()
+        self.weight.clamp_(min=1e-3)
+        self.weight.div_(self.weight.mean())
+
+    def reset(self) -> None:
+        self.weight.fill_(1)
+        self._adam.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        moments = self._adam.state_dict()
+        return {"weight": self.weight.clone(), "first_loss": self._first_loss.clone(), "adam": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight.copy_(state["weight"])
+        self._first_loss.copy_(state["first_loss"])
+        self._adam.load_state_dict(state["adam"])
+
+
+def per_task(gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
+    """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Uses `gradient` as room.
+
+    Each task's rows go through the network by themselves: together as much work as one pass over the batch.
+    """
+    loss = gradient.new_zeros(tasks)
+    each = gradient.new_zeros((tasks, len(gradient)))
+    counts = task.bincount(minlength=tasks).tolist()
+    for t, rows in enumerate(torch.split(task.argsort(stable=True), counts)):
+        if len(rows):
+            gradient.zero_()
+            own = row_loss(rows).sum() * (tasks / len(task))
+            own.backward()  # type: ignore[no-untyped-call]
+            loss[t] = own.detach()
+            each[t] = gradient
+    return loss, each

@@ -1,0 +1,144 @@
+"""What the outputs of a critic mean: one value, or a distribution over values. E members, B rows, K atoms.
+
+Both kinds answer the same questions; `agent.py` asks them and knows no difference.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mtrl import categorical, losses, ops
+from mtrl.config import Agent
+
+
+class ValueHead(Protocol):
+    def value(self, output: Tensor) -> Tensor:
+        """Q [E, B] from a critic's output [E, B, O]."""
+
+    def target(
+        self,
+        output: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        log_prob: Tensor,
+        temperature: Tensor,
+        discount: float,
+    ) -> tuple[Tensor, Tensor]:
+        """What the critics are to learn, from the target critics' output at the next actions: [B] or [B, K].
+
+        And the soft target y [B] itself, before it is put onto a support. Neither carries a gradient.
+        """
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of each row and member, [E, B]."""
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """|Q - y| [E, B], y as far as the head can express it."""
+
+    metric_names: tuple[str, ...]
+
+    def metrics(self, y: Tensor) -> dict[str, Tensor]:
+        """`metric_names`, of the soft targets [B], each 0-d."""
+
+
+def build_value_head(settings: Agent, backend: Literal["core", "torch"], device: torch.device) -> ValueHead:
+    """The head that `agent.value` names."""
+    return (
+        ScalarValue(settings, backend) if settings.value == "scalar" else CategoricalValue(settings, device)
+    )
+
+
+class ScalarValue:
+    """One value; squared error."""
+
+    metric_names: tuple[str, ...] = ()
+
+    def __init__(self, settings: Agent, backend: Literal["core", "torch"]) -> None:
+        self._reduction = settings.critic_reduction
+        self._soft_target = ops.soft_target if backend == "core" else losses.soft_target
+
+    def value(self, output: Tensor) -> Tensor:
+        return output.squeeze(2)
+
+    def target(
+        self,
+        output: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        log_prob: Tensor,
+        temperature: Tensor,
+        discount: float,
+    ) -> tuple[Tensor, Tensor]:
+        q = self.value(output)
+        if self._reduction == "mean":
+            q = q.mean(0, keepdim=True)
+        y = self._soft_target(reward, terminated, q, log_prob, temperature, discount)
+        return y, y
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (self.value(output) - target).square()
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        return (self.value(output) - target).abs()
+
+    def metrics(self, y: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+class CategoricalValue:
+    """Logits of a distribution over atoms from value_min to value_max, whose mean is Q; cross-entropy.
+
+    c51 moves the whole distribution of the next value (Bellemare et al. 2017); two_hot and hl_gauss put the scalar
+    soft target back onto the atoms. Members are reduced to the one of least mean, or to their mean distribution.
+    """
+
+    metric_names: tuple[str, ...] = ("targets_outside_support",)
+
+    def __init__(self, settings: Agent, device: torch.device) -> None:
+        self._kind, self._reduction = settings.value, settings.critic_reduction
+        self._sigma = settings.hl_gauss_sigma
+        self._atoms = torch.linspace(settings.value_min, settings.value_max, settings.bins, device=device)
+
+    def value(self, output: Tensor) -> Tensor:
+        return categorical.expectation(output.softmax(2), self._atoms)
+
+    @torch.no_grad()
+    def target(
+        self,
+        output: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        log_prob: Tensor,
+        temperature: Tensor,
+        discount: float,
+    ) -> tuple[Tensor, Tensor]:
+        probability = self._reduced(output.softmax(2))
+        bonus = temperature * log_prob
+        follows = discount * (1 - terminated)
+        y = reward + follows * (categorical.expectation(probability, self._atoms) - bonus)
+        if self._kind == "c51":
+            moved = reward.unsqueeze(1) + follows.unsqueeze(1) * (self._atoms - bonus.unsqueeze(1))
+            return categorical.project(probability, moved, self._atoms), y
+        if self._kind == "two_hot":
+            return categorical.two_hot(y, self._atoms), y
+        return categorical.hl_gauss(y, self._atoms, self._sigma), y
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return -(target * output.log_softmax(2)).sum(2)
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        return (self.value(output) - categorical.expectation(target, self._atoms)).abs()
+
+    def metrics(self, y: Tensor) -> dict[str, Tensor]:
+        outside = (y < self._atoms[0]) | (y > self._atoms[-1])
+        return {"targets_outside_support": outside.float().mean()}
+
+    def _reduced(self, probability: Tensor) -> Tensor:
+        """One distribution [B, K] from those of the members [E, B, K]."""
+        if self._reduction == "mean":
+            return probability.mean(0)
+        least = categorical.expectation(probability, self._atoms).argmin(0)
+        return probability[least, torch.arange(len(least), device=least.device)]

@@ -1,0 +1,207 @@
+"""Every option of the agent: backends agree, the real trainer trains with it, a resumed run has the same bits."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_options as reference
+import torch
+from reference_critic import first_update
+from test_agent import FIRST_STEP, _equal, compare_with_reference, make_agent, make_batch, noises
+from test_train import contents, short_config, stop_after
+
+from mtrl.results import read_run
+from mtrl.train import Progress, train
+
+SCALED = {"agent__scaling": "return"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pcgrad": {"agent__gradient_surgery": "pcgrad"},
+    "gradnorm": {"agent__gradient_surgery": "gradnorm", "agent__gradnorm_lr": 0.1},
+    "fixed weights": {"agent__loss_weights": (1.0, 3.0)},
+    "temperature weights": {"agent__loss_weights": "temperature", "agent__temperature_lr": 0.1},
+    "reward scale": {"agent__scaling": "reward"},
+    "return scale": SCALED,
+    "two-hot": SCALED | {"agent__value": "two_hot"},
+    "c51, mean": SCALED | {"agent__value": "c51", "agent__critic_reduction": "mean"},
+    "hl-gauss, pcgrad": SCALED | {"agent__value": "hl_gauss", "agent__gradient_surgery": "pcgrad"},
+    "mean": {"agent__critic_reduction": "mean"},
+    "total batch": {"agent__batch_per_task": 0, "agent__batch": 15, "train__updates_per_step": 2},
+    "decay, pcgrad": {"agent__weight_decay": 0.1, "agent__gradient_surgery": "pcgrad"},
+    "resets": {"agent__reset_every": 15},
+    "critic resets, gradnorm": {
+        "agent__reset_every": 9,
+        "agent__reset": "critic",
+        "agent__gradient_surgery": "gradnorm",
+    },
+    "prioritized, weights, c51": SCALED
+    | {"replay__mode": "prioritized", "agent__value": "c51", "agent__loss_weights": (2.0, 1.0)},
+}
+FUSED = {"reward scale", "return scale", "total batch", "resets"}
+LEARNING = [
+    name for name in OPTIONS if name not in {"reward scale", "total batch", "resets"}
+]  # in one update
+every_option = pytest.mark.parametrize("name", OPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def agent_with(name: str, backend: str):
+    agent = make_agent(backend, tasks=2, **OPTIONS[name])
+    for t in range(8):  # two episodes, for the scale of returns
+        ended = np.array([t % 4 == 3] * 2)
+        agent.observe(np.array([1.0, 30.0]) * t, ended & (t == 3), ended & (t == 7))
+    return agent
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_backends_agree(name: str) -> None:
+    agents = [agent_with(name, backend) for backend in ("fused", "torch")]
+    for step in range(4):
+        ours, twin = (agent.update(make_batch(2, 8, seed=step)) for agent in agents)
+        assert ours.metrics.keys() == twin.metrics.keys() < set(agents[0].run_metrics)
+        np.testing.assert_allclose(ours.priority, twin.priority, rtol=1e-3, atol=1e-3)
+        for metric, value in ours.metrics.items():
+            np.testing.assert_allclose(value, twin.metrics[metric], rtol=1e-3, atol=1e-4, err_msg=metric)
+
+
+def combined(rule):
+    """For the transcription: `rule` over flat gradients, of which it knows those by name."""
+
+    def combine(network, gradients):
+        flat = np.stack([np.concatenate([g.ravel() for g in each.values()]) for each in gradients])
+        result, start, parts = rule(network, flat), 0, {}
+        for name, g in gradients[0].items():
+            parts[name] = result[start : start + g.size].reshape(g.shape)
+            start += g.size
+        return parts
+
+    return combine
+
+
+@pytest.mark.parametrize("backend", ["core", "torch"])
+def test_one_update_with_pcgrad_equals_the_transcription(backend: str) -> None:
+    agent = make_agent(
+        backend, tasks=4, agent__gradient_surgery="pcgrad", agent__loss_weights=(1.0, 4.0, 0.5, 2.0)
+    )
+    orders = {}
+    for network, rule in (("critic", agent.critic_rule), ("actor", agent.actor_rule)):
+        generator = torch.Generator()
+        generator.set_state(rule.state_dict()["generator"])
+        orders[network] = torch.randperm(4, generator=generator).tolist()
+    conflicts = []
+
+    def rule(network, gradients):
+        conflicts.append((gradients @ gradients.T).min())
+        return reference.pcgrad(gradients, orders[network])
+
+    weights = {"task_weight": agent.config.agent.loss_weights}
+    compare_with_reference(
+        agent, make_batch(4, 9, terminated=0.3), FIRST_STEP, combine=combined(rule), **weights
+    )
+    assert max(conflicts) < 0  # or there would be nothing to project
+
+
+@pytest.mark.parametrize("backend", ["core", "torch"])
+def test_one_update_with_gradnorm_equals_the_transcription(backend: str) -> None:
+    agent = make_agent(backend, agent__gradient_surgery="gradnorm")
+    for rule in (agent.actor_rule, agent.critic_rule):
+        rule.weight.copy_(torch.tensor([0.5, 1.0, 1.5]))
+
+    def rule(network, gradients):
+        twin = reference.GradNorm(3, 0.12, 3e-4)
+        twin.weight = np.array([0.5, 1.0, 1.5])
+        return twin(np.ones(3), gradients)
+
+    compare_with_reference(agent, make_batch(3, 9), FIRST_STEP, combine=combined(rule))
+
+
+@pytest.mark.parametrize("backend", ["core", "torch"])
+def test_one_update_with_weights_equals_the_transcription(backend: str) -> None:
+    fixed = make_agent(backend, agent__loss_weights=(0.2, 1.0, 3.0))
+    compare_with_reference(fixed, make_batch(3, 9), FIRST_STEP, task_weight=(0.2, 1.0, 3.0))
+    soft = make_agent(backend, agent__loss_weights="temperature")
+    soft.log_temperature.copy_(torch.tensor([0.0, -1.0, 0.5]))
+    weight = np.exp(-np.array([0.0, -1.0, 0.5]))
+    compare_with_reference(soft, make_batch(3, 9), FIRST_STEP, task_weight=3 * weight / weight.sum())
+
+
+@pytest.mark.parametrize("backend", ["fused", "core", "torch"])
+def test_one_update_with_scaled_returns_equals_the_transcription(backend: str) -> None:
+    agent = make_agent(backend, tasks=2, agent__scaling="return")
+    ended = np.array([True, True])
+    agent.observe(np.array([30.0, -500.0]), ended, ~ended)
+    batch = make_batch(2, 9)
+    scale = (np.array([30.0, 500.0]) + 1.0 * 4 / (1 - 0.99) / 2) / 10
+    scaled = batch._replace(reward=batch.reward / torch.tensor(scale, dtype=torch.float32)[batch.task])
+    expected = first_update(agent.state_dict(), scaled, *noises(agent, 18), agent.config.agent)
+    np.testing.assert_allclose(agent.update(batch).priority, expected["priority"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reset", ["both", "actor", "critic"])
+def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
+    agent = make_agent(agent__reset_every=5, agent__reset=reset)
+    for step in range(2):
+        agent.update(make_batch(3, 8, seed=step))
+    before = agent.state_dict()
+    agent.reset(5)
+    after = agent.state_dict()
+    fresh = {"both": {"actor", "critic"}, "actor": {"actor"}, "critic": {"critic"}}[reset]
+    for network in ("actor", "critic"):
+        if network in fresh:
+            assert not torch.equal(before[network]["kernel.0"], after[network]["kernel.0"])
+            assert not any(b.any() for name, b in after[network].items() if name.startswith("bias"))
+            assert after[f"{network}_adam"]["steps"] == 0
+            assert not after[f"{network}_adam"]["mean"].any()
+        else:
+            assert _equal(before[network], after[network])
+            assert _equal(before[f"{network}_adam"], after[f"{network}_adam"])
+    assert _equal(after["target"], after["critic"] if "critic" in fresh else before["target"])
+    agent.update(make_batch(3, 8))  # the flat vectors still hold the parameters
+    assert not torch.equal(agent.state_dict()["actor"]["kernel.0"], after["actor"]["kernel.0"])
+
+
+@every_option
+def test_the_fused_step_is_taken_where_it_applies(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="mtrl.agent")
+    assert (agent_with(name, "fused").fused is not None) == (name in FUSED)
+    why = "one fused step" if name in FUSED else "updates run through autograd: agent."
+    assert why in caplog.text
+
+
+# Several options to a run, for the time that envs take; each is in one of them.
+TRAINED = (
+    ("decay, pcgrad", "hl-gauss, pcgrad", "total batch"),
+    ("gradnorm", "critic resets, gradnorm", "reward scale"),
+    ("fixed weights", "c51, mean", "prioritized, weights, c51"),
+    ("temperature weights", "two-hot", "resets"),
+    ("return scale", "mean"),
+)
+
+
+@pytest.mark.parametrize("names", TRAINED, ids="+".join)
+def test_trains_and_resumes_bit_for_bit(names: tuple[str, ...], tmp_path: Path) -> None:
+    options = {key: value for name in names for key, value in OPTIONS[name].items()}
+    config = short_config(train__vector_steps=50, train__random_steps=25, evaluate__every=40, **options)
+    assert train(config, tmp_path / "straight") == "done"
+    assert np.isfinite(read_run(tmp_path / "straight/run.h5").per_run).all()
+    seen: list[Progress] = []
+    stop = partial(stop_after, seen, 33)
+    assert train(config, tmp_path / "resumed", stop=stop, report=seen.append) == "stopped"
+    assert train(config, tmp_path / "resumed") == "done"
+    assert contents(tmp_path / "straight/run.h5") == contents(tmp_path / "resumed/run.h5")
+    straight, resumed = (
+        torch.load(tmp_path / place / "agent.pt", weights_only=False) for place in ("straight", "resumed")
+    )
+    assert _equal(straight, resumed)
+
+
+def test_every_option_is_trained_with() -> None:
+    assert {name for names in TRAINED for name in names} | {"pcgrad"} == set(OPTIONS)
