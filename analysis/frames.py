@@ -14,53 +14,50 @@
 
 What a run does not have is NaN. Where the runs fill a grid, `run` gives way to the dims benchmark, system,
 actor_width, critic_width and seed; `to_runs` undoes that. A damaged or foreign file is named in the attribute
-`skipped`, with the reason; it never stops the gathering. Where a sweep was gathered before (`dataset.nc`), only files
-that have changed since are read again.
+`skipped`, with the reason; it never stops the gathering, and nor does a configuration of another version of mtrl: it
+is kept as it was stored. Where a sweep was gathered before (`dataset.nc`), only files that have changed since are read
+again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
-from h5py import h5a, h5d, h5f, h5p, h5s, h5t
+from h5py import h5f
 from numpy.typing import NDArray
 
-from mtrl.config import SCHEMA_VERSION
-from mtrl.results import COORDINATES, RunFileError, read_index
+from analysis.run_reader import (
+    ATTRIBUTES,
+    AXES,
+    TYPES,
+    Header,
+    Labels,
+    open_file,
+    outcome_of,
+    read_header,
+    read_into,
+    stamp_of,
+)
+from mtrl.config import Config
+from mtrl.results import COORDINATES, RunFileError
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 DATASET = "dataset.nc"  # beside the cells of a sweep
 FORMAT = 1  # of the dataset; one of another format is made anew
-FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
+READ_AHEAD = 16  # files that are on their way from the disk while one is read
 
 Progress = Callable[[int, int], None]  # (files read, files there are)
-Labels = dict[str, tuple[Any, ...]]  # axis -> what stands along it
-
-# The arrays of a run file, and the axes of each.
-_AXES = {
-    "per_task": ("eval", "metric", "task"),
-    "per_run": ("eval", "run_metric"),
-    "timing": ("eval", "clock"),
-    "env_steps": ("eval",),
-    "random_policy": ("metric", "task"),
-}
-_TYPES = {"per_task": "f4", "per_run": "f8", "timing": "f8", "env_steps": "i8", "random_policy": "f4"}
-ATTRIBUTES = (
-    "run_id",
-    "code_version",
-    *(f"parameters_{part}" for part in ("actor", "critic", "target", "total")),
-)
 _SAID = (
     "env.tasks",
     "train.seed",
@@ -68,13 +65,6 @@ _SAID = (
 )
 _OTHER_AXES = ("metric", "run_metric", "clock")  # that become names of variables
 _OF_HEADER = ("outcome", "config", "committed", "planned", "stamp")
-_STRING = h5py.string_dtype()
-_STRING_TYPE = h5t.py_create(_STRING)
-_NATIVE = {
-    "<f4": h5t.NATIVE_FLOAT,
-    "<f8": h5t.NATIVE_DOUBLE,
-    "<i8": h5t.NATIVE_INT64,
-}  # made once: dear per call
 
 
 class SweepError(ValueError):
@@ -90,12 +80,14 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
     roots = [Path(root) for root in (path, *more)]
     files = [(root, file) for root in roots for file in run_files(root)]
     runs = _Runs([file for _, file in files])
-    earlier = _read_earlier(roots[0], runs) if len(roots) == 1 else set()
-    for number in range(len(files)):
-        if number not in earlier:
-            runs.read(number)
+    for root in roots:
+        _take_earlier(root, [number for number, (of, _) in enumerate(files) if of == root], runs)
+    changed = [number for number, header in enumerate(runs.headers) if header is None]
+    for done, number in enumerate(_read_ahead(changed, runs.files)):
+        runs.read(number)
         if progress:
-            progress(number + 1, len(files))
+            progress(len(files) - len(changed) + done + 1, len(files))
+    runs.forget_repeated()
     if not any(runs.headers):
         raise SweepError(f"no file under {path} can be read: {'; '.join(runs.skipped[:3])}")
     names = [str(file.relative_to(root)) for root, file in files]
@@ -121,6 +113,31 @@ def run_files(root: Path) -> list[Path]:
     if not files:
         raise SweepError(f"no run files under {root} yet; run the sweep first, or name another folder")
     return sorted(files)
+
+
+def _read_ahead(numbers: Iterable[int], files: Sequence[Path]) -> Iterator[int]:
+    """The numbers, while threads fetch the files after: on a cluster's disks the wait is most of the time."""
+    with ThreadPoolExecutor(READ_AHEAD // 2) as pool:
+        coming: deque[tuple[int, Future[None]]] = deque()
+        for number in numbers:
+            coming.append((number, pool.submit(_fetch, files[number])))
+            if len(coming) > READ_AHEAD:
+                yield _arrived(coming)
+        while coming:
+            yield _arrived(coming)
+
+
+def _arrived(coming: deque[tuple[int, Future[None]]]) -> int:
+    number, fetched = coming.popleft()
+    fetched.result()
+    return number
+
+
+def _fetch(path: Path) -> None:
+    """Reads the file into the system's cache; what is wrong with it, the reader will say."""
+    with suppress(OSError), path.open("rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
@@ -185,20 +202,6 @@ def _fold(array: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(values, dims=("run", *array.dims[len(GRID_DIMS) :]), attrs=array.attrs)
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What a run file says of itself, its arrays apart."""
-
-    labels: Labels
-    attributes: dict[str, Any]
-    config_text: str
-    config: dict[str, Any]
-    planned: int
-    committed: int
-    outcome: str
-    stamp: int  # the file's mtime in ns; 0 where it may still change within the clock's tick
-
-
 class _Runs:
     """The arrays of all runs, each file in its place; they grow when a file brings a new task, metric or evaluation.
 
@@ -207,25 +210,42 @@ class _Runs:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        self.headers: list[_Header | None] = [None] * len(files)
+        self.headers: list[Header | None] = [None] * len(files)
         self.skipped: list[str] = []
         self.labels: Labels = dict.fromkeys(("eval", *COORDINATES), ())
-        self.arrays = {name: np.empty(0, _TYPES[name]) for name in _AXES}
+        self.arrays = {name: np.empty(0, TYPES[name]) for name in AXES}
 
     def read(self, run: int) -> None:
         """Reads file number `run`, or notes why it cannot be read."""
         path = self.files[run]
         try:
-            stamp = _stamp(path)
-            with _open(path) as file:
-                header = _header(file, path, stamp)
+            stamp = stamp_of(path)
+            with open_file(path) as file:
+                header = read_header(file, path, stamp)
                 self.make_room(header.labels)
-                for name in _AXES:
+                for name in AXES:
                     self._read(file, name, run, header)
             self.headers[run] = header
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             known = isinstance(error, RunFileError)
             self.skipped.append(str(error) if known else f"{path} is not a readable run file: {error}")
+
+    def forget_repeated(self) -> None:
+        """Of a run that stands in several places, keeps the file with most evaluations, and notes the others."""
+        best: dict[str, int] = {}
+        for number, header in enumerate(self.headers):
+            if header is None:
+                continue
+            first = best.setdefault(header.attributes["run_id"], number)
+            if first == number:
+                continue
+            held = self.headers[first]
+            kept, other = (first, number) if held and held.committed >= header.committed else (number, first)
+            best[header.attributes["run_id"]] = kept
+            self.headers[other] = None
+            self.skipped.append(
+                f"{self.files[other]} is the same run as {self.files[kept]}, and counted once"
+            )
 
     def make_room(self, labels: Labels) -> None:
         """Widens the axes so that they hold `labels` too."""
@@ -235,24 +255,22 @@ class _Runs:
         if union == self.labels:
             return
         filled = np.array([run for run, header in enumerate(self.headers) if header], int)
-        for name, axes in _AXES.items():
+        for name, axes in AXES.items():
             old = self.arrays[name]
-            self.arrays[name] = np.empty(
-                (len(self.files), *(len(union[axis]) for axis in axes)), _TYPES[name]
-            )
+            self.arrays[name] = np.empty((len(self.files), *(len(union[axis]) for axis in axes)), TYPES[name])
             if len(filled):
                 self.arrays[name][filled] = _missing(name)
                 self.arrays[name][_place(filled, self.labels, union, axes)] = old[filled]
         self.labels = union
 
-    def _read(self, file: h5f.FileID, name: str, run: int, header: _Header) -> None:
-        axes = _AXES[name]
+    def _read(self, file: h5f.FileID, name: str, run: int, header: Header) -> None:
+        axes = AXES[name]
         row = self.arrays[name][run]
         if all(header.labels[axis] == self.labels[axis] for axis in axes):
-            _read_into(file, name, row)
+            read_into(file, name, row)
         else:
-            part = np.empty([len(header.labels[axis]) for axis in axes], _TYPES[name])
-            _read_into(file, name, part)
+            part = np.empty([len(header.labels[axis]) for axis in axes], TYPES[name])
+            read_into(file, name, part)
             row[...] = _missing(name)
             self.arrays[name][_place(np.array([run]), header.labels, self.labels, axes)] = part
         if axes[0] == "eval":
@@ -271,14 +289,14 @@ class _Runs:
         for number, run in enumerate(into):
             complete = known["committed"][number] == known["planned"][number]
             diverged = known["outcome"][number] == "diverged"
-            self.headers[run] = _Header(
+            self.headers[run] = Header(
                 labels=labels,
                 attributes={name: known[name][number] for name in ATTRIBUTES},
                 config_text=known["config"][number],
                 config=json.loads(known["config"][number]),
                 planned=known["planned"][number],
                 committed=known["committed"][number],
-                outcome=_outcome(self.files[run], complete=complete, diverged=diverged),
+                outcome=outcome_of(self.files[run], complete=complete, diverged=diverged),
                 stamp=known["stamp"][number],
             )
 
@@ -296,7 +314,7 @@ class _Runs:
         """A view of the array, of one metric where `number` is given."""
         if number is None:
             return self.arrays[name]
-        where = 1 + _AXES[name].index(next(axis for axis in _AXES[name] if axis not in ("eval", "task")))
+        where = 1 + AXES[name].index(next(axis for axis in AXES[name] if axis not in ("eval", "task")))
         return self.arrays[name][(slice(None),) * where + (number,)]
 
     def dataset(self, names: Sequence[str], sweeps: Sequence[str] | None) -> xr.Dataset:
@@ -312,7 +330,7 @@ class _Runs:
             values = self._part(name, number)[: len(here)]
             if not (name == "random_policy" and np.isnan(values).all()):
                 variables[variable] = (
-                    ("run", *(axis for axis in _AXES[name] if axis in ("eval", "task"))),
+                    ("run", *(axis for axis in AXES[name] if axis in ("eval", "task"))),
                     values,
                 )
         for attribute in ATTRIBUTES[1:]:
@@ -360,24 +378,21 @@ def _by_run(variable: h5py.Dataset, trailing: int = 0) -> NDArray[Any]:
     return np.asarray(values).reshape(-1, *shape)
 
 
-def _read_earlier(root: Path, runs: _Runs) -> set[int]:
-    """Takes from `root`'s earlier dataset the runs whose files are still the same; returns their numbers."""
-    same: dict[int, int] = {}
-    try:
-        with h5py.File(root / DATASET) as earlier:
-            if earlier.attrs["format"] != FORMAT:
-                return set()
-            stamps = zip(_by_run(earlier["file"]).tolist(), _by_run(earlier["stamp"]).tolist(), strict=True)
-            known = {file: (row, stamp) for row, (file, stamp) in enumerate(stamps)}
-            for number, file in enumerate(runs.files):
-                row, stamp = known.get(str(file.relative_to(root)), (-1, 0))
-                if stamp and stamp == _stamp(file):
-                    same[number] = row
-            if same:
-                runs.take(earlier, list(same.values()), list(same))
-    except (OSError, KeyError, ValueError):
-        return set()  # none, or not ours: everything is read
-    return set(same)
+def _take_earlier(root: Path, numbers: Sequence[int], runs: _Runs) -> None:
+    """Takes from `root`'s earlier dataset those of its runs (by `numbers`) whose files are still the same."""
+    # None, or not ours: then everything is read.
+    with suppress(OSError, KeyError, ValueError), h5py.File(root / DATASET) as earlier:
+        if earlier.attrs["format"] != FORMAT:
+            return
+        stamps = zip(_by_run(earlier["file"]).tolist(), _by_run(earlier["stamp"]).tolist(), strict=True)
+        known = {file: (row, stamp) for row, (file, stamp) in enumerate(stamps)}
+        same: dict[int, int] = {}
+        for number in numbers:
+            row, stamp = known.get(str(runs.files[number].relative_to(root)), (-1, 0))
+            if stamp and stamp == stamp_of(runs.files[number]):
+                same[number] = row
+        if same:
+            runs.take(earlier, list(same.values()), list(same))
 
 
 def _missing(name: str) -> float | int:
@@ -400,20 +415,20 @@ def _reorder(array: NDArray[Any], order: Sequence[int]) -> None:
         done[place] = True
 
 
-def _grid_place(header: _Header) -> tuple[Any, ...]:
+def _grid_place(header: Header) -> tuple[Any, ...]:
     """Where the run stands along GRID_DIMS."""
     config, network = header.config, header.config["network"]
     kinds = [str(network[part]["kind"]) for part in ("actor", "critic")]
     return (
         benchmark_name(tuple(config["env"]["tasks"])),
         kinds[0] if kinds[0] == kinds[1] else "/".join(kinds),
-        network["actor"]["width"],
-        network["critic"]["width"],
+        network["actor"].get("width", 0),  # a kind that has no width of its own
+        network["critic"].get("width", 0),
         config["train"]["seed"],
     )
 
 
-def _coordinates(headers: Sequence[_Header]) -> dict[str, list[Any]]:
+def _coordinates(headers: Sequence[Header]) -> dict[str, list[Any]]:
     places = zip(*map(_grid_place, headers), strict=True)
     coordinates: dict[str, list[Any]] = {
         "run_id": [header.attributes["run_id"] for header in headers],
@@ -421,8 +436,11 @@ def _coordinates(headers: Sequence[_Header]) -> dict[str, list[Any]]:
         **{dim: list(values) for dim, values in zip(GRID_DIMS, places, strict=True)},
     }
     fields = [_flat(header.config) for header in headers]
+    default = _flat(
+        Config().model_dump(mode="json")
+    )  # what a run did that was from before the field was there
     for name in dict.fromkeys(name for field in fields for name in field):
-        values = [field.get(name) for field in fields]
+        values = [field.get(name, default.get(name)) for field in fields]
         if name not in _SAID and not name.startswith("run.") and any(value != values[0] for value in values):
             plain = all(type(value) is type(values[0]) for value in values)
             coordinates[name] = values if plain else list(map(str, values))
@@ -435,78 +453,3 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in section.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-# The low-level interface of h5py: the high-level one spends four times as long per file.
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5f.FileID]:
-    """The file, without a lock: its writer may be at work."""
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5f.CLOSE_STRONG)
-    access.set_file_locking(False, True)
-    file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def _header(file: h5f.FileID, path: Path, stamp: int) -> _Header:
-    if not h5a.exists(file, b"schema_version"):
-        raise RunFileError(f"{path} is an HDF5 file but not a run file")
-    schema = np.empty((), np.int64)
-    h5a.open(file, b"schema_version").read(schema, _NATIVE["<i8"])
-    if schema != SCHEMA_VERSION:
-        raise RunFileError(f"{path} has schema {schema}; this version of mtrl reads schema {SCHEMA_VERSION}")
-    index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
-    text = _text(file, "config")
-    committed = np.empty((), np.int64)
-    _read_into(file, "committed", committed)  # before the rows: what it counts is whole
-    planned = h5d.open(file, b"env_steps").get_storage_size() // 8
-    labels = {name: tuple(values) for name, values in index["coordinates"].items()}
-    return _Header(
-        labels=labels | {"eval": tuple(range(planned))},
-        attributes={name: index["attributes"][name] for name in ATTRIBUTES},
-        config_text=text,
-        config=json.loads(text),
-        planned=planned,
-        committed=int(committed),
-        outcome=_outcome(
-            path, complete=int(committed) == planned, diverged=h5a.exists(file, b"diverged_at_vector_step")
-        ),
-        stamp=stamp,
-    )
-
-
-def _stamp(path: Path) -> int:
-    """The file's mtime in ns, or 0 when it is so young that a later write might not move it."""
-    written = path.stat().st_mtime_ns
-    return written if time.time_ns() - written > FRESH else 0
-
-
-def _outcome(path: Path, *, complete: bool, diverged: bool) -> str:
-    """done, diverged, failed or unfinished: by the run file, then by the cell's marker beside it."""
-    if diverged:
-        return "diverged"
-    try:
-        return str(json.loads((path.parent / "DONE.json").read_bytes())["outcome"])
-    except (OSError, ValueError, KeyError):
-        if (path.parent / "FAILED.json").exists():
-            return "failed"
-        return "done" if complete else "unfinished"
-
-
-def _text(file: h5f.FileID, name: str) -> str:
-    value = np.empty((), _STRING)
-    h5a.open(file, name.encode()).read(value, _STRING_TYPE)
-    text: bytes = value.item()
-    return text.decode()
-
-
-def _read_into(file: h5f.FileID, name: str, out: NDArray[Any]) -> None:
-    dataset = h5d.open(file, name.encode())
-    if dataset.get_storage_size() != out.nbytes:
-        raise ValueError(f"{name} holds {dataset.get_storage_size()} bytes, not {out.nbytes}")
-    dataset.read(h5s.ALL, h5s.ALL, out, _NATIVE[out.dtype.str])

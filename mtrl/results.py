@@ -8,7 +8,8 @@
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
-               diverged_at_vector_step where the run diverged; and
+               diverged_at_vector_step where the run diverged; extended_from, the run id of the shorter run whose
+               evaluations these were up to some point; and
                index: the coordinates and short attributes as they were at creation once more, as JSON, so that one
                read tells whoever gathers thousands of files what each holds
 
@@ -21,14 +22,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from mtrl.config import SCHEMA_VERSION, Config
 
@@ -46,7 +49,8 @@ class RunFileError(ValueError):
 class RunData:
     """The committed part of a run file, as plain arrays."""
 
-    config: Config
+    path: Path
+    stored_config: dict[str, Any]  # as the run wrote it, by whichever version of mtrl
     attributes: dict[str, Any]
     tasks: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -57,6 +61,22 @@ class RunData:
     timing: NDArray[np.float64]  # [evaluations, clocks]
     random_policy: NDArray[np.float32]  # [metrics, tasks]
     evaluations_planned: int
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration for this version of mtrl: a field that the run did not know has its default.
+
+        Raises RunFileError, naming the field, where the run had one that this version does not know or cannot take:
+        guessing would give another run. The arrays and `stored_config` can be read all the same.
+        """
+        try:
+            return Config.model_validate_json(json.dumps(self.stored_config))
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+            raise RunFileError(
+                f"{self.path} was written by mtrl {self.attributes.get('code_version')}, whose configuration this "
+                f"version cannot run ({fields}); use that version, or only analyse the file"
+            ) from None
 
 
 class RunFileWriter:
@@ -83,14 +103,8 @@ class RunFileWriter:
         """
         unfinished = path.with_suffix(".creating")
         with h5py.File(unfinished, "w", libver="earliest") as file:
-            _lay_out(file, config, run_metrics)
-            file.attrs["schema_version"] = SCHEMA_VERSION
-            file.attrs["run_id"] = config.run_id
-            file.attrs["config"] = config.model_dump_json()
-            file.attrs["code_version"] = code_version
-            for name, count in parameters.items():
-                file.attrs[f"parameters_{name}"] = count
-            file.attrs["index"] = json.dumps(read_index(file))
+            sizes = {f"parameters_{name}": count for name, count in parameters.items()}
+            _lay_out(file, config, run_metrics, {"code_version": code_version, **sizes})
         _sync(unfinished)
         unfinished.replace(path)
         return cls.open(path)
@@ -171,6 +185,63 @@ def read_run(path: Path) -> RunData:
         raise RunFileError(f"{path} is not a readable run file: {error}") from None
 
 
+def extend_run(source: Path, target: Path, config: Config) -> int:
+    """Starts the longer run of `config` at `target` with the evaluations that it shares with the run at `source`.
+
+    `config` may differ from the source's in `train.vector_steps`, which must be no less, and in `run`. `target`
+    appears only when it is whole, under its own run_id; `source` stays as it is. Returns how many evaluations were
+    taken over: the source's last one only where the longer run evaluates at that step too. To train on, the source's
+    checkpoint is needed beside it. Raises RunFileError where the two runs are not the same up to their length.
+    """
+    data = read_run(source)
+    _check_extension(data, config)
+    every = config.evaluate.steps(config.train.vector_steps)
+    before = data.config.evaluate.steps(data.config.train.vector_steps)
+    kept = sum(old == new for old, new in zip(before, every, strict=False))
+    kept = min(kept, len(data.env_steps))
+    unfinished = target.with_suffix(".creating")
+    with h5py.File(unfinished, "w", libver="earliest") as file:
+        known = {n: v for n, v in data.attributes.items() if n.startswith(("parameters_", "code_version"))}
+        _lay_out(file, config, data.run_metrics, known | {"extended_from": data.attributes["run_id"]})
+        file["random_policy"][...] = data.random_policy
+        for name in ("env_steps", "per_task", "per_run", "timing"):
+            file[name][:kept] = getattr(data, name)[:kept]
+        file["committed"][()] = kept
+    _sync(unfinished)
+    unfinished.replace(target)
+    return kept
+
+
+def _check_extension(data: RunData, config: Config) -> None:
+    """Raises RunFileError unless `config` is the run of `data` made longer."""
+    if "diverged_at_vector_step" in data.attributes:
+        raise RunFileError(f"{data.path} diverged: there is nothing to go on from")
+    if config.train.vector_steps < data.config.train.vector_steps:
+        raise RunFileError(
+            f"{data.path} already has {data.config.train.vector_steps} vector steps, more than the "
+            f"{config.train.vector_steps} asked for"
+        )
+    if data.metrics != TASK_METRICS:
+        raise RunFileError(f"{data.path} has other metrics per task than this version of mtrl; start anew")
+    if _but_length(config) != _but_length(data.config):
+        raise RunFileError(
+            f"{data.path} is another run: an extension may differ in train.vector_steps alone; start anew"
+        )
+
+
+def _but_length(config: Config) -> dict[str, Any]:
+    return config.model_dump(exclude={"run": True, "train": {"vector_steps"}})
+
+
+def check_schema(path: Path, version: int | None) -> None:
+    """Raises RunFileError unless a reader of run files of this schema is at hand."""
+    if version is None:
+        raise RunFileError(f"{path} is an HDF5 file but not a run file")
+    if version not in READERS:
+        known = ", ".join(map(str, READERS))
+        raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {known}")
+
+
 def read_index(file: h5py.File) -> dict[str, Any]:
     """What the attribute `index` of `file` holds: {"coordinates": {name: [..]}, "attributes": {name: value}}."""
     coordinates = {name: list(_strings(file[name])) for name in COORDINATES}
@@ -178,7 +249,10 @@ def read_index(file: h5py.File) -> dict[str, Any]:
     return {"coordinates": coordinates, "attributes": attributes}
 
 
-def _lay_out(file: h5py.File, config: Config, run_metrics: Sequence[str]) -> None:
+def _lay_out(
+    file: h5py.File, config: Config, run_metrics: Sequence[str], attributes: Mapping[str, Any]
+) -> None:
+    """Everything but the values: datasets of their final size, scales, attributes."""
     evaluations = len(config.evaluate.steps(config.train.vector_steps))
     coordinates: dict[str, Any] = {
         "eval": np.arange(evaluations),
@@ -203,17 +277,23 @@ def _lay_out(file: h5py.File, config: Config, run_metrics: Sequence[str]) -> Non
         for position, axis in enumerate(axes):
             file[name].dims[position].attach_scale(file[axis])
     file.create_dataset("committed", data=np.int64(0))
+    whole = {"schema_version": SCHEMA_VERSION, "run_id": config.run_id, "config": config.model_dump_json()}
+    for name, value in (whole | dict(attributes)).items():
+        file.attrs[name] = value
+    file.attrs["index"] = json.dumps(read_index(file))
 
 
 def _read(path: Path, file: h5py.File) -> RunData:
     version = file.attrs.get("schema_version")
-    if version is None:
-        raise RunFileError(f"{path} is an HDF5 file but not a run file")
-    if version != SCHEMA_VERSION:
-        raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {SCHEMA_VERSION}")
+    check_schema(path, None if version is None else int(version))
+    return READERS[int(version)](path, file)
+
+
+def _read_1(path: Path, file: h5py.File) -> RunData:
     rows = int(file["committed"][()])
     return RunData(
-        config=Config.model_validate_json(file.attrs["config"]),
+        path=path,
+        stored_config=json.loads(file.attrs["config"]),
         attributes={name: value for name, value in file.attrs.items() if name not in LONG},
         tasks=_strings(file["task"]),
         metrics=_strings(file["metric"]),
@@ -225,6 +305,10 @@ def _read(path: Path, file: h5py.File) -> RunData:
         random_policy=file["random_policy"][:],
         evaluations_planned=len(file["eval"]),
     )
+
+
+# Schema -> its reader. A reader stays when a newer schema comes: tests/data has a file of each.
+READERS: dict[int, Callable[[Path, h5py.File], RunData]] = {1: _read_1}
 
 
 def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:

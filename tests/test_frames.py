@@ -1,5 +1,6 @@
 """Gathering: what stands in the run files stands in the dataset, in its place, and bad files are named."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from reference_analysis import config_of, write_run, write_sweep
 
 from analysis import frames
+from analysis.cells import cells
 from analysis.frames import SweepError, load, open_sweep, save, to_runs
 from mtrl.config import Config
 from mtrl.results import read_run
@@ -174,14 +176,14 @@ def test_reordering_in_place(order: list[int]) -> None:
 def read_again(monkeypatch: pytest.MonkeyPatch, root: Path) -> tuple[xr.Dataset, list[str]]:
     """The dataset, and the run ids of the files that were opened for it."""
     opened: list[str] = []
-    plain = frames._open
+    plain = frames.open_file
 
     def noting(path: Path) -> Any:
         opened.append(path.parent.name)
         return plain(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(frames, "_open", noting)
+        patch.setattr(frames, "open_file", noting)
         dataset = open_sweep(root)
     return dataset, opened
 
@@ -227,10 +229,59 @@ def test_a_damaged_earlier_dataset_is_ignored(tmp_path: Path) -> None:
 
 def test_several_sweeps(tmp_path: Path) -> None:
     write_sweep(tmp_path / "a", [config_of(seed=0)])
-    write_sweep(tmp_path / "b", [config_of(seed=1), config_of(seed=0)])
-    dataset = open_sweep(tmp_path / "a", tmp_path / "b")
+    write_sweep(tmp_path / "b", [config_of(seed=1), config_of(seed=2)])
+    dataset = to_runs(open_sweep(tmp_path / "a", tmp_path / "b"))
     assert dataset.sizes["run"] == 3
     assert sorted(dataset.sweep.values.tolist()) == ["a", "b", "b"]
+
+
+def test_a_run_of_two_sweeps_counts_once(tmp_path: Path) -> None:
+    """The file with more evaluations is the one that counts, wherever it stands."""
+    write_sweep(tmp_path / "a", [config_of(seed=0), config_of(seed=1)], success=[0.1])
+    (longer,) = write_sweep(tmp_path / "b", [config_of(seed=0)])
+    dataset = to_runs(open_sweep(tmp_path / "a", tmp_path / "b"))
+    assert dataset.committed.sortby("seed").values.tolist() == [4, 1]
+    (line,) = dataset.attrs["skipped"]
+    assert line.endswith(f"is the same run as {longer}, and counted once")
+
+
+def test_several_sweeps_are_gathered_again_from_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for seed, root in enumerate(roots):
+        for file in write_sweep(root, [config_of(seed=seed)]):
+            os.utime(file, ns=(10**18, 10**18))
+        save(open_sweep(root), root / "dataset.nc")
+    known = open_sweep(*roots)
+    monkeypatch.setattr(frames, "open_file", None)
+    xr.testing.assert_identical(open_sweep(*roots), known)
+    for root in roots:
+        (root / "dataset.nc").unlink()
+    monkeypatch.undo()
+    xr.testing.assert_identical(open_sweep(*roots), known)
+
+
+def test_a_run_of_another_version_is_gathered(tmp_path: Path) -> None:
+    """Its configuration lacks a field of today and has one that nobody here knows."""
+    files = write_sweep(tmp_path, [config_of(seed=0), config_of(seed=1)])
+    with h5py.File(files[0], "r+") as opened:
+        config = json.loads(opened.attrs["config"])
+        del config["agent"]["polyak"]
+        config["agent"]["sharpness"] = 2
+        opened.attrs["config"] = json.dumps(config)
+    dataset = to_runs(open_sweep(tmp_path))
+    assert dataset.attrs["skipped"] == []
+    assert dataset["agent.sharpness"].sortby("seed").values.tolist() == ["2", "None"]
+    assert "agent.polyak" not in dataset.coords
+    assert [cell.name for cell in cells(dataset)] == ["16, agent.sharpness 2", "16, agent.sharpness None"]
+
+
+def test_progress_counts_every_file(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of(seed=seed) for seed in range(40)], success=[0.5])
+    told: list[tuple[int, int]] = []
+    open_sweep(tmp_path, progress=lambda done, all_: told.append((done, all_)))
+    assert told == [(number, 40) for number in range(1, 41)]
 
 
 def test_a_file_without_an_index_is_read(tmp_path: Path) -> None:

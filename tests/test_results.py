@@ -1,5 +1,6 @@
 """The run file: what is committed can be read, by us and by plain xarray; what is not a run file is named."""
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,8 @@ import pytest
 import xarray as xr
 from reference_analysis import RUN_METRICS, config_of, write_run
 
-from mtrl.results import CLOCKS, TASK_METRICS, RunFileError, RunFileWriter, read_run
+from mtrl.config import Config
+from mtrl.results import CLOCKS, READERS, TASK_METRICS, RunFileError, RunFileWriter, extend_run, read_run
 
 
 @pytest.fixture
@@ -119,6 +121,86 @@ def test_a_bad_file_is_not_continued(path: Path, how: str) -> None:
     spoil(path, how)
     with pytest.raises(RunFileError, match=r"move it away"):
         RunFileWriter.open(path)
+
+
+def change_config(path: Path, change: dict[str, object], drop: str = "") -> None:
+    """The file as another version of mtrl would have written it."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["config"])
+        config["agent"] |= change
+        config["agent"].pop(drop, None)
+        file.attrs["config"] = json.dumps(config)
+
+
+def test_a_file_from_before_a_field_was_there_is_read(path: Path) -> None:
+    change_config(path, {}, drop="polyak")
+    assert read_run(path).config == config_of()
+
+
+def test_a_file_with_a_field_of_another_version_is_read_but_not_run(path: Path) -> None:
+    change_config(path, {"sharpness": 2})
+    data = read_run(path)
+    assert data.env_steps.tolist() == [1000, 2000, 3000]
+    assert data.stored_config["agent"]["sharpness"] == 2
+    with pytest.raises(RunFileError, match=r"written by mtrl test.*agent\.sharpness"):
+        data.config  # noqa: B018
+
+
+SCHEMAS = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("schema", READERS)
+def test_a_file_of_every_schema_is_read(schema: int) -> None:
+    """The files were written by the version of their schema, and are never written again."""
+    data = read_run(SCHEMAS / f"run-schema-{schema}.h5")
+    assert data.attributes["schema_version"] == schema
+    assert data.tasks == ("drawer-close-v3", "reach-v3")
+    assert data.env_steps.tolist() == [1000, 2000, 3000]
+    success = data.per_task[:, data.metrics.index("success")]
+    np.testing.assert_allclose(success, [[0.1, 0.101], [0.4, 0.401], [0.7, 0.701]], rtol=1e-6)  # float32
+    np.testing.assert_array_equal(data.per_run[1], np.full(4, 16.01))
+
+
+def longer(**overrides: object) -> Config:
+    return config_of(**({"train__vector_steps": 3_000} | overrides))  # type: ignore[arg-type]
+
+
+def test_a_run_is_extended(tmp_path: Path) -> None:
+    """By the obvious way: the longer run written from the start has the same file, but for where it came from."""
+    short = write_run(tmp_path / "short.h5", config_of(), success=[0.1, 0.4, 0.7, 0.9])
+    before = short.read_bytes()
+    assert extend_run(short, tmp_path / "long.h5", longer()) == 4
+    assert short.read_bytes() == before
+    writer = RunFileWriter.open(tmp_path / "long.h5")
+    writer.write_evaluation(5_000, {"success": np.ones(2)}, {}, {})
+    writer.close()
+    data = read_run(tmp_path / "long.h5")
+    known = read_run(write_run(tmp_path / "known.h5", longer(), success=[0.1, 0.4, 0.7, 0.9]))
+    assert data.config == longer()
+    assert data.evaluations_planned == 6
+    assert data.attributes == known.attributes | {"extended_from": config_of().run_id}
+    assert data.env_steps.tolist() == [1000, 2000, 3000, 4000, 5000]
+    for name in ("per_task", "per_run", "timing"):
+        np.testing.assert_array_equal(getattr(data, name)[:4], getattr(known, name))
+    np.testing.assert_array_equal(data.random_policy, known.random_policy)
+
+
+def test_an_evaluation_out_of_step_is_left_behind(tmp_path: Path) -> None:
+    """The last step is always evaluated; the longer run does not stop there."""
+    short = write_run(tmp_path / "short.h5", config_of(train__vector_steps=1_700))
+    assert extend_run(short, tmp_path / "long.h5", longer()) == 3
+
+
+def test_another_run_is_no_extension(path: Path, tmp_path: Path) -> None:
+    to = tmp_path / "long.h5"
+    with pytest.raises(RunFileError, match=r"differ in train\.vector_steps alone"):
+        extend_run(path, to, longer(seed=1))
+    with pytest.raises(RunFileError, match="already has 2000 vector steps"):
+        extend_run(path, to, longer(train__vector_steps=1_000))
+    RunFileWriter.open(path).mark_diverged(1_600)
+    with pytest.raises(RunFileError, match="diverged"):
+        extend_run(path, to, longer())
+    assert not to.exists()
 
 
 KILLS = int(os.environ.get("MTRL_KILLS", "12"))  # 200 in the long proof

@@ -1,0 +1,134 @@
+"""One run file -> its header and arrays, through the low-level interface of h5py.
+
+The high-level one spends four times as long per file, and a sweep has thousands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5f, h5p, h5s, h5t
+from numpy.typing import NDArray
+
+from mtrl.results import check_schema, read_index
+
+FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
+
+Labels = dict[str, tuple[Any, ...]]  # axis -> what stands along it
+
+# The arrays of a run file, and the axes of each.
+AXES = {
+    "per_task": ("eval", "metric", "task"),
+    "per_run": ("eval", "run_metric"),
+    "timing": ("eval", "clock"),
+    "env_steps": ("eval",),
+    "random_policy": ("metric", "task"),
+}
+TYPES = {"per_task": "f4", "per_run": "f8", "timing": "f8", "env_steps": "i8", "random_policy": "f4"}
+ATTRIBUTES = (
+    "run_id",
+    "code_version",
+    *(f"parameters_{part}" for part in ("actor", "critic", "target", "total")),
+)
+_STRING = h5py.string_dtype()
+_STRING_TYPE = h5t.py_create(_STRING)
+_NATIVE = {
+    "<f4": h5t.NATIVE_FLOAT,
+    "<f8": h5t.NATIVE_DOUBLE,
+    "<i8": h5t.NATIVE_INT64,
+}  # made once: dear per call
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run file says of itself, its arrays apart."""
+
+    labels: Labels
+    attributes: dict[str, Any]
+    config_text: str
+    config: dict[str, Any]
+    planned: int
+    committed: int
+    outcome: str
+    stamp: int  # the file's mtime in ns; 0 where it may still change within the clock's tick
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[h5f.FileID]:
+    """The file at `path`, to read, without a lock: its writer may be at work."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_file_locking(False, True)
+    file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, access)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
+    """What the file says of itself. Raises RunFileError for a foreign file and one of an unknown schema."""
+    schema = np.empty((), np.int64) if h5a.exists(file, b"schema_version") else None
+    if schema is not None:
+        h5a.open(file, b"schema_version").read(schema, _NATIVE["<i8"])
+    check_schema(path, None if schema is None else int(schema))
+    index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
+    text = _text(file, "config")
+    committed = np.empty((), np.int64)
+    read_into(file, "committed", committed)  # before the rows: what it counts is whole
+    planned = h5d.open(file, b"env_steps").get_storage_size() // 8
+    labels = {name: tuple(values) for name, values in index["coordinates"].items()}
+    return Header(
+        labels=labels | {"eval": tuple(range(planned))},
+        attributes={name: index["attributes"][name] for name in ATTRIBUTES},
+        config_text=text,
+        config=json.loads(text),
+        planned=planned,
+        committed=int(committed),
+        outcome=outcome_of(
+            path, complete=int(committed) == planned, diverged=h5a.exists(file, b"diverged_at_vector_step")
+        ),
+        stamp=stamp,
+    )
+
+
+def stamp_of(path: Path) -> int:
+    """The file's mtime in ns, or 0 when it is so young that a later write might not move it."""
+    written = path.stat().st_mtime_ns
+    return written if time.time_ns() - written > FRESH else 0
+
+
+def outcome_of(path: Path, *, complete: bool, diverged: bool) -> str:
+    """done, diverged, failed or unfinished: by the run file, then by the cell's marker beside it."""
+    if diverged:
+        return "diverged"
+    try:
+        return str(json.loads((path.parent / "DONE.json").read_bytes())["outcome"])
+    except (OSError, ValueError, KeyError):
+        if (path.parent / "FAILED.json").exists():
+            return "failed"
+        return "done" if complete else "unfinished"
+
+
+def _text(file: h5f.FileID, name: str) -> str:
+    value = np.empty((), _STRING)
+    h5a.open(file, name.encode()).read(value, _STRING_TYPE)
+    text: bytes = value.item()
+    return text.decode()
+
+
+def read_into(file: h5f.FileID, name: str, out: NDArray[Any]) -> None:
+    """Fills `out` with the dataset of that name. Raises ValueError where their sizes differ."""
+    dataset = h5d.open(file, name.encode())
+    if dataset.get_storage_size() != out.nbytes:
+        raise ValueError(f"{name} holds {dataset.get_storage_size()} bytes, not {out.nbytes}")
+    dataset.read(h5s.ALL, h5s.ALL, out, _NATIVE[out.dtype.str])
