@@ -31,6 +31,7 @@ STEEPEST = 4.0  # no exponent beyond is looked for
 LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
 HIGHEST = 0.9999  # failure rate up to which the logit is the logit
 BREAK = 4.0  # sharpness of the broken law's bend
+FAR = 0.05  # of the curvature of a point beyond Huber's delta; see Seen.loss
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,17 @@ def additive(name: str, regressors: tuple[str, ...], *, tied: bool = False) -> M
 
 
 def _additive(theta: Array, x: Array) -> tuple[Array, Array]:
-    failure = np.repeat(np.exp(theta[:, :1]), len(x), axis=1)
     slopes = np.empty((*theta.shape, len(x)))
-    slopes[:, 0] = failure
+    slopes[:, 0] = np.exp(theta[:, :1])
+    failure = slopes[:, 0].copy()
     for number in range(x.shape[1]):
         place = 1 + 2 * number
-        term = np.exp(theta[:, place, None] - theta[:, place + 1, None] * x[:, number])
-        slopes[:, place] = term
-        slopes[:, place + 1] = -term * x[:, number]
-        failure = failure + term
+        term = slopes[:, place]  # written where it is wanted: fits are bound by memory
+        np.multiply(theta[:, place + 1, None], -x[:, number], out=term)
+        term += theta[:, place, None]
+        np.exp(term, out=term)
+        np.multiply(term, -x[:, number], out=slopes[:, place + 1])
+        failure += term
     return failure, slopes
 
 
@@ -170,24 +173,30 @@ class Seen:
         return np.asarray(special.logit(rate) if self.likelihood != "log_huber" else np.log(self.failed))
 
     def loss(self, failure: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
-        """Per point [S, n]: the loss, its derivative and curvature in the failure rate, and the precision's score."""
+        """Per point [S, n]: the loss, its derivative and curvature in the failure rate, and the precision's score.
+
+        Beyond delta Huber's loss is straight and has no curvature. It is given a small part of what iterative
+        reweighting gives (the slope over the distance): none leaves a far start without a scale, and all of it makes
+        reweighting's many small steps of Newton's few.
+        """
         if self.likelihood == "beta_binomial":
             assert log_precision is not None
             return self._beta_binomial(failure.clip(1e-9, 1 - 1e-9), np.exp(log_precision)[:, None])
         if self.likelihood == "log_huber":
-            place, steep = np.log(failure), 1 / failure
+            residual, steep = np.log(failure), 1 / failure
         else:
             # A law may rise above 1 on its way: from there on the logit goes straight, so that it finds back.
             inside = failure.clip(1e-9, HIGHEST)
             steep = 1 / (inside * (1 - inside))
-            place = special.logit(inside) + (failure - inside).clip(0) * steep
-        residual = place - self.target()
+            residual = special.logit(inside) + (failure - inside).clip(0) * steep
+        residual -= self.target()
         if self.likelihood == "logit":
             return residual**2 / 2, residual * steep, steep**2, None
         size = np.abs(residual)
-        straight = self.delta / np.maximum(size, self.delta)
-        loss = np.where(size <= self.delta, size**2 / 2, self.delta * (size - self.delta / 2))
-        return loss, residual * straight * steep, straight * steep**2, None
+        near = np.minimum(size, self.delta)
+        curvature = np.where(size <= self.delta, 1.0, FAR * self.delta / np.maximum(size, self.delta))
+        pull = residual.clip(-self.delta, self.delta) * steep
+        return near * (size - near / 2), pull, curvature * steep**2, None
 
     def _beta_binomial(self, mean: Array, precision: Array) -> tuple[Array, Array, Array, Array]:
         """Failures drawn from a binomial whose rate is drawn, per run, from a beta of this mean and precision."""
@@ -264,7 +273,7 @@ def _quadratic(
     failure, slope = model.law(theta[:, :p], x)
     loss, pull, curvature, score = seen.loss(failure, theta[:, p] if seen.extra else None)
     if weights is not None:
-        loss, pull, curvature = loss * weights, pull * weights, curvature * weights
+        loss, pull, curvature = loss * weights, pull * weights, curvature * weights  # [S, n]
     gradient = np.empty(theta.shape)
     normal = np.zeros((*theta.shape, theta.shape[1]))
     gradient[:, :p] = (slope @ pull[..., None])[..., 0]

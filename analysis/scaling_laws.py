@@ -208,7 +208,7 @@ def bootstrap(
     generator: np.random.Generator,
     *,
     resamples: int = 2_000,
-    chunk: int = 100,  # samples at once: more no longer fit the cache
+    chunk: int = 50,  # samples at once: more no longer fit the cache
 ) -> Array:
     """The law's numbers [resamples, p] fitted anew to points drawn with replacement within their strata.
 

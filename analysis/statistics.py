@@ -131,13 +131,9 @@ def difference(
     rows = generator.integers(n, size=(resamples, n), dtype=np.int32)
     others = rows if paired else generator.integers(m, size=(resamples, m), dtype=np.int32)
     if paired:
-        variance, freedom = np.var(statistic(x[rows]) - statistic(y[others])) * n / (n - 1), n - 1.0
+        variance, freedom = float(np.var(statistic(x[rows]) - statistic(y[others]))) * n / (n - 1), n - 1.0
     else:
-        parts = np.array(
-            [np.var(statistic(x[rows])) * n / (n - 1), np.var(statistic(y[others])) * m / (m - 1)]
-        )
-        variance = parts.sum()
-        freedom = variance**2 / (parts**2 / [n - 1, m - 1]).sum() if variance > 0 else 1.0
+        variance, freedom = _welch(statistic(x[rows]), statistic(y[others]), n, m)
     spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
     note = "" if spread else "all runs scored the same"
     p = (
@@ -161,25 +157,36 @@ def improvement_interval(
     resamples: int = 2_000,
     confidence: float = 0.95,
     unit: Unit = "run",
+    method: Literal["t", "percentile"] = "t",
 ) -> Interval:
-    """The probability of improvement with its percentile interval.
+    """The probability of improvement with a bootstrap interval.
 
-    A bootstrap sample is a count of how often each run was drawn, so all samples are two matrix products.
+    method "t" adds the variance from drawing x's runs and that from drawing y's, corrected for few runs, with Welch's
+    degrees of freedom, cut at 0 and 1; "percentile" is rliable's. A bootstrap sample is a count of how often each run
+    was drawn, so all samples are two matrix products.
     """
-    (n, tasks), m = x.shape, len(y)
+    n, m = len(x), len(y)
     wins = _wins(x, y)  # [tasks, n, m]
     estimate = float(wins.mean())
     if min(n, m) < 2:
-        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, "percentile", "1 seed: no interval")
+        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, method, "1 seed: no interval")
     if unit == "run":
-        drawn, others = _draw_counts(generator, n, resamples), _draw_counts(generator, m, resamples)
-        samples = ((drawn @ wins.mean(0)) * others).sum(-1) / (n * m)
-    else:
-        drawn = _draw_counts(generator, n, resamples * tasks).reshape(tasks, resamples, n)
-        others = _draw_counts(generator, m, resamples * tasks).reshape(tasks, resamples, m)
-        samples = ((drawn @ wins) * others).sum((0, -1)) / (n * m * tasks)
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high), min(n, m), confidence, "percentile")
+        wins = wins.mean(0, keepdims=True)
+    drawn = _draw_counts(generator, n, resamples * len(wins)).reshape(len(wins), resamples, n)
+    others = _draw_counts(generator, m, resamples * len(wins)).reshape(len(wins), resamples, m)
+    if method == "percentile":
+        samples = ((drawn @ wins) * others).sum(-1).mean(0) / (n * m)
+        low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(estimate, float(low), float(high), min(n, m), confidence, method)
+    of_x = (drawn @ wins.mean(2)[..., None])[..., 0].mean(0) / n
+    of_y = (others @ wins.mean(1)[..., None])[..., 0].mean(0) / m
+    variance, freedom = _welch(of_x, of_y, n, m)
+    if not variance:
+        note = "every run of one does as well against every run of the other: no interval"
+        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, method, note)
+    spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
+    low, high = max(estimate - spread, 0.0), min(estimate + spread, 1.0)
+    return Interval(estimate, low, high, min(n, m), confidence, method)
 
 
 def performance_profile(scores: Array, thresholds: Array) -> Array:
@@ -195,8 +202,9 @@ def profile_band(
     resamples: int = 2_000,
     confidence: float = 0.95,
     unit: Unit = "run",
+    method: Literal["t", "percentile"] = "t",
 ) -> tuple[Array, Array, Array]:
-    """The performance profile with its pointwise percentile band: (profile, low, high), each [k]."""
+    """The performance profile with its pointwise band: (profile, low, high), each [k]; methods as in `interval`."""
     runs, tasks = scores.shape
     above = (scores[..., None] > thresholds).astype(float)  # [runs, tasks, k]
     if unit == "run":
@@ -204,8 +212,14 @@ def profile_band(
     else:
         drawn = _draw_counts(generator, runs, resamples * tasks).reshape(resamples, tasks * runs)
         samples = drawn @ above.swapaxes(0, 1).reshape(tasks * runs, -1) / (runs * tasks)
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return np.asarray(above.mean((0, 1))), low, high
+    profile = np.asarray(above.mean((0, 1)))
+    if method == "percentile":
+        low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return profile, low, high
+    if runs < 2:
+        return profile, np.full_like(profile, np.nan), np.full_like(profile, np.nan)
+    spread = _student(samples.std(0), runs, confidence)
+    return profile, (profile - spread).clip(0, 1), (profile + spread).clip(0, 1)
 
 
 def holm(p: Array) -> Array:
@@ -261,15 +275,28 @@ def _draw_counts(generator: np.random.Generator, n: int, resamples: int) -> Arra
     return counts.reshape(resamples, n).astype(float)
 
 
+def _student(deviation: Any, runs: int, confidence: float) -> Any:
+    """Half an interval, from the standard deviation of bootstrap samples of so many runs.
+
+    A bootstrap sample of n runs varies as if the variance were divided by n, not n - 1.
+    """
+    return deviation * np.sqrt(runs / (runs - 1)) * special.stdtrit(runs - 1, (1 + confidence) / 2)
+
+
+def _welch(x: Array, y: Array, n: int, m: int) -> tuple[float, float]:
+    """Variance and degrees of freedom of a difference, from bootstrap samples of its parts with n and m runs."""
+    parts = np.array([np.var(x) * n / (n - 1), np.var(y) * m / (m - 1)])
+    variance = float(parts.sum())
+    return variance, float(variance**2 / (parts**2 / [n - 1, m - 1]).sum()) if variance > 0 else 1.0
+
+
 def _ends(
     samples: Array, estimate: float, scores: Array, statistic: Statistic, confidence: float, method: Method
 ) -> tuple[float, float]:
     tail = (1 - confidence) / 2
     if method == "t":
-        runs = scores.shape[0]
-        # A bootstrap sample of n runs varies as if the variance were divided by n, not n - 1.
-        spread = samples.std() * np.sqrt(runs / (runs - 1)) * special.stdtrit(runs - 1, 1 - tail)
-        return float(estimate - spread), float(estimate + spread)
+        spread = float(_student(samples.std(), scores.shape[0], confidence))
+        return estimate - spread, estimate + spread
     levels = np.array([tail, 1 - tail])
     if method == "bca":
         levels = _bca_levels(samples, estimate, scores, statistic, levels)

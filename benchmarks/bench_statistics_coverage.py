@@ -20,7 +20,17 @@ from scipy import special
 
 from analysis.models import MODELS, Likelihood
 from analysis.scaling_laws import CLAIM, Points, critic_against_actor, fit
-from analysis.statistics import Method, Statistic, Unit, interval, iqm, iqm_of_runs, mean
+from analysis.statistics import (
+    Method,
+    Statistic,
+    Unit,
+    improvement_interval,
+    interval,
+    iqm,
+    iqm_of_runs,
+    mean,
+    probability_of_improvement,
+)
 
 TASKS, EPISODES = 10, 50
 RUN_SPREAD = 0.3  # of a run's ability, in logits
@@ -53,6 +63,21 @@ def score_coverage(
             for method, unit in METHODS:
                 found = interval(scores, statistic, generator, method=method, unit=unit, resamples=1_000)
                 hits.setdefault(f"{method}, by {unit}", []).append(found.low <= truth <= found.high)
+    return {name: round(float(np.mean(values)), 3) for name, values in hits.items()}
+
+
+def improvement_coverage(seeds: int, sweeps: int, generator: np.random.Generator) -> dict[str, float]:
+    """Share of intervals of the probability of improvement that hold its value over very many runs, by method."""
+    hits: dict[str, list[bool]] = {}
+    for rates in ((0.7, 0.7), (0.72, 0.68), (0.8, 0.7)):
+        many = [runs(np.full(2_000, rate), generator) for rate in rates]
+        truth = probability_of_improvement(*many)
+        for _ in range(sweeps):
+            x, y = (runs(np.full(seeds, rate), generator) for rate in rates)
+            for method in ("t", "percentile"):
+                found = improvement_interval(x, y, generator, method=method, resamples=1_000)  # type: ignore[arg-type]
+                if np.isfinite(found.low):
+                    hits.setdefault(f"{method}, by run", []).append(found.low <= truth <= found.high)
     return {name: round(float(np.mean(values)), 3) for name, values in hits.items()}
 
 
@@ -124,6 +149,7 @@ def main(sweeps: int, likelihoods: tuple[Likelihood, ...], path: Path | None) ->
     for seeds in (3, 5, 10):
         for name, statistic in (("iqm", iqm), ("iqm of runs", iqm_of_runs), ("mean", mean)):
             add(name, seeds, score_coverage(statistic, seeds, sweeps, generator))
+        add("improvement", seeds, improvement_coverage(seeds, sweeps, generator))
         for likelihood in likelihoods:
             add(f"power law, {likelihood}", seeds, exponent_coverage(likelihood, seeds, sweeps, generator))
             add(f"actor and critic, {likelihood}", seeds, critic_claims(likelihood, seeds, sweeps, generator))

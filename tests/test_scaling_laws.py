@@ -1,6 +1,10 @@
 """Fits against known laws and scipy, and the refusal to say what the data do not."""
 
+import csv
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,8 +88,8 @@ def test_the_minimum_is_scipys(likelihood: str) -> None:
 
     bounds = [*zip(model.low, model.high, strict=True), *[(-1, 12)] * seen.extra]
     known = min(optimize.minimize(loss, t, bounds=bounds, options={"maxiter": 2000}).fun for t in tries)
-    # At the kink of a nearly absolute loss, reweighting closes in slowly: its fourth digit is not sought.
-    assert losses.min() <= known + (5e-4 if likelihood == "log_huber" else 1e-6) * abs(known)
+    # At the kink of a nearly absolute loss with few points the steps grow short: its fifth digit is not sought.
+    assert losses.min() <= known + (5e-5 if likelihood == "log_huber" else 1e-6) * abs(known)
     assert losses.min() == pytest.approx(known, rel=1e-3)  # scipy stops a little early
 
 
@@ -119,6 +123,84 @@ def test_the_loss_has_its_derivative(likelihood: str) -> None:
         known = -stats.betabinom.logpmf([3, 17], 20, a[[0, 2]], b[[0, 2]])
         count = np.log(special.comb(20, [3, 17]))  # does not depend on the law, and is left out
         np.testing.assert_allclose(loss[0, [0, 2]] - count, known, rtol=1e-10)
+
+
+CHINCHILLA = replace(
+    MODELS["actor_critic"], name="chinchilla", low=(-20, -20, 0, -20, 0), high=(5, 30, 4, 30, 4)
+)  # L = E + A N^-a + B D^-b: the same form, without the bounds of a rate
+
+
+def chinchilla_fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> dict[str, float]:
+    """E, A, B, a, b by Huber's loss on log losses with delta .001 (Hoffmann et al. 2022), from 64 starts."""
+    logs = np.log(np.stack([parameters, tokens], axis=-1))
+    seen = Seen(loss, np.ones(len(loss)), "log_huber", delta=1e-3)
+    x = logs - logs.mean(0)
+    tries = starts(CHINCHILLA, x, seen, np.random.default_rng(0), 64)
+    theta, losses = minimise(CHINCHILLA, x, seen, tries, steps=400)
+    floor, first, a, second, b = theta[losses.argmin()]
+    sizes = np.exp([floor, first + a * logs[:, 0].mean(), second + b * logs[:, 1].mean()])
+    return dict(zip("EAB", sizes, strict=True)) | {"a": a, "b": b}
+
+
+def test_finds_a_law_of_the_chinchilla_form() -> None:
+    """On synthetic points with the published numbers as the truth and a tenth of a per cent of noise."""
+    generator = np.random.default_rng(0)
+    parameters, tokens = 10 ** generator.uniform(7.7, 10, 240), 10 ** generator.uniform(9, 11.5, 240)
+    loss = 1.8172 + 482.01 * parameters**-0.3478 + 2085.43 * tokens**-0.3658
+    found = chinchilla_fit(parameters, tokens, loss * np.exp(generator.normal(0, 1e-3, 240)))
+    assert found["E"] == pytest.approx(1.8172, abs=0.005)
+    assert (found["a"], found["b"]) == pytest.approx((0.3478, 0.3658), abs=0.005)
+
+
+@pytest.mark.skipif("MTRL_CHINCHILLA" not in os.environ, reason="MTRL_CHINCHILLA names no file of the points")
+def test_the_published_refit_of_chinchilla() -> None:
+    """Besiroglu et al. 2024 within their standard errors, on the points they took from the figure.
+
+    MTRL_CHINCHILLA is their file (columns Model Size, Training FLOP, loss; repository
+    epoch-research/analyzing-chinchilla), which is not ours to ship. As they do, the five points of fewest tokens are
+    left out.
+    """
+    with Path(os.environ["MTRL_CHINCHILLA"]).open(newline="") as file:
+        rows = [
+            [float(row[name]) for name in ("Model Size", "Training FLOP", "loss")]
+            for row in csv.DictReader(file)
+        ]
+    parameters, flops, loss = np.array(rows).T
+    tokens = flops / (6 * parameters)
+    kept = np.argsort(tokens)[5:]
+    found = chinchilla_fit(parameters[kept], tokens[kept], loss[kept])
+    published = {
+        "E": (1.8172, 0.03),
+        "A": (482.01, 124.58),
+        "B": (2085.43, 1293.23),
+        "a": (0.3478, 0.02),
+        "b": (0.3658, 0.02),
+    }
+    for name, (value, standard_error) in published.items():
+        assert abs(found[name] - value) < standard_error / 2, name
+
+
+def test_bootstraps_reach_scipys_optimum() -> None:
+    """Every bootstrap sample of a Huber fit against scipy on the same objective."""
+    generator = np.random.default_rng(0)
+    sizes = np.repeat(WIDE, 4)
+    success = 1 - power(sizes, 0.05, 0.2, 0.4) * np.exp(generator.standard_t(3, len(sizes)) * 0.05)
+    points = points_of(sizes, success)
+    found = fit(MODELS["power"], points, generator, likelihood="huber")
+    samples = bootstrap(MODELS["power"], points, found, np.random.default_rng(1), resamples=20)
+    weights = draw_counts(points, np.random.default_rng(1), 20)
+    x, seen = (np.log(sizes) - found.centre[0])[:, None], points.seen("huber")
+    low, high = MODELS["power"].low, MODELS["power"].high
+
+    def loss(theta: np.ndarray, weight: np.ndarray) -> float:
+        return float(seen.loss(MODELS["power"].law(theta[None], x)[0], None)[0][0] @ weight)
+
+    for sample, weight in zip(samples, weights, strict=True):
+        start = list(found.numbers.values())
+        known = optimize.minimize(loss, start, args=(weight,), bounds=list(zip(low, high, strict=True)))
+        assert loss(sample, weight) <= known.fun * (
+            1 + 1e-5
+        )  # the bootstrap's own tolerance is 1e-7 per step
 
 
 def test_a_weight_counts_a_point() -> None:

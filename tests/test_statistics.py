@@ -119,7 +119,14 @@ def test_probability_of_improvement_counts_pairs() -> None:
 def test_improvement_interval_is_that_of_resampled_runs(unit: str) -> None:
     """The slow way: draw the runs, count the pairs."""
     x, y = np.random.default_rng(0).random((2, 6, 3)) + np.array([[[0.2]], [[0]]])
-    found = improvement_interval(x, y, np.random.default_rng(1), resamples=4_000, unit=unit)  # type: ignore[arg-type]
+    found = improvement_interval(
+        x,
+        y,
+        np.random.default_rng(1),
+        resamples=4_000,
+        unit=unit,
+        method="percentile",  # type: ignore[arg-type]
+    )
     generator = np.random.default_rng(2)
     pairs = zip(*(resample(scores, generator, 4_000, unit) for scores in (x, y)), strict=True)  # type: ignore[arg-type]
     known = np.quantile([probability_of_improvement(a, b) for a, b in pairs], [0.025, 0.975])
@@ -131,7 +138,7 @@ def test_profile_band_is_that_of_resampled_runs(unit: str) -> None:
     scores = np.random.default_rng(0).random((5, 4))
     thresholds = np.array([0.1, 0.5, 0.9])
     profile, low, high = profile_band(
-        scores, thresholds, np.random.default_rng(1), resamples=4_000, unit=unit
+        scores, thresholds, np.random.default_rng(1), resamples=4_000, unit=unit, method="percentile"
     )  # type: ignore[arg-type]
     np.testing.assert_allclose(profile, [np.mean(scores > t) for t in thresholds])
     np.testing.assert_allclose(profile, performance_profile(scores, thresholds))
@@ -140,6 +147,35 @@ def test_profile_band_is_that_of_resampled_runs(unit: str) -> None:
         [performance_profile(sample, thresholds) for sample in samples], [0.025, 0.975], axis=0
     )
     np.testing.assert_allclose((low, high), known, atol=0.051)  # one score of twenty
+
+
+def test_improvement_by_student_has_the_variance_in_closed_form() -> None:
+    """The bootstrap only estimates the variance of the two projections of the table of wins (Hajek 1968)."""
+    x, y = np.random.default_rng(0).random((7, 3)) + 0.2, np.random.default_rng(1).random((5, 3))
+    table = np.mean([[(a > b) for b in y] for a in x], axis=-1)  # [7, 5]
+    parts = np.array([table.mean(1).var(ddof=1) / 7, table.mean(0).var(ddof=1) / 5])
+    freedom = parts.sum() ** 2 / (parts**2 / [6, 4]).sum()
+    spread = np.sqrt(parts.sum()) * stats.t.ppf(0.975, freedom)
+    found = improvement_interval(x, y, np.random.default_rng(2), resamples=40_000)
+    assert found.estimate == pytest.approx(table.mean())
+    known = (max(0, table.mean() - spread), min(1, table.mean() + spread))
+    np.testing.assert_allclose((found.low, found.high), known, atol=0.01)  # the bootstrap's own error
+
+
+def test_improvement_without_spread_has_no_interval() -> None:
+    found = improvement_interval(np.ones((3, 2)), np.zeros((3, 2)), np.random.default_rng(0))
+    assert found.estimate == 1
+    assert np.isnan([found.low, found.high]).all()
+    assert "no interval" in found.note
+
+
+def test_profile_band_by_student_is_students_interval() -> None:
+    """At one threshold the profile is the mean over runs of each run's share above it."""
+    scores = np.random.default_rng(0).random((5, 8))
+    _, low, high = profile_band(scores, np.array([0.5]), np.random.default_rng(1), resamples=40_000)
+    shares = (scores > 0.5).mean(1)
+    known = np.clip(stats.t.interval(0.95, 4, shares.mean(), stats.sem(shares)), 0, 1)
+    np.testing.assert_allclose((low[0], high[0]), known, atol=0.01)  # the bootstrap's own error
 
 
 def test_difference_of_means_is_welchs() -> None:
