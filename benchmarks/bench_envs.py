@@ -158,7 +158,7 @@ def layer(benchmark: str, steps: int) -> Row:
     for task in BENCHMARKS[benchmark]:
         config = Env(tasks=(task,), goals_per_task=1)
         stock = config.model_copy(update={"fast": False})
-        envs = [TaskEnv(task, each, seed=1, index=0) for each in (config, stock)]
+        envs = [TaskEnv(each, seed=1, index=0) for each in (config, stock)]
         actions = np.random.default_rng(0).uniform(-1, 1, (steps, 4)).astype(np.float32)
         for env, times in zip(envs, cpu, strict=True):
             env.reset()
@@ -187,7 +187,7 @@ def physics(benchmark: str, runs: int) -> Row:
 
     from mtrl.envs import VectorEnv
 
-    env = VectorEnv(Env(tasks=benchmark), seed=1)
+    env = VectorEnv(Env(tasks=benchmark), seed=1, workers=0)
     env.reset()
     simulators = [(each._env.model, each._env.data) for each in env._group._envs.values()]
     ours, floor, steps = [], [], 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from mtrl import losses, ops, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
+from mtrl.cpus import usable_cpus
 from mtrl.gradient_surgery import GradientRule, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.return_scale import ReturnScale
@@ -173,7 +173,7 @@ class Agent:
         if reason := self._why_not_fused():
             log.info("updates run through autograd: %s", reason)
             return None
-        threads = min(self.config.run.threads, _bound_cpus())
+        threads = min(self.config.run.threads, usable_cpus())
         log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
         return ops.SacUpdate(
             self.config.agent.model_dump(include=ops.SAC_SETTINGS),
@@ -362,11 +362,6 @@ def _check_finite(batch: Batch) -> None:
             raise ValueError(
                 f"batch.{name}[{row}] is not finite (task {int(batch.task[row])}); check its env"
             )
-
-
-def _bound_cpus() -> int:
-    """CPUs that this process may run on: Slurm and taskset bind it to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Generator:

@@ -153,7 +153,9 @@ class Evaluate(Section):
 class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     threads: int = Field(1, ge=1)  # of torch and of the kernels
-    env_workers: int = Field(0, ge=0)  # processes that step envs; 0 steps them in this process
+    # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU, else 0.
+    env_workers: int | None = Field(None, ge=0)
+    env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
 
@@ -170,6 +172,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         agent, tasks = self.agent, len(self.env.tasks)
+        if repeated := [task for task in set(self.env.tasks) if self.env.tasks.count(task) > 1]:
+            raise ValueError(
+                f"env.tasks: '{min(repeated)}' is named twice; in a run each task has one env and one head"
+            )
         if 0 < agent.batch < tasks:
             raise ValueError(f"agent.batch = {agent.batch} gives some of the {tasks} tasks no transition")
         if agent.gradient_surgery != "none" and tasks < 2:
@@ -239,7 +245,12 @@ def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = No
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(problem) for problem in error.errors())) from None
+        raise ConfigError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with which field, in one line."""
+    return "; ".join(_describe(problem) for problem in error.errors())
 
 
 def check_key(key: str) -> None:

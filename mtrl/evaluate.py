@@ -21,7 +21,8 @@ class Evaluator:
     def __init__(self, config: Config) -> None:
         self._episodes = config.evaluate.episodes
         self._seed = config.train.seed
-        self._envs = VectorEnv(config.env, seed=self._seed, workers=config.run.env_workers)
+        workers, restarts = config.run.env_workers, config.run.env_restarts
+        self._envs = VectorEnv(config.env, seed=self._seed, workers=workers, restarts=restarts)
 
     def evaluate(self, policy: Policy) -> dict[str, NDArray[np.float64]]:
         """Means over the first `episodes` episodes of each task: success (at any step), return, length; each [T]."""

@@ -128,8 +128,6 @@ def resolve_tasks(spec: str | Iterable[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"no task '{task}' in Meta-World v3{nearest(str(task), [*ALL_TASKS, *BENCHMARKS])}"
             )
-    if len(set(tasks)) < len(tasks):
-        raise ValueError("a task is named twice; each task has one env")
     return tasks
 
 

@@ -14,6 +14,7 @@ import torch
 from mtrl.agent import Agent
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import Config, ConfigError
+from mtrl.cpus import usable_cpus
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.replay import Replay
@@ -49,6 +50,7 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     seed, tasks, steps = config.train.seed, len(config.env.tasks), config.train.vector_steps
     device = resolve_device(config.run.device)
+    config = resolve_env_workers(config, device)
     evaluate_at = frozenset(config.evaluate.steps(steps))
     save_now = Every(config.run.checkpoint_seconds)
 
@@ -116,10 +118,19 @@ def train(
 
 
 def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
-    envs = VectorEnv(config.env, seed=config.train.seed, workers=config.run.env_workers)
+    run = config.run
+    envs = VectorEnv(config.env, seed=config.train.seed, workers=run.env_workers, restarts=run.env_restarts)
     if config.agent.scaling != "reward":
         return envs
     return PerTaskRewardScale(envs, discount=config.agent.discount)
+
+
+def resolve_env_workers(config: Config, device: torch.device) -> Config:
+    """`config` with a number for run.env_workers. On a CPU, several runs at a time are the better use of its cores."""
+    if config.run.env_workers is not None:
+        return config
+    workers = 0 if device.type == "cpu" else max(1, usable_cpus() - 1)
+    return config.model_copy(update={"run": config.run.model_copy(update={"env_workers": workers})})
 
 
 class Every:

@@ -30,7 +30,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mtrl.config import Config, ConfigError, build_config, check_key, parse_value
+from mtrl.config import Config, ConfigError, build_config, check_key, explain, parse_value
 from mtrl.names import nearest
 from mtrl.tasks import resolve_tasks
 from sweeps.arithmetic import evaluate
@@ -283,7 +283,10 @@ def _build(grid: Grid, values: Mapping[str, Any], sections: dict[str, Any]) -> C
             except ConfigError as error:
                 raise GridError(f"grid '{grid.name}': {error}") from None
         parts[name] = sections[identity]
-    return Config(**parts)
+    try:
+        return Config(**parts)
+    except ValidationError as error:
+        raise GridError(f"grid '{grid.name}': {explain(error)}") from None
 
 
 def _split_joined(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
     batch = sum(config.batch_rows)
     flops = 2 * batch * (CRITIC_PASSES * parameters.critic + ACTOR_PASSES * parameters.actor)
     speed = GPU_FLOPS if gpu else CORE_FLOPS * config.run.threads
-    workers = max(1, config.run.env_workers)
+    workers = config.run.env_workers or 1
     seconds = env_steps * SECONDS_PER_ENV_STEP / workers + updates * (SECONDS_PER_UPDATE + flops / speed)
     weights = 4 * (3 * parameters.total + parameters.target)  # with two moments of Adam
     rows = BYTES_OF_ROW * tasks * min(config.replay.capacity, steps)

@@ -194,7 +194,7 @@ def test_training_stays_with_the_twin_for_hundreds_of_updates():
 
 
 def test_the_number_of_threads_does_not_show(monkeypatch):
-    monkeypatch.setattr("mtrl.agent._bound_cpus", lambda: 64)
+    monkeypatch.setattr("mtrl.agent.usable_cpus", lambda: 64)
     agents = [make_agent(width=300, agent__critics=3, run__threads=threads) for threads in (1, 2, 5)]
     for step in range(3):
         batch = make_batch(3, 180, seed=step)

@@ -46,7 +46,7 @@ def test_last_step_is_always_evaluated() -> None:
             "no task 'drawr-close-v3' in Meta-World v3; did you mean 'drawer-close-v3'",
         ),
         ({"env.tasks": []}, "no tasks given"),
-        ({"env.tasks": ["reach-v3", "reach-v3"]}, "named twice"),
+        ({"env.tasks": ["reach-v3", "reach-v3"]}, "env.tasks: 'reach-v3' is named twice"),
         ({"agent.discount": "much"}, "agent.discount = 'much'"),
         ({"agent.actor_lr": float("nan")}, "finite"),
         ({"agent.log_std_min": 3.0}, "log_std_min must be below"),

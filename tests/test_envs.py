@@ -22,7 +22,9 @@ def cache(tmp_path_factory):
     """A cache of this module's own, shared by its tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        living = VectorEnv(Env(tasks=TASKS), seed=0)  # envs of the same tasks copy its compiled models
+        living = VectorEnv(
+            Env(tasks=TASKS), seed=0, workers=0
+        )  # envs of the same tasks copy its compiled models
         yield
         living.close()
 
@@ -195,9 +197,27 @@ def goals_seen(env, row):
     return [env.reset()[0][row, -3:] for _ in range(40)]
 
 
+def test_a_task_named_again_has_goals_of_its_own(make):
+    twice = make(("push-v3", "reach-v3", "push-v3"))
+    goals = [[tuple(goal) for goal in env._goals] for env in twice._group._envs.values()]
+    assert goals[0] == [tuple(goal) for goal in stock_goals("push-v3", 3, 4)]
+    assert goals[2] == [tuple(goal) for goal in stock_goals("push-v3", 4, 4)]
+    same = make(twice.tasks, workers=2)
+    np.testing.assert_array_equal(twice.reset()[0], same.reset()[0])
+    assert_same(rollout(twice, 30), rollout(same, 30))
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (3, 2), (64, 3)])
+def test_without_a_number_there_is_a_worker_per_cpu_but_one(monkeypatch, cpus, workers):
+    monkeypatch.setattr("mtrl.envs.vector_env.usable_cpus", lambda: cpus)
+    env = VectorEnv(Env(tasks=TASKS, horizon=20, goals_per_task=1), seed=0)
+    assert len(env._workers) == workers
+    env.close()
+
+
 def test_held_out_goals_are_others_of_the_same_stream(make):
     env = make()
-    held_out = VectorEnv(env._config.held_out(), seed=3)
+    held_out = VectorEnv(env._config.held_out(), seed=3, workers=0)
     drawn = [tuple(goal) for goal in stock_goals("push-v3", 3, 8)]
     for each, expected in ((env, drawn[:4]), (held_out, drawn[4:])):
         assert [tuple(goal) for goal in each._group._envs[1]._goals] == expected

@@ -42,7 +42,7 @@ def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     stock = StockEnv(task)
     stock.env._placed = fast_env._Placed(stock.env.model.body_pos.copy(), stock.env.model.site_pos.copy())
     fast_env._living[stock.env.fullpath] = stock.env  # compiling a model is the longest part of this test
-    env = TaskEnv(task, config, seed=5, index=0)
+    env = TaskEnv(config, seed=5, index=0)
     goals = draw_goals(stock.env, 5, 2)
     generator = np.random.default_rng(0)
     for goal, act in (
@@ -90,7 +90,7 @@ def test_rewards_of_version_1_equal_stock(task):
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_env_that_is_dropped_frees_its_simulator():
-    env = TaskEnv("push-v3", Env(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
+    env = TaskEnv(Env(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
     env.reset()
     env.step(np.zeros(4, np.float32))
     simulator = weakref.ref(env._env.data)
@@ -99,7 +99,7 @@ def test_an_env_that_is_dropped_frees_its_simulator():
 
 
 def test_stock_is_stepped_where_fast_is_off():
-    env = TaskEnv("push-v3", Env(tasks=("push-v3",), fast=False), seed=0, index=0)
+    env = TaskEnv(Env(tasks=("push-v3",), fast=False), seed=0, index=0)
     assert type(env._env) is ALL_V3_ENVIRONMENTS["push-v3"]
 
 
@@ -115,7 +115,7 @@ def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatc
 def test_a_layer_that_fails_falls_back_to_stock(monkeypatch):
     monkeypatch.setattr(fast_env._FastSawyer, "_get_obs", lambda self: 1 / 0)
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
-        VectorEnv(Env(tasks=("reach-v3",)), seed=0).close()
+        VectorEnv(Env(tasks=("reach-v3",)), seed=0, workers=0).close()
 
 
 @given(

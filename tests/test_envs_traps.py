@@ -21,7 +21,9 @@ TASKS = ("reach-v3", "drawer-close-v3")
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        living = VectorEnv(Env(tasks=TASKS), seed=0)  # envs of the same tasks copy its compiled models
+        living = VectorEnv(
+            Env(tasks=TASKS), seed=0, workers=0
+        )  # envs of the same tasks copy its compiled models
         yield
         living.close()
 

@@ -14,7 +14,7 @@ TASKS = ("reach-v3", "push-v3")
 @pytest.fixture
 def env(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    env = VectorEnv(Env(tasks=TASKS, horizon=8, goals_per_task=2, fast=False), seed=0)
+    env = VectorEnv(Env(tasks=TASKS, horizon=8, goals_per_task=2, fast=False), seed=0, workers=0)
     env.reset()
     yield env
     env.close()

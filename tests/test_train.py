@@ -1,5 +1,7 @@
 """Whole runs, short and real: the run file, repetition, resumption, divergence."""
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import xarray as xr
 
 from mtrl.config import Config, ConfigError, build_config
 from mtrl.results import read_run
-from mtrl.train import Progress, resolve_device, train
+from mtrl.train import Progress, resolve_device, resolve_env_workers, train
 
 SHORT: dict[str, Any] = {
     "env.tasks": "drawer-close-v3+reach-v3",
@@ -121,6 +123,36 @@ def test_both_backends_train(tmp_path: Path, finished: Path) -> None:
     ours, theirs = read_run(finished / "run.h5"), read_run(tmp_path / "run.h5")
     place = ours.run_metrics.index("critic_loss")
     np.testing.assert_allclose(ours.per_run[:, place], theirs.per_run[:, place], rtol=1e-3)
+
+
+def test_env_workers_are_for_gpus_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtrl.train.usable_cpus", lambda: 8)
+    free, fixed = short_config(), short_config(run__env_workers=3)
+    for config, device, workers in (
+        (free, "cpu", 0),
+        (free, "cuda", 7),
+        (fixed, "cpu", 3),
+        (fixed, "cuda", 3),
+    ):
+        assert resolve_env_workers(config, torch.device(device)).run.env_workers == workers
+
+
+def test_a_run_survives_an_env_worker(tmp_path: Path, finished: Path) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.vector_step == 50:
+            worker = next(child for child in children() if "worker_process" in child.read_text())
+            os.kill(int(worker.parent.name), signal.SIGKILL)
+
+    config = short_config(run__env_workers=1, run__env_restarts=1)
+    with pytest.warns(RuntimeWarning, match="takes over"):
+        assert train(config, tmp_path, report=kill) == "done"
+    assert contents(tmp_path / "run.h5") == contents(finished / "run.h5")
+
+
+def children() -> list[Path]:
+    """/proc/<pid>/cmdline of this process's children."""
+    pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [Path(f"/proc/{pid}/cmdline") for pid in pids]
 
 
 def test_missing_device_is_named() -> None:

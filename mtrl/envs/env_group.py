@@ -20,7 +20,7 @@ class EnvGroup:
     def __init__(self, config: Env, *, seed: int, rows: list[int], buffers: StepBuffers) -> None:
         """`rows` are places in `config.tasks`, and rows of `buffers`."""
         self._config, self._buffers = config, buffers
-        self._envs = {row: TaskEnv(config.tasks[row], config, seed=seed, index=row) for row in rows}
+        self._envs = {row: TaskEnv(config, seed=seed, index=row) for row in rows}
         _return_free_memory()
         if mujoco.get_mju_user_warning() is None:
             mujoco.set_mju_user_warning(_warn)

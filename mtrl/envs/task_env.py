@@ -36,10 +36,14 @@ class _Start(NamedTuple):
 class TaskEnv:
     """Steps one task. `length`, `episode_return` and `episode_success` describe the episode so far."""
 
-    def __init__(self, task: str, config: Env, *, seed: int, index: int) -> None:
-        """`index` is the task's place in the vector env; it tells the generators of one seed apart."""
-        self.task, self._config, self._index = task, config, index
-        cls = env_class(task, config.reward_version) if config.fast else ALL_V3_ENVIRONMENTS[task]
+    def __init__(self, config: Env, *, seed: int, index: int) -> None:
+        """The task `config.tasks[index]`; `index` tells the generators of one seed apart."""
+        self.task, self._config, self._index = config.tasks[index], config, index
+        self._copy = config.tasks[:index].count(
+            self.task
+        )  # a task that comes again has the goals of the next seed
+        fast, stock = config.fast, ALL_V3_ENVIRONMENTS[self.task]
+        cls = env_class(self.task, config.reward_version) if fast else stock
         self._env = make_env(cls, config.reward_version)
         self._seed: int | None = None
         self._camera: Camera | None = None
@@ -50,7 +54,7 @@ class TaskEnv:
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, self._index))))
         if seed != self._seed:
             first, count = self._config.first_goal, self._config.goals_per_task
-            self._goals = goals(self._env, self.task, seed, first + count)[first:]
+            self._goals = goals(self._env, self.task, seed + self._copy, first + count)[first:]
             self._starts: dict[int, _Start] = {}
             self._seed = seed
 

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from mtrl.config import Env
+from mtrl.cpus import usable_cpus
 from mtrl.envs.recovery import Recovery
 from mtrl.envs.step_buffers import Array, private_buffers, shared_buffers, shared_file
 from mtrl.envs.worker import Worker, WorkerDied
@@ -26,15 +27,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     """Meta-World tasks as a gymnasium vector env; row i is `tasks[i]`.
 
     An env whose episode ends is reset in the same step. Goals are a function of (task, seed, goals_per_task)
-    alone; which goal a reset takes is drawn by a generator of the env's own, from the seed and the row.
+    alone; where a task is named again, its n-th repetition has those of seed + n. Which goal a reset takes is
+    drawn by a generator of the env's own, from the seed and the row.
     Results do not depend on `workers`.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
     render_mode = "rgb_array"
 
-    def __init__(self, env: Env, *, seed: int, workers: int = 0, restarts: int = 0) -> None:
-        """`workers` processes step the envs; 0 steps them in this process.
+    def __init__(self, env: Env, *, seed: int, workers: int | None = None, restarts: int = 0) -> None:
+        """`workers` processes step the envs: 0 steps them in this process, None starts one per CPU that this
+        process may use but one, at least 1.
 
         `restarts` workers that die while they step are replaced, and results are as if they had not died. The
         next death raises WorkerDied and closes the env.
@@ -50,6 +53,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._stepping = False
         self._workers: list[Worker] = []
         self._recovery = Recovery(restarts)
+        if workers is None:
+            workers = max(1, usable_cpus() - 1)
         if workers == 0:
             from mtrl.envs.env_group import EnvGroup  # imports Meta-World
 
