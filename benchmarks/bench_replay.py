@@ -53,7 +53,12 @@ class Stream:
 
 def ours(tasks: int, capacity: int, mode: str) -> Work:
     stream = Stream(tasks)
-    replay = Replay(config.Replay(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA), tasks=tasks, seed=0)
+    replay = Replay(
+        config.Replay(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA),
+        tasks=tasks,
+        seed=0,
+        discount=0.99,
+    )
     for _ in range(capacity):
         replay.add(*stream.step())
     priority = torch.from_numpy(stream.priority)

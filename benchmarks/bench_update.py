@@ -56,6 +56,7 @@ class Rows:
         self.observation, self.next_observation = normal(batch, 39), normal(batch, 39)
         self.action, self.reward = normal(batch, 4).tanh(), normal(batch).abs()
         self.terminated, self.weight = torch.zeros(batch), torch.ones(batch)
+        self.discount = torch.full((batch,), 0.99)
         self.task = torch.arange(tasks).repeat_interleave(batch // tasks)
         self.one_hot = nn.functional.one_hot(self.task, tasks).float()
 

@@ -41,6 +41,8 @@ class Batch(Protocol):
     def task(self) -> Tensor: ...  # [B]
     @property
     def weight(self) -> Tensor: ...  # [B]; importance weights, 1 where sampling is uniform
+    @property
+    def discount(self) -> Tensor: ...  # [B]; of the value of next_observation
 
 
 class Update(NamedTuple):
@@ -162,7 +164,7 @@ class Agent:
             critic,
             self.target_value,
             temperature,
-            (*rows, batch.task, batch.weight),
+            (*rows, batch.task, batch.weight, batch.discount),
             (next_noise, noise),
         )
         for adam in adams:
@@ -223,7 +225,7 @@ class Agent:
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
             next_output = self.target(torch.cat((action, batch.next_observation), 1), batch.task)
         target, y = self.value_head.target(
-            next_output, reward, batch.terminated, log_prob, temperature, self.config.agent.discount
+            next_output, reward, batch.terminated, log_prob, temperature, batch.discount
         )
         x = torch.cat((batch.action, batch.observation), 1)
         weight = weight * batch.weight
@@ -354,7 +356,7 @@ class Agent:
 
 def _check_finite(batch: Batch) -> None:
     """Raises ValueError naming the first column and row with NaN or infinity."""
-    for name in ("observation", "action", "reward", "terminated", "next_observation", "weight"):
+    for name in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount"):
         column: Tensor = getattr(batch, name)
         bad = (~column.isfinite()).view(len(column), -1).any(1).nonzero()
         if len(bad):

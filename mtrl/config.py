@@ -48,6 +48,7 @@ class Replay(Section):
     mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+    n_step: int = Field(1, ge=1)  # rewards summed into one return, fewer at an episode's end
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
     rows: Literal["full", "frame_stack"] = (
         "full"  # frame_stack: half the memory, for [frame, previous, goal] only

@@ -8,12 +8,17 @@ from torch import Tensor
 
 @torch.no_grad()
 def soft_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    log_prob: Tensor,
+    temperature: Tensor,
+    discount: Tensor,
 ) -> Tensor:
     """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B].
 
     next_q is [E, B]; the others are [B]. No gradient flows through y. d is termination only:
-    truncation bootstraps.
+    truncation bootstraps. discount is of the value that follows: after an n-step return, discount ** n.
     """
     return reward + discount * (1 - terminated) * (next_q.amin(0) - temperature * log_prob)
 

@@ -29,7 +29,7 @@ _library.define(
 )
 _library.define(
     "soft_target(Tensor reward, Tensor terminated, Tensor next_q, Tensor log_prob, Tensor temperature,"
-    " float discount) -> Tensor"
+    " Tensor discount) -> Tensor"
 )
 
 
@@ -57,7 +57,12 @@ def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
 
 
 def soft_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    log_prob: Tensor,
+    temperature: Tensor,
+    discount: Tensor,
 ) -> Tensor:
     """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient. See `mtrl.losses.soft_target`.
 
@@ -116,8 +121,9 @@ class SacUpdate:
         """Updates the flat vectors in place. Returns the metrics in the order of METRICS and the priorities [B].
 
         batch: observation [B, O], action [B, A], reward, terminated [B], next_observation [B, O], task int64 [B],
-        weight [B]. noise: standard normal draws [B, A] for the next and for the present actions. Raises ValueError
-        or TypeError, before anything changes, for shapes, dtypes or task ids that do not fit.
+        weight, discount (of the next value) [B]. noise: standard normal draws [B, A] for the next and for the present
+        actions. Raises ValueError or TypeError, before anything changes, for shapes, dtypes or task ids that do not
+        fit.
         """
         priority = torch.empty_like(batch[2])
         return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
@@ -131,7 +137,6 @@ class SacUpdate:
 
 Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step
 SAC_SETTINGS = {  # fields of the section `agent` that a SacUpdate follows
-    "discount",
     "polyak",
     "actor_lr",
     "critic_lr",
@@ -294,7 +299,12 @@ def _head_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _soft_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    log_prob: Tensor,
+    temperature: Tensor,
+    discount: Tensor,
 ) -> Tensor:
     y = torch.empty_like(reward)
     _core.td_target(reward, terminated, next_q.contiguous(), log_prob, temperature, discount, y)

@@ -122,7 +122,12 @@ def own_head_backward(
 
 
 def soft_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, log_prob: Tensor, temperature: Tensor, discount: float
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    log_prob: Tensor,
+    temperature: Tensor,
+    discount: Tensor,
 ) -> Tensor:
     """As `mtrl.ops.soft_target`."""
     y = torch.empty_like(reward)

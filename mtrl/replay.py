@@ -45,10 +45,10 @@ class Replay:
     their maximum in the batch, in the task's part of it, in the buffer, or none (Schaul et al. 2016).
     prioritized_independent: the same without strata. New transitions enter at their task's highest live priority.
 
-    With `n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode was
-    terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the last
-    one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal], each
-    frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
+    With `config.n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode
+    was terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the
+    last one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal],
+    each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
     `path` the rows lie in a file there, for buffers larger than memory.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
@@ -60,11 +60,10 @@ class Replay:
         *,
         tasks: int,
         seed: int,
+        discount: float,
         observation_size: int = OBSERVATION_SIZE,
         action_size: int = ACTION_SIZE,
         frame_size: int = FRAME_SIZE,
-        n_step: int = 1,
-        discount: float = 0.99,
         path: str | os.PathLike[str] = "",
         instruction_set: str = "auto",
     ) -> None:
@@ -79,7 +78,7 @@ class Replay:
             alpha=config.alpha,
             beta=config.beta,
             normalization=config.weights,
-            n_step=n_step,
+            n_step=config.n_step,
             discount=discount,
             seed=seed,
             instruction_set=instruction_set,

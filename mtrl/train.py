@@ -57,7 +57,7 @@ def train(
     with ExitStack() as stack:
         envs = stack.enter_context(closing(_make_envs(config)))
         agent = Agent(config, device=device)
-        replay = Replay(config.replay, tasks=tasks, seed=seed)
+        replay = Replay(config.replay, tasks=tasks, seed=seed, discount=config.agent.discount)
         explorer = np.random.default_rng([seed, 0])
         restored = load_checkpoint(directory / "checkpoint", replay)
         log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))

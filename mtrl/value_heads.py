@@ -25,7 +25,7 @@ class ValueHead(Protocol):
         terminated: Tensor,
         log_prob: Tensor,
         temperature: Tensor,
-        discount: float,
+        discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """What the critics are to learn, from the target critics' output at the next actions: [B] or [B, K].
 
@@ -70,7 +70,7 @@ class ScalarValue:
         terminated: Tensor,
         log_prob: Tensor,
         temperature: Tensor,
-        discount: float,
+        discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
         q = self.value(output)
         if self._reduction == "mean":
@@ -113,7 +113,7 @@ class CategoricalValue:
         terminated: Tensor,
         log_prob: Tensor,
         temperature: Tensor,
-        discount: float,
+        discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
         probability = self._reduced(output.softmax(2))
         bonus = temperature * log_prob

@@ -91,7 +91,7 @@ def first_update(state, batch, next_noise, noise, settings, *, task_weight=None,
     one_hot = np.eye(tasks)[task]
     rows = {
         n: getattr(batch, n).double().numpy()
-        for n in ("observation", "action", "reward", "terminated", "next_observation", "weight")
+        for n in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount")
     }
     b, members = len(task), len(state["critic"]["head_bias"])
     log_temperature = state["log_temperature"].double().numpy()
@@ -111,9 +111,7 @@ def first_update(state, batch, next_noise, noise, settings, *, task_weight=None,
     )
     next_x = np.concatenate((next_action, rows["next_observation"]), 1)
     next_q = np.stack([Mlp(state["target"], e, tasks).forward(next_x, one_hot)[:, 0] for e in range(members)])
-    y = rows["reward"] + settings.discount * (1 - rows["terminated"]) * (
-        next_q.min(0) - alpha * next_log_prob
-    )
+    y = rows["reward"] + rows["discount"] * (1 - rows["terminated"]) * (next_q.min(0) - alpha * next_log_prob)
 
     x = np.concatenate((rows["action"], rows["observation"]), 1)
     critics = [Mlp(state["critic"], e, tasks) for e in range(members)]

@@ -33,6 +33,7 @@ class Rows(NamedTuple):
     next_observation: torch.Tensor
     task: torch.Tensor
     weight: torch.Tensor
+    discount: torch.Tensor
 
 
 def make_batch(tasks, per_task, seed=0, *, terminated=0.0):
@@ -50,6 +51,7 @@ def make_batch(tasks, per_task, seed=0, *, terminated=0.0):
         next_observation=normal(rows, 39),
         task=torch.arange(tasks).repeat_interleave(per_task),
         weight=torch.rand(rows, generator=generator) + 0.5,
+        discount=0.99 ** torch.randint(1, 6, (rows,), generator=generator),
     )
 
 

@@ -136,7 +136,7 @@ def test_scalar_target_by_hand(backend, reduction, expected):
         torch.tensor([0.0, 1.0]),
         torch.tensor([-2.0, 3.0]),
         torch.tensor([0.5, 0.5]),
-        0.9,
+        torch.tensor([0.9, 0.9]),
     )
     # 1 + 0.9 (8 + 0.5 * 2), or with the mean 9 of the members; a terminated row keeps its reward alone.
     torch.testing.assert_close(target, torch.tensor(expected))

@@ -12,7 +12,7 @@ from mtrl.replay import Replay
 
 
 def make_replay(rows: int = 0) -> Replay:
-    replay = Replay(build_config("debug").replay, tasks=2, seed=0)
+    replay = Replay(build_config("debug").replay, tasks=2, seed=0, discount=0.99)
     random = np.random.default_rng(0)
     for _ in range(rows):
         observation, following = random.normal(size=(2, 2, 39))

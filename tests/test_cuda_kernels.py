@@ -85,7 +85,7 @@ def transitions(generator: torch.Generator) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("mode", ["uniform", "uniform_shared", "prioritized"])
 def test_replay_draws_what_the_cpu_draws(mode: Any) -> None:
     generator = torch.Generator().manual_seed(0)
-    cpu = Replay(config.Replay(capacity=CAPACITY, mode=mode), tasks=TASKS, seed=1)
+    cpu = Replay(config.Replay(capacity=CAPACITY, mode=mode), tasks=TASKS, seed=1, discount=0.99)
     cuda = CudaReplay(mode)
     for step in range(3 * CAPACITY // 2):
         row = transitions(generator)
@@ -122,16 +122,17 @@ def critic_rows(critics: int, rows: int) -> tuple[Tensor, ...]:
 def test_td_target_is_the_losses_alone_and_in_a_graph() -> None:
     critics, rows = 2, 1280
     *parts, q, weight = critic_rows(critics, rows)
+    discount = torch.rand(rows, device="cuda")
     target, priority = torch.empty(rows, device="cuda"), torch.empty(rows, device="cuda")
     dq, mean = torch.empty_like(q), torch.empty(2, device="cuda")
     workspace = room(_core.cuda.td_target_workspace(rows))
 
     def run() -> None:
         outputs = (target, dq, priority, mean, workspace)
-        _core.cuda.td_target(*parts, q, weight, 0.99, *outputs, stream())
+        _core.cuda.td_target(*parts, q, weight, discount, *outputs, stream())
 
     def check() -> None:
-        expected = losses.soft_target(*parts, 0.99)
+        expected = losses.soft_target(*parts, discount)
         leaf = q.detach().requires_grad_()
         loss = losses.critic_loss(leaf, expected, weight)
         (slope,) = torch.autograd.grad(loss, leaf)

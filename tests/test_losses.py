@@ -16,7 +16,7 @@ def test_soft_target_by_hand():
         next_q=torch.tensor([[10.0, 5.0], [8.0, 7.0]]),
         log_prob=column(-2.0, 3.0),
         temperature=column(0.5, 0.5),
-        discount=0.9,
+        discount=column(0.9, 0.9),
     )
     # 1 + 0.9 (8 + 0.5 * 2); a terminated row keeps its reward alone.
     torch.testing.assert_close(target, column(9.1, 2.0))
@@ -25,7 +25,7 @@ def test_soft_target_by_hand():
 def test_no_gradient_flows_through_the_target():
     q = torch.ones((2, 3), requires_grad=True)
     ones = torch.ones(3)
-    assert not losses.soft_target(ones, ones * 0, q, ones, ones, 0.9).requires_grad
+    assert not losses.soft_target(ones, ones * 0, q, ones, ones, ones).requires_grad
 
 
 def test_actor_loss_goes_to_the_first_least_critic():

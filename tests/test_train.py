@@ -161,3 +161,18 @@ def test_missing_device_is_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"use run\.device=cpu"):
             resolve_device("cuda")
+
+
+def test_returns_of_several_steps_and_their_discount_reach_the_update(tmp_path: Path, finished: Path) -> None:
+    """A run of n-step returns is another run; with discount 0 only the first reward counts, so it is the same again."""
+    runs = {"one": {}, "three": {"replay__n_step": 3}}
+    for name, changes in runs.items():
+        train(short_config(**changes, agent__discount=0.0), tmp_path / f"blind {name}")
+    assert columns(tmp_path / "blind one/run.h5") == columns(tmp_path / "blind three/run.h5")
+    assert train(short_config(replay__n_step=3), tmp_path / "three") == "done"
+    assert columns(tmp_path / "three/run.h5") != columns(finished / "run.h5")
+
+
+def columns(path: Path) -> tuple[bytes, bytes]:
+    with h5py.File(path) as file:
+        return file["per_task"][()].tobytes(), file["per_run"][()].tobytes()

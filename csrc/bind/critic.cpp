@@ -138,7 +138,7 @@ void head_backward(py::object x, py::object kernel, py::object task, py::object 
 }
 
 void soft_target(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
-                 py::object temperature, double discount, py::object target) {
+                 py::object temperature, py::object discount, py::object target) {
   const arrays::Array q = shaped(next_q, "next_q", 2);
   const int64_t critics = q.shape[0], rows = q.shape[1];
   const float* r = input<float>(reward, "reward", {rows});
@@ -146,9 +146,10 @@ void soft_target(py::object reward, py::object terminated, py::object next_q, py
   const float* values = input<float>(next_q, "next_q", {critics, rows});
   const float* density = input<float>(log_prob, "log_prob", {rows});
   const float* heat = input<float>(temperature, "temperature", {rows});
+  const float* future = input<float>(discount, "discount", {rows});
   float* y = output<float>(target, "target", {rows});
   py::gil_scoped_release unlocked;
-  td_target(critics, rows, r, d, values, density, heat, static_cast<float>(discount), y);
+  td_target(critics, rows, r, d, values, density, heat, future, y);
 }
 
 double adam(py::object value, py::object gradient, py::object mean, py::object square, py::object target,
@@ -167,9 +168,9 @@ double adam(py::object value, py::object gradient, py::object mean, py::object s
 
 SacSettings settings_of(const py::dict& values) {
   const auto get = [&](const char* name) { return values[name].cast<double>(); };
-  return {get("discount"),       get("polyak"),         get("actor_lr"),     get("critic_lr"),
-          get("temperature_lr"), get("adam_eps"),       get("weight_decay"), get("actor_clip"),
-          get("critic_clip"),    get("target_entropy"), get("log_std_min"),  get("log_std_max")};
+  return {get("polyak"),         get("actor_lr"),     get("critic_lr"),  get("temperature_lr"),
+          get("adam_eps"),       get("weight_decay"), get("actor_clip"), get("critic_clip"),
+          get("target_entropy"), get("log_std_min"),  get("log_std_max")};
 }
 
 MultiHeadShape shape_of(const py::dict& values) {
@@ -218,7 +219,8 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
                                py::object target, const py::tuple& log_temperature, py::object observation,
                                py::object action, py::object reward, py::object terminated,
                                py::object next_observation, py::object task, py::object weight,
-                               py::object next_noise, py::object noise, py::object priority) {
+                               py::object discount, py::object next_noise, py::object noise,
+                               py::object priority) {
   const MultiHeadShape &a = self.actor_shape(), &c = self.critic_shape();
   const int64_t actions = a.outputs / 2, rows = shaped(reward, "reward", 1).shape[0];
   if (rows == 0) throw py::value_error("the batch has no rows");
@@ -235,6 +237,7 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
                        input<float>(terminated, "terminated", {rows}),
                        input<float>(next_observation, "next_observation", {rows, a.inputs}),
                        input<float>(weight, "weight", {rows}),
+                       input<float>(discount, "discount", {rows}),
                        ids,
                        input<float>(next_noise, "next_noise", {rows, actions}),
                        input<float>(noise, "noise", {rows, actions})};

@@ -69,8 +69,9 @@ class Call {
 };
 
 void td_target(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
-               py::object temperature, py::object q, py::object weight, float discount, py::object target,
-               py::object dq, py::object priority, py::object mean, py::object workspace, uintptr_t stream) {
+               py::object temperature, py::object q, py::object weight, py::object discount,
+               py::object target, py::object dq, py::object priority, py::object mean, py::object workspace,
+               uintptr_t stream) {
   Call call(stream);
   const arrays::Array values = call.view(next_q, "next_q", 2);
   const int64_t critics = values.shape[0], rows = values.shape[1];
@@ -83,7 +84,7 @@ void td_target(py::object reward, py::object terminated, py::object next_q, py::
                  call.get<float>(temperature, "temperature", {rows}),
                  nullptr,
                  nullptr,
-                 discount,
+                 call.get<float>(discount, "discount", {rows}),
                  call.get<float>(target, "target", {rows}),
                  nullptr,
                  nullptr,

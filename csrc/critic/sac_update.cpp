@@ -310,7 +310,7 @@ void SacUpdate::evaluate_targets(const float* target, const SacBatch& batch) {
                  next_q_ + e * batch.rows + b, own.workspace);
   });
   td_target(members, batch.rows, batch.reward, batch.terminated, next_q_, next_log_prob_, alpha_,
-            static_cast<float>(settings_.discount), y_);
+            batch.discount, y_);
 }
 
 void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& batch, float* priority,

@@ -13,7 +13,7 @@
 // through all layers in blocks that stay in cache; the actor's loss is differentiated only through each row's
 // least critic, and only down to the action; clip, Adam and Polyak average are one pass.
 struct SacSettings {
-  double discount, polyak, actor_lr, critic_lr, temperature_lr, adam_eps;
+  double polyak, actor_lr, critic_lr, temperature_lr, adam_eps;
   double weight_decay;  // decoupled, of actor and critics; temperatures have none
   double actor_clip, critic_clip, target_entropy;
   double log_std_min, log_std_max;
@@ -33,11 +33,11 @@ struct AdamState {
   int64_t steps;  // the coming step included
 };
 
-// Rows of a batch, and two draws of standard normal noise. Observations and actions are as wide as the
-// networks say.
+// Rows of a batch, each with the discount of the value that follows it, and two draws of standard normal
+// noise. Observations and actions are as wide as the networks say.
 struct SacBatch {
   int64_t rows;
-  const float *observation, *action, *reward, *terminated, *next_observation, *weight;
+  const float *observation, *action, *reward, *terminated, *next_observation, *weight, *discount;
   const int64_t* task;  // each within the tasks
   const float *next_noise, *noise;
 };

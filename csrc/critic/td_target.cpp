@@ -3,7 +3,7 @@
 #include <cmath>
 
 void td_target(int64_t critics, int64_t rows, const float* reward, const float* terminated,
-               const float* next_q, const float* log_prob, const float* temperature, float discount,
+               const float* next_q, const float* log_prob, const float* temperature, const float* discount,
                float* target) {
   for (int64_t b = 0; b < rows; ++b) {
     float q = next_q[b];
@@ -11,6 +11,6 @@ void td_target(int64_t critics, int64_t rows, const float* reward, const float* 
       const float other = next_q[e * rows + b];
       if (!(other >= q) && !std::isnan(q)) q = other;  // a NaN is not hidden by a smaller number
     }
-    target[b] = reward[b] + discount * (1.0f - terminated[b]) * (q - temperature[b] * log_prob[b]);
+    target[b] = reward[b] + discount[b] * (1.0f - terminated[b]) * (q - temperature[b] * log_prob[b]);
   }
 }

@@ -16,7 +16,7 @@ __device__ float soft_target(const TdTargetCuda& c, int64_t b) {
     const float next = c.next_q[e * c.rows + b];
     least = next < least ? next : least;
   }
-  return c.reward[b] + c.discount * (1.0f - c.terminated[b]) * (least - c.temperature[b] * c.log_prob[b]);
+  return c.reward[b] + c.discount[b] * (1.0f - c.terminated[b]) * (least - c.temperature[b] * c.log_prob[b]);
 }
 
 // One thread, one row: its part of the sums over e.

@@ -30,15 +30,17 @@ TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
   std::mt19937_64 generator(static_cast<uint64_t>(critics * 1000 + rows));
   const auto reward = normal(generator, rows, 5), log_prob = normal(generator, rows, 3);
   const auto next_q = normal(generator, critics * rows, 100), q = normal(generator, critics * rows, 100);
-  auto temperature = normal(generator, rows, 1), weight = normal(generator, rows, 1), terminated = reward;
+  auto temperature = normal(generator, rows, 1), weight = normal(generator, rows, 1), terminated = reward,
+       discount = reward;
   for (int64_t b = 0; b < rows; ++b) {
     terminated[b] = b % 3 == 0;
+    discount[b] = 1.0f / static_cast<float>(1 + b % 4);
     weight[b] = std::fabs(weight[b]);
     temperature[b] = std::fabs(temperature[b]);
   }
   std::vector<float> expected(rows);
   td_target(critics, rows, reward.data(), terminated.data(), next_q.data(), log_prob.data(),
-            temperature.data(), 0.99f, expected.data());
+            temperature.data(), discount.data(), expected.data());
   double loss = 0.0, mean = 0.0;
   const double n = static_cast<double>(critics * rows);
   for (int64_t i = 0; i < critics * rows; ++i) {
@@ -51,7 +53,7 @@ TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
   cuda_on_host::in_every_order([&] {
     std::vector<float> target(rows, NAN), dq(critics * rows, NAN), priority(rows, NAN), means(2, NAN);
     td_target_cuda({critics, rows, reward.data(), terminated.data(), next_q.data(), log_prob.data(),
-                    temperature.data(), q.data(), weight.data(), 0.99f, target.data(), dq.data(),
+                    temperature.data(), q.data(), weight.data(), discount.data(), target.data(), dq.data(),
                     priority.data(), means.data(), workspace.data()},
                    nullptr);
     EXPECT_EQ(target, expected);  // the same operations in the same order
@@ -72,7 +74,7 @@ TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
     std::vector<float> alone(rows, NAN);
     td_target_cuda(
         {critics, rows, reward.data(), terminated.data(), next_q.data(), log_prob.data(), temperature.data(),
-         nullptr, nullptr, 0.99f, alone.data(), nullptr, nullptr, nullptr, nullptr},
+         nullptr, nullptr, discount.data(), alone.data(), nullptr, nullptr, nullptr, nullptr},
         nullptr);
     EXPECT_EQ(alone, expected);
     if (first.empty()) first = means;
@@ -87,10 +89,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaTdTarget,
 TEST(CudaTdTarget, WorkedByHand) {
   // Row 0 goes on: 1 + 0.5 (min(4, 2) - 0.5 * 2) = 1.5. Row 1 has ended: 3.
   const float reward[] = {1, 3}, terminated[] = {0, 1}, next_q[] = {4, 9, 2, 9}, log_prob[] = {2, 9};
-  const float temperature[] = {0.5, 9}, q[] = {2.5, 3, 0.5, 1}, weight[] = {1, 2};
+  const float temperature[] = {0.5, 9}, q[] = {2.5, 3, 0.5, 1}, weight[] = {1, 2}, discount[] = {0.5, 0.5};
   float target[2], dq[4], priority[2], mean[2];
   std::vector<double> workspace(td_target_cuda_workspace(2) / sizeof(double), 0.0);
-  td_target_cuda({2, 2, reward, terminated, next_q, log_prob, temperature, q, weight, 0.5f, target, dq,
+  td_target_cuda({2, 2, reward, terminated, next_q, log_prob, temperature, q, weight, discount, target, dq,
                   priority, mean, workspace.data()},
                  nullptr);
   EXPECT_EQ(std::vector<float>(target, target + 2), (std::vector<float>{1.5, 3}));

@@ -54,7 +54,7 @@ std::vector<float> three_updates(int64_t width, int64_t depth, int64_t critics, 
   Adam actor(random(generator, actor_size, 0.1f)), critic(random(generator, critic_size, 0.1f));
   Adam temperature(std::vector<float>(tasks, 0.0f));
   std::vector<float> target = critic.value, left;
-  SacUpdate update({0.99, 0.005, 3e-4, 3e-4, 3e-4, 1e-5, 0.01, 1.0, 1.0, -4.0, -20.0, 2.0}, actor_shape,
+  SacUpdate update({0.005, 3e-4, 3e-4, 3e-4, 1e-5, 0.01, 1.0, 1.0, -4.0, -20.0, 2.0}, actor_shape,
                    critic_shape, threads);
   int64_t steps = 0;
   for (int64_t rows : {300, 1, 517}) {
@@ -62,7 +62,7 @@ std::vector<float> three_updates(int64_t width, int64_t depth, int64_t critics, 
     const auto action = random(generator, rows * 4), reward = random(generator, rows),
                noise = random(generator, rows * 4);
     const auto next_noise = random(generator, rows * 4);
-    const std::vector<float> terminated(rows, 0.0f), weight(rows, 1.0f);
+    const std::vector<float> terminated(rows, 0.0f), weight(rows, 1.0f), discount(rows, 0.99f);
     std::vector<int64_t> task(rows);
     for (int64_t b = 0; b < rows; ++b) task[b] = b * tasks / rows;
     std::vector<float> priority(rows);
@@ -70,7 +70,7 @@ std::vector<float> three_updates(int64_t width, int64_t depth, int64_t critics, 
     const SacMetrics metrics =
         update.run(actor.state(steps), critic.state(steps), target.data(), temperature.state(steps),
                    {rows, observation.data(), action.data(), reward.data(), terminated.data(), next.data(),
-                    weight.data(), task.data(), next_noise.data(), noise.data()},
+                    weight.data(), discount.data(), task.data(), next_noise.data(), noise.data()},
                    priority.data());
     left.insert(left.end(), priority.begin(), priority.end());
     left.push_back(static_cast<float>(metrics.critic_loss + metrics.actor_loss + metrics.temperature_loss));
