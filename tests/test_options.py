@@ -145,6 +145,17 @@ def test_one_update_with_scaled_returns_equals_the_transcription(backend: str) -
     np.testing.assert_allclose(agent.update(batch).priority, expected["priority"], rtol=1e-4, atol=1e-5)
 
 
+def test_pcgrad_goes_on_with_the_same_orders() -> None:
+    straight, resumed = (make_agent("torch", tasks=5, agent__gradient_surgery="pcgrad") for _ in range(2))
+    straight.update(make_batch(5, 4))
+    resumed.load_state_dict(straight.state_dict())
+    for step in range(3):
+        assert (
+            straight.update(make_batch(5, 4, step)).metrics == resumed.update(make_batch(5, 4, step)).metrics
+        )
+    assert _equal(straight.state_dict(), resumed.state_dict())
+
+
 @pytest.mark.parametrize("reset", ["both", "actor", "critic"])
 def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
     agent = make_agent(agent__reset_every=5, agent__reset=reset)
@@ -201,6 +212,26 @@ def test_trains_and_resumes_bit_for_bit(names: tuple[str, ...], tmp_path: Path) 
         torch.load(tmp_path / place / "agent.pt", weights_only=False) for place in ("straight", "resumed")
     )
     assert _equal(straight, resumed)
+
+
+@pytest.fixture(scope="module")
+def plain_critic(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    return trained_critic(tmp_path_factory.mktemp("plain"))
+
+
+def trained_critic(directory: Path, **options: Any) -> torch.Tensor:
+    config = short_config(train__vector_steps=31, train__random_steps=25, evaluate__every=40, **options)
+    assert train(config, directory) == "done"
+    critic: torch.Tensor = torch.load(directory / "agent.pt", weights_only=False)["critic"]["kernel.1"]
+    return critic
+
+
+@pytest.mark.parametrize("name", ["reward scale", "return scale", "total batch", "resets"])
+def test_the_trainer_knows_what_is_not_the_agents_alone(
+    name: str, plain_critic: torch.Tensor, tmp_path: Path
+) -> None:
+    options = OPTIONS[name] | {"train__updates_per_step": 1}
+    assert not torch.equal(trained_critic(tmp_path, **options), plain_critic)
 
 
 def test_every_option_is_trained_with() -> None:
