@@ -41,7 +41,7 @@ def fill(replay: Replay, rows: int) -> None:
 @pytest.mark.parametrize("mode", ["uniform", "uniform_shared", "prioritized", "prioritized_independent"])
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_rows_never_written_are_never_sampled_from_a_nearly_empty_buffer(mode: str, rows: int) -> None:
-    replay = Replay(build_config("paper", {"replay.mode": mode}).replay, tasks=2, seed=0)
+    replay = Replay(build_config("paper", {"replay.mode": mode}).replay, tasks=2, seed=0, discount=0.99)
     with pytest.raises(ValueError, match="task"):
         replay.sample(8)  # an empty one refuses
     fill(replay, rows)
@@ -51,7 +51,7 @@ def test_rows_never_written_are_never_sampled_from_a_nearly_empty_buffer(mode: s
 
 
 def test_a_ring_that_is_full_says_so() -> None:
-    replay = Replay(build_config("paper", {"replay.capacity": 5}).replay, tasks=2, seed=0)
+    replay = Replay(build_config("paper", {"replay.capacity": 5}).replay, tasks=2, seed=0, discount=0.99)
     sizes = []
     for _ in range(8):
         fill(replay, 1)
