@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from analysis.frames import GRID_DIMS, to_runs
 
+PLAIN = "multi_head"  # the system that goes without saying
+PLASTICITY = ("dormant_", "srank_", "actor_weight_norm", "critic_weight_norm", "critic_gradient_norm")
 FINISHED = ("done", "diverged")  # a diverged run counts with the score it had
 
 
@@ -25,17 +28,32 @@ class Cell:
     critic_width: int
     settings: tuple[tuple[str, Any], ...]  # other fields of the configuration that differ between cells
     parameters: dict[str, int]  # actor, critic, target, total
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # one name for all where only their mean is known
+    task_count: int
     episodes: int  # per task and evaluation
     vector_steps: int  # planned
+    batch_per_task: int
     seeds: tuple[int, ...]  # of the finished runs
     finished: NDArray[np.bool_]  # [runs]
-    diverged: int
+    diverged_runs: NDArray[np.bool_]  # [runs]
     unfinished: int  # runs still going or failed
     scores: NDArray[np.float64]  # [finished runs, tasks], success at the last evaluation
-    random: NDArray[np.float64]  # [tasks], success of a uniform random policy
+    random: NDArray[
+        np.float64
+    ]  # [tasks], success of a uniform random policy; NaN where that was not measured
     env_steps: NDArray[np.int64]  # [evaluations]
     curves: NDArray[np.float64]  # [runs, evaluations, tasks], success; NaN where a run has not come
+    metrics: dict[str, NDArray[np.float64]]  # of plasticity, each [runs, evaluations]
+
+    @property
+    def diverged(self) -> int:
+        return int(self.diverged_runs.sum())
+
+    @property
+    def group(self) -> str:
+        """What the cell shares with those that differ from it in size alone."""
+        parts = [short_name(self.benchmark), *([] if self.system == PLAIN else [self.system])]
+        return ", ".join([*parts, *(f"{name.rpartition('.')[2]} {value}" for name, value in self.settings)])
 
     @property
     def width(self) -> int | None:
@@ -53,8 +71,23 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """What tells the cell from the others of its benchmark."""
         width = f"{self.width}" if self.width else f"{self.actor_width}/{self.critic_width}"
-        return ", ".join([width, *(f"{name} {value}" for name, value in self.settings)])
+        system = "width" if self.system == PLAIN else self.system
+        return ", ".join([f"{system} {width}", *(f"{name} {value}" for name, value in self.settings)])
+
+
+def short_name(benchmark: str) -> str:
+    """`drawer-close + reach` for `drawer-close-v3+reach-v3`."""
+    return " + ".join(task.removesuffix("-v3") for task in benchmark.split("+"))
+
+
+def groups(found: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """The cells by what they share, but for their size."""
+    by: dict[str, list[Cell]] = {}
+    for cell in found:
+        by.setdefault(cell.group, []).append(cell)
+    return by
 
 
 def cells(dataset: xr.Dataset) -> list[Cell]:
@@ -66,7 +99,7 @@ def cells(dataset: xr.Dataset) -> list[Cell]:
     for number, place in enumerate(places):
         groups.setdefault(place, []).append(number)
     found = [_cell(runs.isel(run=members), settings) for members in groups.values()]
-    return sorted(found, key=lambda c: (len(c.tasks), c.benchmark, c.system, c.parameters["total"], c.name))
+    return sorted(found, key=lambda c: (c.task_count, c.benchmark, c.system, c.parameters["total"], c.name))
 
 
 def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
@@ -88,14 +121,25 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
             part: int(first[f"parameters_{part}"]) for part in ("actor", "critic", "target", "total")
         },
         tasks=tasks,
+        task_count=int(first.tasks),
         episodes=int(config["evaluate"]["episodes"]),
         vector_steps=int(config["train"]["vector_steps"]),
+        batch_per_task=int(config.get("agent", {}).get("batch_per_task", 0)),
         seeds=tuple(runs.seed.values[ready].tolist()),
         finished=ready,
-        diverged=int((runs.outcome.values == "diverged").sum()),
+        diverged_runs=runs.outcome.values == "diverged",
         unfinished=int((~ready).sum()),
         scores=last,
-        random=runs.random_success.sel(task=list(tasks)).values.astype(float).mean(0),
+        random=(
+            runs.random_success.sel(task=list(tasks)).values.astype(float).mean(0)
+            if "random_success" in runs
+            else np.full(len(tasks), np.nan)
+        ),
         env_steps=runs.env_steps.values.max(0),
         curves=success,
+        metrics={
+            str(name): value.values.astype(float)
+            for name, value in runs.data_vars.items()
+            if value.dims == ("run", "eval") and str(name).startswith(PLASTICITY)
+        },
     )

@@ -23,13 +23,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from analysis.cells import Cell
+from analysis.cells import Cell, short_name
 
 P = ParamSpec("P")
 
 INK = "#1b1c1d"  # a colour that nothing else has
 FEW_TASKS = 4  # a benchmark of more shows the mean over its tasks
 MANY_LINES = 10
+PAPER = "the paper"
+DIVERGED = "#b3202a"  # of crosses
 PALE = "#8a8f98"  # lines of reference: reads on white and on black
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A000")
 BENCHMARK_COLOURS = {"MT10": "#0072B2", "MT25": "#D55E00", "MT50": "#009E73"}
@@ -96,9 +98,12 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
     for axis, (benchmark, place) in zip(axes, panels, strict=True):
         group = [cell for cell in cells if cell.benchmark == benchmark]
         for cell in group:
-            names[f"width {cell.name}"] = _curve(axis, cell, place, shades[cell.name])
-        random = [cell.random.mean() if place is None else cell.random[place] for cell in group]
-        _reference(axis, float(np.mean(random)), "random policy")
+            names[cell.name] = _curve(axis, cell, place, shades[cell.name])
+        random = float(
+            np.mean([cell.random.mean() if place is None else cell.random[place] for cell in group])
+        )
+        if np.isfinite(random):
+            _reference(axis, random, "random policy")
         axis.set_title(_panel_title(group[0], place), fontsize=9)
         _success_axis(axis)
         axis.set_xlabel("env steps per task")
@@ -112,7 +117,7 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
             f"{_thousands(float(f'{sizes[name]:.2g}'), None)} parameters": Line2D([], [], color=shades[name])
             for name in (ordered[0], ordered[len(ordered) // 2], ordered[-1])
         }
-    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=min(5, len(names)))
+    _legend_below(figure, names)
     return figure
 
 
@@ -127,31 +132,33 @@ class Series:
     high: NDArray[Any] | None = None
     curve: tuple[NDArray[Any], NDArray[Any]] | None = None
     dots: tuple[NDArray[Any], NDArray[Any]] | None = None  # single runs
+    crosses: tuple[NDArray[Any], NDArray[Any]] | None = None  # of these, the diverged ones
 
 
 @styled
 def success_against_parameters(
-    ours: Sequence[Series], paper: Sequence[Series], *, random: Mapping[str, float] | None = None
+    panels: Mapping[str, Sequence[Series]],
+    *,
+    random: Mapping[str, float] | None = None,
+    x: str = "parameters, actor + critics",
 ) -> Figure:
-    """Success against parameters: this study on the left, the paper's curve beside it on the same scale."""
-    groups = [group for group in (ours, paper) if group]
-    figure, axes = _panels(len(groups), height=3.3, share_y=True)
-    for axis, group in zip(axes, groups, strict=True):
-        mine = group is ours
+    """Success against parameters, a panel per title; `random` has the random policy's success by title."""
+    names: dict[str, Any] = {}
+    figure, axes = _panels(len(panels), height=3.3, share_y=True)
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
         for number, series in enumerate(group):
-            colour = BENCHMARK_COLOURS.get(series.label, OKABE_ITO[number % len(OKABE_ITO)])
+            colour = PALE if series.label == PAPER else _colour(series.label, number)
             _points(axis, series, colour)
-        if mine and random:
-            for label, value in random.items():
-                colour = OKABE_ITO[[series.label for series in ours].index(label) % len(OKABE_ITO)]
-                axis.axhline(value, color=colour, lw=1, ls=(0, (4, 3)), alpha=0.8)
-            axis.plot([], [], color=PALE, lw=1, ls=(0, (4, 3)), label="random policy")
-        axis.set_title("this study" if mine else "the paper (multi-head MLP)")
+        if random and np.isfinite(random.get(title, np.nan)):
+            _reference(axis, random[title], "random policy")
+        axis.set_title(title)
         axis.set_xscale("log")
-        axis.set_xlabel("parameters, actor + critics")
+        axis.set_xlabel(x)
         _success_axis(axis)
-        axis.legend(loc="lower right", fontsize=8)
-    axes[0].set_ylabel("success at the last evaluation")
+        names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
+    _legend_below(figure, names)
+    for axis in axes[:: _columns(len(panels))]:
+        axis.set_ylabel("success at the last evaluation")
     return figure
 
 
@@ -193,11 +200,12 @@ def lines(
     """One panel per title, one line per series, with a band where it has an interval; x on a log scale."""
     figure, axes = _panels(len(panels), height=2.8)
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
-        ordered = len(group) > 3 and not any(series.label in BENCHMARK_COLOURS for series in group)
+        ordered = len(group) > 3 and not any(
+            _benchmark(series.label) in BENCHMARK_COLOURS for series in group
+        )
         shades = _shades(len(group))
         for number, series in enumerate(group):
-            plain = shades[number] if ordered else OKABE_ITO[number % len(OKABE_ITO)]
-            colour = BENCHMARK_COLOURS.get(series.label, plain)
+            colour = shades[number] if ordered else _colour(series.label, number)
             style = "o-" if dots else "-"
             axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
             if series.low is not None and series.high is not None:
@@ -226,23 +234,118 @@ def heat_map(
     """Success over actor width (across) and critic width (up), [critic, actor], with lines of equal parameters."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axis = figure.subplots()
-    image = axis.imshow(scores, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.ndindex(scores.shape):
-        if np.isfinite(scores[row, column]):
-            ink = "white" if scores[row, column] < 0.55 else "black"
-            axis.text(
-                column, row, f"{scores[row, column]:.2f}", ha="center", va="center", color=ink, fontsize=8
-            )
+    image = _fields(axis, scores)
     if min(scores.shape) > 1 and np.isfinite(parameters).all():
         levels = np.geomspace(parameters.min(), parameters.max(), 6)[1:-1]
-        contours = axis.contour(parameters, levels=levels, colors="white", linewidths=1, linestyles="dashed")
-        axis.clabel(contours, fmt=lambda value: _thousands(float(f"{value:.2g}"), None), fontsize=7)
+        # Between fields parameters are read off on a log scale, as the widths are laid out.
+        contours = axis.contour(np.log(parameters), levels=np.log(levels), colors="#D55E00", linewidths=1.4)
+        axis.clabel(contours, fmt=lambda value: _thousands(float(f"{np.exp(value):.2g}"), None), fontsize=8)
     axis.set_xticks(range(len(actor)), [str(width) for width in actor])
     axis.set_yticks(range(len(critic)), [str(width) for width in critic])
-    axis.grid(visible=False)
     axis.set_xlabel("actor width")
     axis.set_ylabel("critic width")
     figure.colorbar(image, ax=axis, label="success", format=PercentFormatter(1, decimals=0))
+    return figure
+
+
+@styled
+def maps(panels: Mapping[str, NDArray[Any]], tasks: Sequence[int], widths: Sequence[int]) -> Figure:
+    """One panel per title, shares [tasks, widths] as colours and numbers; what is not known stays empty."""
+    figure, axes = _panels(len(panels), height=0.9 + 0.42 * len(tasks), share_y=False)
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        _fields(axis, values)
+        axis.set_title(title)
+        axis.set_xticks(range(len(widths)), [str(width) for width in widths])
+        axis.set_yticks(range(len(tasks)), [str(count) for count in tasks])
+        axis.set_xlabel("width")
+        axis.set_ylabel("tasks")
+    return figure
+
+
+def _fields(axis: Axes, values: NDArray[Any]) -> Any:
+    image = axis.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        if np.isfinite(values[row, column]):
+            ink = "white" if values[row, column] < 0.55 else "black"
+            number = f"{values[row, column]:.2f}"
+            axis.text(column, row, number, ha="center", va="center", color=ink, fontsize=8)
+    axis.grid(visible=False)
+    return image
+
+
+@styled
+def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
+    """Curves over env steps, one panel per measure with a scale of its own; one legend for all."""
+    figure, axes = _panels(len(panels), height=2.3, share_y=False)
+    names: dict[str, Any] = {}
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        shades = _shades(len(group))
+        for series, colour in zip(group, shades, strict=True):
+            (names[series.label],) = axis.plot(series.sizes, series.scores, color=colour, lw=1.5)
+            if series.low is not None and series.high is not None:
+                axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+        axis.set_title(title, fontsize=8.5)
+        axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.set_ylim(bottom=0)
+        if title.startswith("dormant"):
+            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axis in axes[-_columns(len(panels)) :]:
+        axis.set_xlabel("env steps per task")
+    _legend_below(figure, _ends(names))
+    return figure
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Success seen and predicted, [n] each, and which points the prediction did not know."""
+
+    seen: NDArray[Any]
+    predicted: NDArray[Any]
+    left_out: NDArray[Any]
+
+
+@styled
+def extrapolation(groups: Mapping[str, Predicted]) -> Figure:
+    """Predicted against seen success; hollow where the law was fitted without the point."""
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    axis = figure.subplots()
+    everything = np.concatenate([np.concatenate([g.seen, g.predicted]) for g in groups.values()])
+    low, high = everything.min() - 0.02, everything.max() + 0.02
+    axis.plot([low, high], [low, high], color=PALE, lw=1.2, ls=(0, (4, 3)))
+    for number, (label, group) in enumerate(groups.items()):
+        colour = _colour(label, number)
+        known = ~group.left_out
+        axis.plot(
+            group.seen[known], group.predicted[known], "o", ms=4, color=colour, alpha=0.5, mew=0, label=label
+        )
+        out = f"{label}, left out  (n = {int(group.left_out.sum())})"
+        axis.plot(
+            group.seen[group.left_out], group.predicted[group.left_out], "o", ms=6, mfc="none", mec=colour, mew=1.4,
+            label=out,
+        )  # fmt: skip
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xlabel("success seen")
+    axis.set_ylabel("success predicted")
+    axis.legend(fontsize=8)
+    return figure
+
+
+@styled
+def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
+    """Against the exponent, how much worse a fit is over what its interval allows (1, dashed)."""
+    figure, (axis,) = _panels(1, height=2.8)
+    for number, (label, (grid, worse)) in enumerate(lines_of.items()):
+        style = ("-", (0, (5, 2)), (0, (1, 1.5)))[number // len(OKABE_ITO) % 3]
+        axis.plot(grid, worse, color=OKABE_ITO[number % len(OKABE_ITO)], ls=style, lw=1.5, label=label)
+    axis.axhline(1, color=PALE, lw=1.2, ls=(0, (4, 3)))
+    axis.set_ylim(0, 4)
+    inside = np.concatenate([grid[worse <= 2] for grid, worse in lines_of.values()])
+    axis.set_xlim(inside.min(), inside.max())
+    axis.set_xlabel("exponent")
+    axis.set_ylabel("worse, over what is allowed")
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -251,8 +354,8 @@ def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure
     """Fitted minus seen, in logits, against parameters: a law that bends away from its points shows here."""
     figure, (axis,) = _panels(1, height=2.4)
     for number, (label, (sizes, values)) in enumerate(groups.items()):
-        colour = BENCHMARK_COLOURS.get(label, OKABE_ITO[number % len(OKABE_ITO)])
-        axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=label)
+        colour = _colour(label, number)
+        axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=f"{label}  (n = {len(values)})")
     axis.axhline(0, color=PALE, lw=1.2, ls=(0, (4, 3)))
     axis.set_xscale("log")
     axis.set_xlabel("parameters, actor + critics")
@@ -290,8 +393,35 @@ def _unsized(attributes: str) -> str:
     return re.sub(r'\s*\b(width|height)="[^"]*"', "", attributes)
 
 
+def _colour(label: str, number: int) -> str:
+    """The benchmark's colour, whatever else its label says; of others, the next one."""
+    return BENCHMARK_COLOURS.get(_benchmark(label), OKABE_ITO[number % len(OKABE_ITO)])
+
+
+def _benchmark(label: str) -> str:
+    return label.partition("  (")[0]
+
+
+def _columns(number: int) -> int:
+    return min(number, 3)
+
+
+def _legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
+    """One legend for all panels, in as many columns as fit."""
+    columns = max(1, min(len(names), 120 // (8 + max(map(len, names)))))
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
+
+
+def _ends(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Of many lines, which are in order, the ends and the middle tell the order."""
+    if len(names) <= MANY_LINES:
+        return dict(names)
+    order = list(names)
+    return {name: names[name] for name in (order[0], order[len(order) // 2], order[-1])}
+
+
 def _panels(number: int, *, height: float, share_y: bool = True) -> tuple[Figure, list[Axes]]:
-    columns = min(number, 3)
+    columns = _columns(number)
     rows = -(-number // columns)
     figure = Figure(figsize=(8.6, 0.5 + height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
@@ -303,18 +433,23 @@ def _panels(number: int, *, height: float, share_y: bool = True) -> tuple[Figure
 
 def _curve(axis: Axes, cell: Cell, place: int | None, colour: str) -> Any:
     known = cell.env_steps >= 0
-    steps = cell.env_steps[known] / len(cell.tasks)
+    steps = cell.env_steps[known] / cell.task_count
     curves = cell.curves.mean(-1) if place is None else cell.curves[:, :, place]
     curves = curves[:, known]
     (line,) = axis.plot(steps, np.nanmean(curves, axis=0), color=colour)
     if len(curves) > 1:
         axis.fill_between(steps, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colour, alpha=0.15, lw=0)
+    for curve in curves[cell.diverged_runs]:
+        if len(ends := np.flatnonzero(np.isfinite(curve))):
+            axis.plot(steps[ends[-1]], curve[ends[-1]], "x", color=DIVERGED, ms=6, mew=1.5)
     return line
 
 
 def _points(axis: Axes, series: Series, colour: str) -> None:
     if series.dots:
         axis.plot(*series.dots, ".", color=colour, alpha=0.45, ms=5, mew=0)
+    if series.crosses and len(series.crosses[0]):
+        axis.plot(*series.crosses, "x", color=DIVERGED, ms=6, mew=1.5, label="diverged run")
     style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 5}
     if series.low is not None and series.high is not None and np.isfinite(series.low).any():
         below, above = series.scores - series.low, series.high - series.scores
@@ -359,8 +494,3 @@ def _panel_title(cell: Cell, place: int | None) -> str:
         return cell.benchmark if "+" not in cell.benchmark else f"{len(cell.tasks)} tasks, mean"
     task = short_name(cell.tasks[place])
     return task if len(cell.tasks) == 1 else f"{task}\nin {short_name(cell.benchmark)}"
-
-
-def short_name(benchmark: str) -> str:
-    """`drawer-close + reach` for `drawer-close-v3+reach-v3`."""
-    return " + ".join(task.removesuffix("-v3") for task in benchmark.split("+"))

@@ -33,13 +33,17 @@ def parameters(row: dict[str, str]) -> int:
     return int(row["actor_parameters"]) + int(row["critic_parameters"])
 
 
-def series_by_width() -> list[Series]:
-    """Success of the multi-head MLP against parameters, one line per benchmark."""
-    return [
-        Series(
+def series_by_width(part: str = "total") -> dict[str, Series]:
+    """Success of the multi-head MLP against parameters (of the actor, the critic or both), by benchmark."""
+    return {
+        benchmark: Series(
             benchmark,
-            np.array([parameters(row) for row in rows]),
+            np.array([_size(row, part) for row in rows]),
             np.array([float(row["success_iqm"]) for row in rows]),
         )
         for benchmark, rows in by_benchmark("success_by_width").items()
-    ]
+    }
+
+
+def _size(row: dict[str, str], part: str) -> int:
+    return parameters(row) if part == "total" else int(row[f"{part}_parameters"])

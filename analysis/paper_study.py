@@ -8,12 +8,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import figures, paper
+from analysis import comparisons, figures, paper
+from analysis.comparisons import Comparison
 from analysis.figures import OKABE_ITO, Row, Series, success_against_parameters
+from analysis.law_study import choice_table, span
 from analysis.models import MODELS
 from analysis.report import Drawing, Page, Section, Table, Text
-from analysis.scaling_laws import Fit, Points, compare, fit
-from analysis.statistics import Interval, difference, holm, interval, iqm_of_runs
+from analysis.scaling_laws import Exponent, Fit, Points, compare, fit
+from analysis.statistics import Interval, interval, iqm_of_runs, minimum_difference
 
 RUNS = 10  # seeds behind each of the paper's points
 EPISODES = 50  # per task and evaluation
@@ -31,20 +33,6 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One of the paper's claims that its own seeds can be asked about; positive means as claimed."""
-
-    claim: str
-    found: Interval
-    p: float  # corrected for all comparisons made
-    overlap: bool  # of the two intervals
-
-    @property
-    def supported(self) -> bool:
-        return self.found.estimate > 0 and self.p < 0.05
-
-
 def study(*, seed: int = 0) -> Page:
     """The page about analysis/paper/*.csv."""
     generator = np.random.default_rng(seed)
@@ -53,8 +41,9 @@ def study(*, seed: int = 0) -> Page:
     everything = _points([row for rows in groups.values() for row in rows])
     tasks = fit(MODELS["tasks"], everything, generator)
     scores = {name: interval(runs, iqm_of_runs, generator, bounds=(0, 1)) for name, runs in _seeds().items()}
-    compared = comparisons(scores, generator)
-    shows, does_not_show = _findings(fits, tasks, compared)
+    compared = comparisons.comparisons(_pairs(), generator)
+    steps = _width_steps()
+    shows, does_not_show = _findings(fits, tasks, compared, steps)
     return Page(
         title="Scaling laws of the paper's own numbers",
         lead="McLean et al. 2025, arXiv 2503.05126: Meta-World MT10, MT25 and MT50, SAC, 10 seeds per point.",
@@ -67,10 +56,13 @@ def study(*, seed: int = 0) -> Page:
         shows=shows,
         does_not_show=does_not_show,
         sections=[
-            Section("Success and size", [_size_drawing(fits), _law_table({**fits, "all three": tasks})]),
+            Section("Success and size", [_size_drawing(fits), _law_table({**fits, "all three": tasks}), _maps()]),
             Section("What the seeds support", [
-                _seed_drawing(scores), _comparison_table(compared), _difference_drawing(compared),
+                _seed_drawing(scores), comparisons.table(compared, COMPARED),
+                comparisons.drawing(compared, "comparisons_mt10", "The paper's comparisons by its own seeds"),
             ]),
+            Section("What cannot be asked of seeds", [_step_table(steps)]),
+            Section("Architectures at matched parameters", [_architecture_drawing()]),
             Section("Actor against critic", [_actor_critic_table(), Text(ACTOR_CRITIC)]),
             Section("Plasticity", [_dormant_drawing()]),
             Section("Learning", [_learning_drawing()]),
@@ -80,32 +72,53 @@ def study(*, seed: int = 0) -> Page:
         footer="mtrl, from analysis/paper/*.csv.",
         fits={benchmark: law.summary() for benchmark, law in fits.items()}
         | {"tasks": tasks.summary()}
-        | {
-            "comparisons": [
-                {"claim": c.claim, "difference": c.found.estimate, "low": c.found.low, "high": c.found.high,
-                 "p_holm": c.p, "supported": c.supported, "intervals_overlap": c.overlap}
-                for c in compared
-            ]
-        },
+        | {"comparisons": [comparison.summary() for comparison in compared]},
     )  # fmt: skip
 
 
-def comparisons(scores: dict[tuple[str, str], Interval], generator: np.random.Generator) -> list[Comparison]:
-    """The paper's comparisons at MT10, by its own seeds: untrimmed, every run in; Holm-corrected together."""
+def _pairs() -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """The paper's comparisons at MT10 of which single seeds are known."""
+    seeds = _seeds()
     pairs = [
-        (f"MLP of width {width} above {WORDS[system]}", ("mtmhsac", width), _only(system))
+        (f"MT10, MLP of width {width} above {WORDS[system]}", seeds["mtmhsac", width], seeds[_only(system)])
         for system, width in MATCHED.items()
     ]
     for narrow, wide in (*pairwise(WIDTHS), (WIDTHS[0], WIDTHS[-1])):
-        pairs.append((f"MLP of width {wide} above width {narrow}", ("mtmhsac", wide), ("mtmhsac", narrow)))
-    seeds = _seeds()
-    found = [difference(seeds[a], seeds[b], iqm_of_runs, generator, resamples=10_000) for _, a, b in pairs]
-    corrected = holm(np.array([difference.p for difference in found]))
+        claim = f"MT10, MLP of width {wide} above width {narrow}"
+        pairs.append((claim, seeds["mtmhsac", wide], seeds["mtmhsac", narrow]))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Step:
+    """From one published width to the next, without seeds: the difference, and what 10 seeds could resolve."""
+
+    benchmark: str
+    narrow: int
+    wide: int
+    difference: float
+    resolvable: float
+
+    @property
+    def clear(self) -> bool:
+        return abs(self.difference) > self.resolvable
+
+
+def _width_steps() -> list[Step]:
+    """The steps of width in success_by_width.csv, against the seed-to-seed spread known from MT10."""
+    known = [runs[:, 0] for (system, _), runs in _seeds().items() if system == "mtmhsac"]
+    spread = float(np.sqrt(np.mean([runs.var(ddof=1) for runs in known])))
+    resolvable = minimum_difference(spread, RUNS)
     return [
-        Comparison(
-            claim, difference, float(p), scores[a].low <= scores[b].high and scores[b].low <= scores[a].high
+        Step(
+            benchmark,
+            int(a["width"]),
+            int(b["width"]),
+            float(b["success_iqm"]) - float(a["success_iqm"]),
+            resolvable,
         )
-        for (claim, a, b), difference, p in zip(pairs, found, corrected, strict=True)
+        for benchmark, rows in paper.by_benchmark("success_by_width").items()
+        for a, b in pairwise(rows)
     ]
 
 
@@ -131,7 +144,9 @@ def _points(rows: list[dict[str, str]]) -> Points:
     )
 
 
-def _findings(fits: dict[str, Fit], tasks: Fit, compared: list[Comparison]) -> tuple[list[str], list[str]]:
+def _findings(
+    fits: dict[str, Fit], tasks: Fit, compared: list[Comparison], steps: list[Step]
+) -> tuple[list[str], list[str]]:
     shows: list[str] = []
     not_shown: list[str] = []
     for benchmark, law in fits.items():
@@ -152,22 +167,16 @@ def _findings(fits: dict[str, Fit], tasks: Fit, compared: list[Comparison]) -> t
     else:
         not_shown.append(f"The exponent of the number of tasks is not identified: {growth.refusal}.")
     for c in compared:
-        low, high = c.found.low, c.found.high
-        line = f"MT10, {c.claim}: {c.found.estimate:+.3f} ({low:+.3f} to {high:+.3f}, p = {_p(c.p)})"
-        if c.supported:
-            shows.append(
-                line + (", though the two intervals overlap." if c.overlap else "; the intervals are apart.")
-            )
-        else:
-            not_shown.append(line + "; the intervals overlap." if c.overlap else line + ".")
+        (shows if c.supported else not_shown).append(c.sentence)
+    close = [f"{s.benchmark} {s.narrow} to {s.wide} ({s.difference:+.3f})" for s in steps if not s.clear]
+    not_shown.append(
+        f"Steps of width smaller than the {steps[0].resolvable:.3f} that {RUNS} seeds resolve at the spread of MT10's "
+        f"seeds: {', '.join(close)}."
+    )
     not_shown.append(
         "Actor against critic: five cells without single seeds, and no exponent of either; the full grid is needed."
     )
     return shows, not_shown
-
-
-def _p(p: float) -> str:
-    return "< .001" if p < 0.001 else f"{p:.3f}"[1:] if p < 1 else "1"
 
 
 def _name(key: tuple[str, str]) -> str:
@@ -189,55 +198,19 @@ def _seed_drawing(scores: dict[tuple[str, str], Interval]) -> Drawing:
     return Drawing("seeds_mt10", "Single seeds at MT10", caption, figures.forest(rows, label="success"))
 
 
-def _difference_drawing(compared: list[Comparison]) -> Drawing:
-    rows = [
-        Row(
-            c.claim,
-            c.found.estimate,
-            c.found.low,
-            c.found.high,
-            colour=OKABE_ITO[2] if c.supported else OKABE_ITO[1],
-        )
-        for c in compared
-    ]
-    caption = (
-        "Differences of IQMs with 95 % intervals (each by itself). Green: supported after correction for all "
-        f"{len(compared)} comparisons; orange: not. The dashed line is no difference."
-    )
-    drawing = figures.forest(rows, label="difference in success", line=0)
-    return Drawing("comparisons_mt10", "The paper's comparisons by its own seeds", caption, drawing)
-
-
-def _comparison_table(compared: list[Comparison]) -> Table:
-    rows = [
-        [
-            c.claim,
-            f"{c.found.estimate:+.3f}",
-            f"{c.found.low:+.3f} – {c.found.high:+.3f}",
-            _p(c.found.p),
-            _p(c.p),
-            "overlap" if c.overlap else "apart",
-            "supported" if c.supported else "not supported",
-        ]
-        for c in compared
-    ]
-    header = ["claim at MT10", "difference", "95 % interval", "p", "p (Holm)", "intervals", "verdict"]
-    return Table("The paper's comparisons, asked of its own seeds.", header, rows, texts=(0, 5, 6))
-
-
 def _size_drawing(fits: dict[str, Fit]) -> Drawing:
     series = []
-    for line in paper.series_by_width():
+    for line in paper.series_by_width().values():
         grid = np.geomspace(line.sizes.min(), line.sizes.max(), 80)
         law = fits[line.label]
         series.append(
             replace(line, curve=(grid, 1 - law.failure(parameters=grid)) if law.identified else None)
         )
     caption = (
-        "IQM over 10 runs of the mean over tasks, multi-head MLP of width 256 to 4096, at the end of training. Curves "
-        "are fitted power laws, where the exponent is identified."
+        "IQM over n = 10 runs of the mean over tasks, multi-head MLP of width 256 to 4096, at the end of training. "
+        "Curves are fitted power laws, where the exponent is identified."
     )
-    drawing = success_against_parameters([], series)
+    drawing = success_against_parameters({"multi-head MLP": series})
     return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
 
 
@@ -249,7 +222,7 @@ def _law_table(fits: dict[str, Fit]) -> Table:
             exponent.name,
             str(law.points),
             f"{abs(exponent.estimate):.2f}",
-            _span(exponent.low, exponent.high),
+            _size_span(exponent),
             f"{law.floor:.3f}",
             f"{law.rmse:.2f}",
             "identified" if exponent.identified else f"not identified: {exponent.refusal}",
@@ -274,34 +247,62 @@ def _law_table(fits: dict[str, Fit]) -> Table:
     return Table(caption, header, rows, texts=(0, 1, 2, 8))
 
 
-def _span(low: float, high: float) -> str:
+def _size_span(exponent: Exponent) -> str:
     """The interval of an exponent's size, whichever its sign."""
-    low, high = sorted((abs(low), abs(high)))
-    return f"{low:.2f} – {high:.2f}" if np.isfinite(high) else f"> {low:.2f}"
+    low, high = sorted((abs(exponent.low), abs(exponent.high)))
+    return span(low, high)
 
 
 def _choice_table(
     groups: dict[str, list[dict[str, str]]], everything: Points, generator: np.random.Generator
 ) -> Table:
-    rows = []
     single = [MODELS[name] for name in ("constant", "power", "sigmoid", "broken")]
     joint = [MODELS[name] for name in ("constant", "power", "tasks", "interaction")]
-    for benchmark, points, models in (
-        *((name, _points(group), single) for name, group in groups.items()),
-        ("all three", everything, joint),
-    ):
-        for choice in compare(models, points, generator):
-            numbers = [
-                f"{value:.2f}" if np.isfinite(value) else "–"
-                for value in (choice.left_out, choice.aicc, choice.bic)
-            ]
-            rows.append([benchmark, choice.model, str(choice.numbers), *numbers, choice.refusal or ""])
-    header = ["benchmark", "law", "numbers", "left-out error", "AICc", "BIC", "refused"]
-    caption = (
-        "Laws by their error at the left-out largest size (logit RMSE), best first; AICc and BIC are of all points and "
-        "need more of them than numbers."
+    found = {name: compare(single, _points(group), generator) for name, group in groups.items()}
+    return choice_table(found | {"all three": compare(joint, everything, generator)})
+
+
+def _maps() -> Drawing:
+    """Success and dormancy over tasks and width."""
+    groups = paper.by_benchmark("success_by_width")
+    tasks = [int(rows[0]["tasks"]) for rows in groups.values()]
+    widths = [int(row["width"]) for row in next(iter(groups.values()))]
+    success, dormant = (
+        np.array([[float(row[name]) * scale for row in rows] for rows in groups.values()])
+        for name, scale in (("success_iqm", 1), ("dormant_percent", 0.01))
     )
-    return Table(caption, header, rows, texts=(0, 1, 6))
+    drawing = figures.maps({"success": success, "dormant neurons of the critic": dormant}, tasks, widths)
+    return Drawing("tasks_by_width", "Tasks and width", "As published, n = 10 runs per field.", drawing)
+
+
+def _step_table(steps: list[Step]) -> Table:
+    rows = [
+        [s.benchmark, f"{s.narrow} to {s.wide}", f"{s.difference:+.3f}", f"{s.resolvable:.3f}",
+         "beyond" if s.clear else "within"]
+        for s in steps
+    ]  # fmt: skip
+    caption = (
+        "success_by_width.csv has no single seeds, so these steps have no interval of their own. Beside each stands "
+        "the difference that 10 seeds a side would just show (two-sided 5 %), if seeds vary as MT10's do where they "
+        "are known; other benchmarks may vary more or less."
+    )
+    return Table(caption, ["benchmark", "width", "difference", "resolvable", "luck"], rows, texts=(0, 1, 4))
+
+
+def _architecture_drawing() -> Drawing:
+    rows = []
+    for row in paper.table("architectures"):
+        name = f"{row['benchmark']}  {WORDS[row['system']]}"
+        value, low, high = (float(row[key]) for key in ("success_iqm", "ci_low", "ci_high"))
+        rows.append(Row(name, value, low, high, colour=OKABE_ITO[1]))
+        match = float(row["matched_mlp_success_iqm"])
+        width = f", width {row['matched_mlp_width']}" if row["matched_mlp_width"] else ""
+        rows.append(Row(f"{row['benchmark']}  MLP of as many parameters{width}", match, match, match))
+    caption = (
+        "Orange: multi-task architectures with their published intervals, which were taken after trimming; blue: the "
+        "multi-head MLP of as many actor parameters, published without one. n = 10 runs each."
+    )
+    return Drawing("architectures", "Architectures", caption, figures.forest(rows, label="success"))
 
 
 def _actor_critic_table() -> Table:
@@ -351,6 +352,10 @@ def _learning_drawing() -> Drawing:
     return Drawing("learning_curves", "Learning by width", caption, drawing)
 
 
+COMPARED = (
+    "The paper's comparisons, asked of its own seeds (n = 10 a side): untrimmed, p corrected for all of them (Holm). "
+    "P(better): that a run of the first beats one of the second."
+)
 ACTOR_CRITIC = (
     "Taking the critic from 1024 to 200 costs far more than taking the actor there, in one measurement of each. "
     "Without the seeds behind these cells there is no interval, and with fewer than four sizes of either no exponent."

@@ -318,22 +318,22 @@ def _choice(model: Model, points: Points, generator: np.random.Generator, likeli
     centre = [float(np.log(points.sizes[name]).mean()) for name in model.regressors]
     x = centred(model, points.sizes, centre)
     _, losses = minimise(model, x, seen, starts(model, x, seen, generator, 32))
-    deviance = 2 * losses.min() if seen.extra else n * np.log(2 * losses.min() / n)
+    deviance = 2 * losses.min() if seen.extra else n * np.log(2 * losses.min() / n + 1e-12)
     aicc = deviance + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
-    largest = _largest(points)
-    rest = points.where(~largest)
+    out = largest(points)
+    rest = points.where(~out)
     theta, losses = minimise(
         model,
-        x[~largest],
+        x[~out],
         rest.seen(likelihood),
-        starts(model, x[~largest], rest.seen(likelihood), generator, 32),
+        starts(model, x[~out], rest.seen(likelihood), generator, 32),
     )
-    missed = residuals(model, x[largest], points.where(largest).seen(likelihood), theta[losses.argmin()])
+    missed = residuals(model, x[out], points.where(out).seen(likelihood), theta[losses.argmin()])
     return Choice(model.name, len(model.numbers), float(np.sqrt(np.mean(missed**2))), float(aicc),
                   float(deviance + k * np.log(n)))  # fmt: skip
 
 
-def _largest(points: Points) -> NDArray[np.bool_]:
+def largest(points: Points) -> NDArray[np.bool_]:
     """The points of the largest size, for each number of tasks."""
     sizes = points.sizes["parameters"] if "parameters" in points.sizes else points.sizes["critic"]
     tasks = points.sizes.get("tasks", np.ones(len(points)))

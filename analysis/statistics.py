@@ -144,6 +144,12 @@ def difference(
     return Interval(estimate, estimate - spread, estimate + spread, min(n, m), confidence, "t", note, p)
 
 
+def minimum_difference(spread: float, runs: int, *, confidence: float = 0.95) -> float:
+    """The least difference of two means that Welch's test calls one, of `runs` each whose standard deviation is
+    `spread`."""
+    return float(spread * np.sqrt(2 / runs) * special.stdtrit(2 * (runs - 1), (1 + confidence) / 2))
+
+
 def probability_of_improvement(x: Array, y: Array) -> float:
     """P(a run of x beats a run of y on the same task), mean over tasks; a tie counts half. x, y are [runs, tasks]."""
     return float(_wins(x, y).mean())
@@ -259,6 +265,31 @@ def plateau(steps: Array, curve: Array, *, tolerance: float = 0.02, window: int 
     first = int(outside[-1]) + 1 if len(outside) else 0
     settled = len(smooth) - first > max(1, len(smooth) // 5)
     return float(steps[first + window - 1]) if settled else np.inf
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A coefficient of a regression with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def least_squares(x: Array, y: Array, *, confidence: float = 0.95) -> list[Slope]:
+    """The slopes of y [n] on the columns of x [n, k], with an intercept and Student intervals; one per column.
+
+    Raises ValueError where the columns cannot be told apart or there are too few points.
+    """
+    design = np.column_stack([np.ones(len(y)), x])
+    freedom = len(y) - design.shape[1]
+    if freedom < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError(f"{len(y)} points do not determine {design.shape[1]} numbers")
+    inverse = np.linalg.inv(design.T @ design)
+    numbers = inverse @ design.T @ y
+    variance = np.sum((y - design @ numbers) ** 2) / freedom
+    spread = np.sqrt(variance * np.diag(inverse)) * special.stdtrit(freedom, (1 + confidence) / 2)
+    return [Slope(float(n), float(n - s), float(n + s)) for n, s in zip(numbers[1:], spread[1:], strict=True)]
 
 
 def _wins(x: Array, y: Array) -> Array:

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis import figures, paper
-from analysis.cells import Cell, cells
-from analysis.figures import FEW_TASKS, Row, Series, learning_curves, short_name, success_against_parameters
+from analysis import comparisons, figures, law_study, paper, plasticity_study
+from analysis.cells import PLAIN, Cell, cells, groups, short_name
+from analysis.comparisons import Comparison
+from analysis.figures import FEW_TASKS, Series, learning_curves, success_against_parameters
 from analysis.frames import SweepError, to_runs
-from analysis.models import MODELS
+from analysis.law_study import EVERYTHING, Law, law_of, span
+from analysis.models import MODELS, Likelihood
 from analysis.report import Drawing, Lines, Page, Section, Table, Text
-from analysis.scaling_laws import (
-    ACTOR_FLOPS,
-    CLAIM,
-    CRITIC_FLOPS,
-    Fit,
-    Points,
-    best_critic_share,
-    bootstrap,
-    critic_against_actor,
-    fit,
-)
 from analysis.statistics import Interval, curve_area, interval, iqm_of_runs, plateau, profile_band, steps_to
 
 SEEDS_NEEDED = 3  # runs of a cell below which no difference between cells is claimed
 PAPER_STEPS = 2_000_000  # vector steps
 PAPER_WIDTHS = (256, 4096)
+MATCHED = 1.25  # by which factor the sizes of two systems may differ to be compared
+MANY_COMPARISONS = 4  # above, the words only count them
 
 
-def study(dataset: xr.Dataset, name: str, *, model: str = "auto", seed: int = 0) -> Page:
+def study(
+    dataset: xr.Dataset, name: str, *, model: str = "auto", likelihood: Likelihood = "logit", seed: int = 0
+) -> Page:
     """The page about a sweep. Raises SweepError where no run has finished.
 
     model is a law's name; auto takes actor_critic where widths of actor and critic vary apart, and power elsewhere.
@@ -48,20 +44,20 @@ def study(dataset: xr.Dataset, name: str, *, model: str = "auto", seed: int = 0)
             f"no finished runs in {name} ({waiting} unfinished); wait for one, or relaunch the sweep"
         )
     scores = [interval(cell.scores, iqm_of_runs, generator, bounds=(0, 1)) for cell in found]
-    laws = [_law(benchmark, group, model, generator) for benchmark, group in _by_benchmark(found).items()]
-    if len({len(cell.tasks) for cell in found}) >= 3:
-        apart = any(law.fit.model == "actor_critic" for law in laws)
-        laws.append(_law("all task sets", found, "actor_critic_tasks" if apart else "tasks", generator))
-    shows, does_not_show = findings(everything, found, laws, dataset.attrs.get("skipped", []))
+    laws = _laws(found, model, likelihood, generator)
+    compared = comparisons.comparisons(_pairs(found), generator)
+    plasticity, plastic, not_plastic = plasticity_study.section(found)
+    shows, does_not_show = findings(everything, found, laws, compared, dataset.attrs.get("skipped", []))
     runs = sum(len(cell.seeds) for cell in found)
     sections = [
         Section("Learning", [_learning_drawing(found), _speed_table(found)]),
         Section("Success and size", [
-            _size_drawing(found, scores, laws), *_heat_maps(found, scores), _score_table(found, scores),
-            *_profile_drawing(found, generator),
+            _size_drawing(found, scores, laws), *_parts_drawing(found, scores), *_heat_maps(found, scores),
+            _score_table(found, scores), *_profile_drawing(found, generator), *_comparison_items(compared),
         ]),
-        Section("Scaling laws", [*_law_items(laws), *_residual_drawing(laws)]),
-        Section("Plasticity", _plasticity_items(dataset, found)),
+        Section("Scaling laws", law_study.items(laws)),
+        Section("How far to trust the laws", law_study.diagnostics(laws)),
+        Section("Plasticity", plasticity),
         Section("Methods", [Text(text) for text in METHODS]),
         Section("Provenance", _provenance(dataset)),
     ]  # fmt: skip
@@ -69,69 +65,82 @@ def study(dataset: xr.Dataset, name: str, *, model: str = "auto", seed: int = 0)
         title=f"Scaling study: {name}",
         lead=_lead(found),
         facts=_facts(everything, found, runs),
-        shows=shows,
-        does_not_show=does_not_show,
+        shows=shows + plastic,
+        does_not_show=does_not_show + not_plastic,
         sections=[section for section in sections if section.items],
         footer=f"mtrl, run files gathered from {dataset.attrs.get('source', name)}.",
-        fits={law.benchmark: law.summary() for law in laws},
+        fits={law.group: law.summary() for law in laws}
+        | {"comparisons": [comparison.summary() for comparison in compared]},
     )
 
 
-@dataclass(frozen=True)
-class Law:
-    """A fit to one benchmark's runs, with what follows from it."""
+def _laws(
+    found: Sequence[Cell], model: str, likelihood: Likelihood, generator: np.random.Generator
+) -> list[Law]:
+    """A law for each group; over all groups one with the tasks in it, where their number varies and nothing else."""
+    over_tasks = model != "auto" and "tasks" in MODELS[model].regressors
+    laws = [
+        law_of(name, group, "auto" if over_tasks else model, generator, likelihood=likelihood)
+        for name, group in groups(found).items()
+    ]
+    counts = {cell.task_count for cell in found}
+    others = {(cell.system, cell.settings) for cell in found}
+    if over_tasks:
+        return [*laws, law_of(EVERYTHING, found, model, generator, likelihood=likelihood)]
+    if len(counts) >= 3 and len(others) == 1:  # the tasks alone
+        apart = any(law.fit.model == "actor_critic" for law in laws)
+        for wide in ("actor_critic_tasks",) if apart else ("tasks", "interaction"):
+            law = law_of(EVERYTHING, found, wide, generator, likelihood=likelihood)
+            laws.append(law if wide != "interaction" else replace(law, group=f"{EVERYTHING}, interaction"))
+    return laws
 
-    benchmark: str
-    points: Points
-    fit: Fit
-    critic_larger: float | None = None  # confidence that the critic's exponent is the larger one
-    shares: tuple[
-        tuple[float, float, float], ...
-    ] = ()  # best critic share at equal parameters, at equal FLOPs
 
-    def summary(self) -> dict[str, object]:
-        shares = [{"share": share, "low": low, "high": high} for share, low, high in self.shares]
-        return self.fit.summary() | {
-            "p_critic_exponent_larger": self.critic_larger,
-            "best_critic_share": dict(zip(("equal parameters", "equal flops"), shares, strict=False)),
-        }
+def _pairs(found: Sequence[Cell]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """What to compare: neighbouring sizes, other settings of the same networks, other systems of like size."""
+    pairs = []
+    several = [cell for cell in found if len(cell.seeds) > 1]
+    for name, group in groups(several).items():
+        sizes = [cell for cell in group if cell.width]
+        for small, large in pairwise(sizes):
+            pairs.append((f"{name}: {large.name} above {small.width}", large.scores, small.scores))
+    for number, cell in enumerate(several):
+        for other in several[:number]:
+            same = (other.benchmark, other.system, other.actor_width, other.critic_width)
+            if same == (cell.benchmark, cell.system, cell.actor_width, cell.critic_width):
+                claim = f"{short_name(cell.benchmark)}: {cell.name} above {other.name}"
+                pairs.append((claim, cell.scores, other.scores))
+    for cell in several:
+        rivals = [c for c in several if (c.benchmark, c.settings) == (cell.benchmark, cell.settings)]
+        plain = [c for c in rivals if c.system == PLAIN and cell.system != PLAIN]
+        if plain:
+            total = np.log(cell.parameters["total"])
+            match = min(plain, key=lambda c: abs(np.log(c.parameters["total"]) - total))
+            if abs(np.log(match.parameters["total"]) - total) < np.log(MATCHED):
+                claim = f"{short_name(cell.benchmark)}: plain MLP, {match.name} above {cell.name}"
+                pairs.append((claim, match.scores, cell.scores))
+    return pairs
 
 
-def _law(benchmark: str, group: Sequence[Cell], name: str, generator: np.random.Generator) -> Law:
-    """The law over single runs: a point is one run's mean success over its tasks."""
-    if name == "auto":
-        apart = any(cell.width is None for cell in group)
-        name = "actor_critic" if apart else "power"
-    counts = [len(cell.seeds) for cell in group]
-    parameters = {
-        part: np.repeat([cell.parameters[key] for cell in group], counts)
-        for part, key in (("parameters", "total"), ("actor", "actor"), ("critic", "critic"))
-    }
-    sizes = parameters | {"tasks": np.repeat([len(cell.tasks) for cell in group], counts)}
-    points = Points(
-        sizes,
-        np.concatenate([cell.scores.mean(-1) for cell in group]),
-        np.repeat([cell.episodes * len(cell.tasks) for cell in group], counts),
-        np.repeat(np.arange(len(group)), counts),
+def _comparison_items(compared: Sequence[Comparison]) -> list[Table | Drawing]:
+    if not compared:
+        return []
+    caption = (
+        "Neighbouring sizes, other settings of the same networks, and systems of like size, all runs in. "
+        f"p is Welch's; Holm's correction is for all {len(compared)} made here, so that one false claim among them has "
+        "a chance of 5 %. P(better): that a run of the first beats one of the second on the same task."
     )
-    found = fit(MODELS[name], points, generator)
-    if name != "actor_critic" or found.refusal:
-        return Law(benchmark, points, found)
-    samples = bootstrap(MODELS[name], points, found, generator, resamples=1_000)
-    best = np.array([list(found.numbers.values())])
-    total = float(np.exp(np.log(parameters["parameters"]).mean()))
-    shares = []
-    for flops in (False, True):
-        budget = total * (ACTOR_FLOPS + CRITIC_FLOPS) / 2 if flops else total
-        low, high = np.quantile(best_critic_share(samples, found.centre, budget, flops=flops), [0.025, 0.975])
-        shares.append(
-            (float(best_critic_share(best, found.centre, budget, flops=flops)[0]), float(low), float(high))
-        )
-    return Law(benchmark, points, found, critic_against_actor(points, found, generator), tuple(shares))
+    return [
+        comparisons.table(compared, caption),
+        comparisons.drawing(compared, "comparisons", "Comparisons"),
+    ]
 
 
 def findings(
-    everything: Sequence[Cell], found: Sequence[Cell], laws: Sequence[Law], skipped: Sequence[str]
+    everything: Sequence[Cell],
+    found: Sequence[Cell],
+    laws: Sequence[Law],
+    compared: Sequence[Comparison],
+    skipped: Sequence[str],
 ) -> tuple[list[str], list[str]]:
     """What the runs show and what they do not, in sentences."""
     finished = sum(len(cell.seeds) for cell in found)
@@ -146,23 +155,47 @@ def findings(
     if skipped:
         not_shown.append(f"{_count(len(skipped), 'file')} could not be read; Provenance names each.")
     if diverged:
-        shows.append(f"{_count(diverged, 'run')} diverged; they count with the score they had.")
+        where = ", ".join(f"{cell.benchmark} {cell.name}: {cell.diverged}" for cell in found if cell.diverged)
+        shows.append(
+            f"{_count(diverged, 'run')} diverged ({where}), counted with the score at its last evaluation."
+        )
     for group in _by_benchmark(found).values():
         yes, no = _learned(group)
         shows += yes
         not_shown += no
     for law in laws:
-        yes, no = _law_sentences(law)
+        yes, no = law_study.sentences(law)
         shows += yes
         not_shown += no
-    not_shown += _width_caveats(found)
+    yes, no = _compared(compared)
+    shows += yes
+    not_shown += no + _width_caveats(found)
     return shows, not_shown
+
+
+def _compared(compared: Sequence[Comparison]) -> tuple[list[str], list[str]]:
+    """Each comparison in a sentence; of many, those that are supported, and a count of the rest."""
+    yes = [c.sentence for c in compared if c.supported]
+    no = [c.sentence for c in compared if not c.supported]
+    if len(no) > MANY_COMPARISONS:
+        no = [
+            f"{len(no)} of {len(compared)} comparisons of cells: these runs do not support them (see the table)."
+        ]
+    if len(yes) > MANY_COMPARISONS:
+        yes = [
+            f"{len(yes)} of {len(compared)} comparisons of cells are supported after correction (see the table)."
+        ]
+    return yes, no
 
 
 def _learned(group: Sequence[Cell]) -> tuple[list[str], list[str]]:
     """Per task of one benchmark: do the runs stand above the random policy over the last third of training?"""
     yes: list[str] = []
     no: list[str] = []
+    if any(np.isnan(cell.random).any() for cell in group):
+        return yes, [
+            f"{short_name(group[0].benchmark)}: whether tasks are learned; the random policy is not known."
+        ]
     where = "" if len(group[0].tasks) == 1 else f" (in {short_name(group[0].benchmark)})"
     runs = sum(len(cell.seeds) for cell in group)
     above: list[int] = []
@@ -193,38 +226,6 @@ def is_above(success: float, episodes: int, random: float, random_episodes: int)
     return bool(stats.fisher_exact(table, alternative="greater").pvalue < 0.05)
 
 
-def _law_sentences(law: Law) -> tuple[list[str], list[str]]:
-    where, fitted = short_name(law.benchmark), law.fit
-    if fitted.refusal:
-        return [], [f"{where}: a scaling exponent is not identified: {fitted.refusal}."]
-    yes: list[str] = []
-    no: list[str] = []
-    of = {"parameters": "parameters", "actor": "actor parameters", "critic": "critic parameters"}
-    for exponent in fitted.exponents:
-        if exponent.name not in of:
-            continue
-        if exponent.identified:
-            yes.append(
-                f"{where}: failure falls with {of[exponent.name]} as N^-{exponent.estimate:.2f} towards a floor of "
-                f"{fitted.floor:.0%}; {fitted.confidence:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}."
-            )
-        else:
-            what = (
-                "a scaling exponent" if exponent.name == "parameters" else f"the {exponent.name}'s exponent"
-            )
-            no.append(f"{where}: {what} is not identified: {exponent.refusal}.")
-    if law.critic_larger is not None:
-        sure = max(law.critic_larger, 1 - law.critic_larger)
-        order = ("critic", "actor") if law.critic_larger >= 0.5 else ("actor", "critic")
-        if sure >= CLAIM:
-            yes.append(
-                f"{where}: the {order[0]}'s exponent is larger than the {order[1]}'s, with confidence {sure:.3f}."
-            )
-        else:
-            no.append(f"{where}: whether actor or critic has the larger exponent (confidence {sure:.2f}).")
-    return yes, no
-
-
 def _width_caveats(found: Sequence[Cell]) -> list[str]:
     lines = []
     fewest = min(len(cell.seeds) for cell in found)
@@ -246,7 +247,7 @@ def _width_caveats(found: Sequence[Cell]) -> list[str]:
             f"Final performance: runs last {steps:,} steps per task, {steps / PAPER_STEPS:.2g} of the paper's "
             f"{PAPER_STEPS:,}."
         )
-    most = max(len(cell.tasks) for cell in found)
+    most = max(cell.task_count for cell in found)
     if most < 10:
         lines.append(f"Anything about MT10 or larger: the largest set here has {_count(most, 'task')}.")
     return lines
@@ -263,42 +264,74 @@ def _learning_drawing(found: Sequence[Cell]) -> Drawing:
     return Drawing("learning_curves", "Learning curves", caption, learning_curves(found))
 
 
+def _series(rows: Sequence[tuple[Cell, Interval]], part: str, law: Law | None = None) -> Series:
+    """One line: the cells of a group against their parameters, with the single runs."""
+    rows = sorted(rows, key=lambda row: row[0].parameters[part])
+    sizes = np.array([cell.parameters[part] for cell, _ in rows])
+    runs = [(cell.parameters[part], score, lost) for cell, _ in rows
+            for score, lost in zip(cell.scores.mean(-1), cell.diverged_runs[cell.finished], strict=True)]  # fmt: skip
+    size, score, lost = (np.array(column) for column in zip(*runs, strict=True))
+    several = max(len(cell.seeds) for cell, _ in rows) > 1
+    grid = np.geomspace(sizes.min(), sizes.max(), 80)
+    return Series(
+        f"{rows[0][0].group}  (n = {len(runs)})",
+        sizes,
+        np.array([score.estimate for _, score in rows]),
+        np.array([score.low for _, score in rows]),
+        np.array([score.high for _, score in rows]),
+        curve=(grid, 1 - law.fit.failure(parameters=grid))
+        if law and law.fit.identified and law.fit.model == "power"
+        else None,
+        dots=(size, score) if several else None,
+        crosses=(size[lost], score[lost]),
+    )
+
+
 def _size_drawing(found: Sequence[Cell], scores: Sequence[Interval], laws: Sequence[Law]) -> Drawing:
-    ours = []
-    fits = {law.benchmark: law.fit for law in laws}
-    for benchmark in _by_benchmark(found):
-        rows = [
-            (cell, score) for cell, score in zip(found, scores, strict=True) if cell.benchmark == benchmark
-        ]
-        sizes = np.array([cell.parameters["total"] for cell, _ in rows])
-        law = fits[benchmark]
-        grid = np.geomspace(sizes.min(), sizes.max(), 80)
-        ours.append(
-            Series(
-                short_name(benchmark),
-                sizes,
-                np.array([score.estimate for _, score in rows]),
-                np.array([score.low for _, score in rows]),
-                np.array([score.high for _, score in rows]),
-                curve=(grid, 1 - law.failure(parameters=grid))
-                if law.identified and law.model == "power"
-                else None,
-            )
-        )
+    fits = {law.group: law for law in laws}
+    of = dict(zip(map(id, found), scores, strict=True))
+    published = paper.series_by_width()
+    panels: dict[str, list[Series]] = {}
     random = {}
     for benchmark, group in _by_benchmark(found).items():
-        random[short_name(benchmark)] = float(np.mean([cell.random.mean() for cell in group]))
+        title = short_name(benchmark)
+        panels[title] = [
+            _series([(cell, of[id(cell)]) for cell in members], "total", fits.get(name))
+            for name, members in groups(group).items()
+        ]
+        if benchmark in published:
+            panels[title].append(replace(published[benchmark], label=figures.PAPER))
+        random[title] = float(np.mean([cell.random.mean() for cell in group]))
+    if not panels.keys() & published.keys():
+        panels["the paper (multi-head MLP)"] = list(published.values())
     caption = (
-        "Left: IQM over runs of the mean over tasks at the last evaluation; intervals where there are two runs or "
-        "more, a fitted curve where a law is identified. Right: the paper's multi-head MLP on MT10, MT25 and MT50, "
-        "2M steps per task: other tasks and other lengths, so compare shapes, not heights."
+        "IQM over runs of the mean over tasks at the last evaluation, with 95 % intervals where there are two runs or "
+        "more; small dots are single runs, n in all; a fitted curve where a law is identified. The paper's points are "
+        "its multi-head MLP after 2M steps per task: where lengths or tasks differ, compare shapes, not heights."
     )
-    return Drawing(
-        "success_against_parameters",
-        "Success against parameters",
-        caption,
-        success_against_parameters(ours, paper.series_by_width(), random=random),
-    )
+    drawing = success_against_parameters(panels, random=random)
+    return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
+
+
+def _parts_drawing(found: Sequence[Cell], scores: Sequence[Interval]) -> list[Drawing]:
+    """The same against the actor's and against the critics' parameters, where they are known apart."""
+    if not all(cell.parameters["actor"] and cell.parameters["critic"] for cell in found):
+        return []
+    of = dict(zip(map(id, found), scores, strict=True))
+    known = {cell.benchmark for cell in found}
+    panels: dict[str, list[Series]] = {}
+    for part, title in (("actor", "by the actor's size"), ("critic", "by the critics' size")):
+        panels[title] = [
+            _series([(cell, of[id(cell)]) for cell in members], part) for members in groups(found).values()
+        ]
+        panels[title] += [
+            replace(series, label=figures.PAPER)
+            for benchmark, series in paper.series_by_width(part).items()
+            if benchmark in known
+        ]
+    caption = "The same cells against the parameters of the actor alone, and of the critics alone."
+    drawing = success_against_parameters(panels, x="parameters")
+    return [Drawing("success_against_parts", "Actor and critics apart", caption, drawing)]
 
 
 def _score_table(found: Sequence[Cell], scores: Sequence[Interval]) -> Table:
@@ -311,8 +344,8 @@ def _score_table(found: Sequence[Cell], scores: Sequence[Interval]) -> Table:
                 *(f"{cell.parameters[part]:,}" for part in ("actor", "critic", "total")),
                 str(len(cell.seeds)),
                 f"{score.estimate:.3f}",
-                _span(score.low, score.high, 3),
-                f"{cell.random.mean():.3f}",
+                span(score.low, score.high, 3),
+                "–" if np.isnan(cell.random).any() else f"{cell.random.mean():.3f}",
             ]
         )
     header = [
@@ -333,84 +366,24 @@ def _score_table(found: Sequence[Cell], scores: Sequence[Interval]) -> Table:
     return Table(caption, header, rows, texts=(0, 1))
 
 
-def _law_items(laws: Sequence[Law]) -> list[Text | Table | Drawing]:
-    rows = []
-    drawn = []
-    for law in laws:
-        for exponent in law.fit.exponents:
-            rows.append(
-                [
-                    short_name(law.benchmark),
-                    law.fit.model,
-                    exponent.name,
-                    str(law.fit.points),
-                    str(law.fit.counts.get(exponent.name, "–")),
-                    f"{exponent.estimate:.2f}" if exponent.identified else "–",
-                    _span(exponent.low, exponent.high),
-                    "identified" if exponent.identified else f"not identified: {exponent.refusal}",
-                ]
-            )
-            if exponent.identified:
-                label = f"{short_name(law.benchmark)}: {exponent.name}  (n = {law.fit.points})"
-                drawn.append(Row(label, exponent.estimate, exponent.low, exponent.high))
-    header = ["tasks", "law", "exponent of", "runs", "sizes", "estimate", "95 % interval", "verdict"]
-    items: list[Text | Table | Drawing] = [
-        Text(
-            "Laws of the failure rate y = 1 - success: power is y = E + A N^-a with N actor and critics together; "
-            "actor_critic is y = E + A N_actor^-a + B N_critic^-b; tasks adds C T^g for T tasks."
-        ),
-        Table("Exponents, with profile-likelihood intervals.", header, rows, texts=(0, 1, 2, 7)),
-    ]
-    if drawn:
-        caption = "Identified exponents with 95 % profile-likelihood intervals; at 0 (dashed) size would not matter."
-        items.append(
-            Drawing("exponents", "Exponents", caption, figures.forest(drawn, label="exponent", line=0))
-        )
-    shared = [
-        [short_name(law.benchmark), basis, f"{share:.2f}", _span(low, high)]
-        for law in laws
-        for basis, (share, low, high) in zip(("equal parameters", "equal FLOPs"), law.shares, strict=False)
-    ]
-    if shared:
-        caption = "The critics' share of the budget at which the fitted law fails least, at the mean size of the sweep."
-        items.append(
-            Table(caption, ["tasks", "budget", "best critic share", "95 % interval"], shared, texts=(0, 1))
-        )
-    return items
-
-
-def _residual_drawing(laws: Sequence[Law]) -> list[Drawing]:
-    groups = {}
-    for law in laws:
-        if not law.fit.refusal and law.benchmark != "all task sets":
-            groups[short_name(law.benchmark)] = (
-                law.points.sizes["parameters"],
-                law.fit.residuals(law.points),
-            )
-    if not groups:
-        return []
-    caption = "Each dot is a run. Fitted minus seen failure; a law that bends away from its points shows as a curve."
-    return [Drawing("residuals", "Residuals", caption, figures.residuals(groups))]
-
-
 def _heat_maps(found: Sequence[Cell], scores: Sequence[Interval]) -> list[Drawing]:
-    """Actor width by critic width, for each benchmark where the two vary apart."""
+    """Actor width by critic width, for each group where the two vary apart."""
     drawings = []
-    for number, (benchmark, group) in enumerate(_by_benchmark(found).items()):
+    of = dict(zip(map(id, found), scores, strict=True))
+    for number, (name, group) in enumerate(groups(found).items()):
         actors = sorted({cell.actor_width for cell in group})
         critics = sorted({cell.critic_width for cell in group})
         if len(actors) < 2 or len(critics) < 2 or all(cell.width for cell in group):
             continue
         success = np.full((len(critics), len(actors)), np.nan)
         parameters = np.full(success.shape, np.nan)
-        for cell, score in zip(found, scores, strict=True):
-            if cell.benchmark == benchmark:
-                place = critics.index(cell.critic_width), actors.index(cell.actor_width)
-                success[place], parameters[place] = score.estimate, cell.parameters["total"]
+        for cell in group:
+            place = critics.index(cell.critic_width), actors.index(cell.actor_width)
+            success[place], parameters[place] = of[id(cell)].estimate, cell.parameters["total"]
         fewest = min(len(cell.seeds) for cell in group)
         caption = (
-            f"{short_name(benchmark)}: IQM of success, at least {_count(fewest, 'run')} per cell. Dashed lines join "
-            "cells of equal parameters, actor and critics together."
+            f"{name}: IQM of success, n = {fewest} or more runs per cell. Lines join cells of equal parameters, actor "
+            "and critics together."
         )
         drawing = figures.heat_map(actors, critics, success, parameters)
         drawings.append(Drawing(f"actor_critic_{number}", "Actor against critic", caption, drawing))
@@ -426,7 +399,7 @@ def _profile_drawing(found: Sequence[Cell], generator: np.random.Generator) -> l
         if shown:
             panels[short_name(benchmark)] = [
                 Series(
-                    f"width {cell.name}",
+                    f"{cell.name}  (n = {len(cell.seeds)})",
                     levels,
                     *profile_band(cell.scores, levels, generator, resamples=1_000),
                 )
@@ -434,7 +407,7 @@ def _profile_drawing(found: Sequence[Cell], generator: np.random.Generator) -> l
             ]
     if not panels:
         return []
-    caption = "Share of runs and tasks that score above a threshold, with 95 % bands from resampled runs."
+    caption = "Share of runs and tasks that score above a threshold, with 95 % bands from n resampled runs."
     drawing = figures.lines(panels, x="success threshold", y="share above", log=False, dots=False)
     return [Drawing("profiles", "Performance profiles", caption, drawing)]
 
@@ -444,7 +417,7 @@ def _speed_table(found: Sequence[Cell]) -> Table:
     rows = []
     for cell in found:
         known = cell.env_steps >= 0
-        steps = cell.env_steps[known] / len(cell.tasks)
+        steps = cell.env_steps[known] / cell.task_count
         curve = np.nanmean(cell.curves.mean(-1)[:, known], axis=0)
         half = float(steps_to(0.5, steps, curve))
         settled = plateau(steps, curve) if len(steps) >= 10 else np.nan
@@ -464,54 +437,6 @@ def _speed_table(found: Sequence[Cell]) -> Table:
     caption = "Learning, of the mean curve over runs and tasks; steps are env steps per task."
     header = ["tasks", "width", "mean height of the curve", "steps to 50 % success", "settled from"]
     return Table(caption, header, rows, texts=(0, 1))
-
-
-def _plasticity_items(dataset: xr.Dataset, found: Sequence[Cell]) -> list[Text | Drawing]:
-    """Dormant shares at the last evaluation against width, and the caveat of the batch."""
-    runs = to_runs(dataset)
-    if "dormant_critic" not in runs:
-        return []
-    names = {"dormant_critic": "critic", "dormant_actor": "actor"}
-    panels: dict[str, list[Series]] = {}
-    for name, part in names.items():
-        if name not in runs:
-            continue
-        values = runs[name].values
-        last = np.array([row[committed - 1] if committed else np.nan for row, committed in
-                         zip(values, runs.committed.values, strict=True)])  # fmt: skip
-        for benchmark in _by_benchmark(found):
-            here = (runs.benchmark.values == benchmark) & np.isfinite(last)
-            widths = np.unique(runs[f"{part}_width"].values[here])
-            if len(widths):
-                of = runs[f"{part}_width"].values
-                groups = [last[here & (of == width)] for width in widths]
-                series = Series(
-                    short_name(benchmark),
-                    widths,
-                    np.array([group.mean() for group in groups]),
-                    np.array([group.min() for group in groups]),
-                    np.array([group.max() for group in groups]),
-                )
-                panels.setdefault(f"dormant neurons of the {part}", []).append(series)
-    if not panels:
-        return []
-    caption = (
-        "Share of hidden neurons dormant at the last evaluation: mean over runs, in a band that spans them."
-    )
-    items: list[Text | Drawing] = [
-        Drawing("dormant", "Dormant neurons", caption, figures.lines(panels, x="width", y="dormant"))
-    ]
-    counts = {len(cell.tasks) for cell in found}
-    if len(counts) > 1:
-        fixed = any(name == "agent.batch_per_task" for cell in found for name, _ in cell.settings)
-        items.append(
-            Text(
-                "The batch per task varies here, so that the number of tasks and the batch can be told apart."
-                if fixed
-                else "The batch grows with the tasks here: a difference between task sets may be the batch's."
-            )
-        )
-    return items
 
 
 def _provenance(dataset: xr.Dataset) -> list[Text | Lines]:
@@ -562,13 +487,6 @@ def _by_benchmark(found: Sequence[Cell]) -> dict[str, list[Cell]]:
     for cell in found:
         groups.setdefault(cell.benchmark, []).append(cell)
     return groups
-
-
-def _span(low: float, high: float, digits: int = 2) -> str:
-    """`0.12 – 0.34`; a dash where there is no interval, `> 0.12` where it has no end."""
-    if np.isnan(low):
-        return "–"
-    return f"{low:.{digits}f} – {high:.{digits}f}" if np.isfinite(high) else f"> {low:.{digits}f}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from analysis import figures
 from analysis.figures import Series, success_against_parameters
 from analysis.frames import SweepError
-from analysis.models import MODELS
+from analysis.law_study import choice_table
+from analysis.models import MODELS, Likelihood
 from analysis.report import Drawing, Page, Section, Table, Text
 from analysis.scaling_laws import Fit, Points, compare, fit
 
@@ -20,6 +21,10 @@ SIZES = ("parameters", "actor", "critic", "tasks")
 
 def read_table(path: Path) -> dict[str, Points]:
     """Points by benchmark (one group where the table has no such column). Raises SweepError naming the row."""
+    return {name: _points(members) for name, members in _rows(path).items()}
+
+
+def _rows(path: Path) -> dict[str, list[dict[str, float]]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -39,13 +44,15 @@ def read_table(path: Path) -> dict[str, Points]:
         except (KeyError, ValueError) as error:
             raise SweepError(f"{path}, line {number}: {error}") from None
         groups.setdefault(row.get("benchmark") or path.stem, []).append(values)
-    return {name: _points(members) for name, members in groups.items()}
+    return groups
 
 
-def study(path: Path, *, model: str = "auto", seed: int = 0) -> Page:
-    """The page about the table at `path`."""
+def study(path: Path, *, model: str = "auto", likelihood: Likelihood = "logit", seed: int = 0) -> Page:
+    """The page about the table at `path`. A law with tasks in it is fitted to all groups together."""
     generator = np.random.default_rng(seed)
     groups = read_table(path)
+    if model != "auto" and "tasks" in MODELS[model].regressors:
+        groups = {path.stem: _points([row for rows in _rows(path).values() for row in rows])}
     fits = {}
     for name, points in groups.items():
         apart = {"actor", "critic"} <= set(points.sizes)
@@ -53,13 +60,15 @@ def study(path: Path, *, model: str = "auto", seed: int = 0) -> Page:
         lacking = [size for size in law.regressors if size not in points.sizes]
         if lacking:
             raise SweepError(f"{path} has no column {', '.join(lacking)}, which the law {law.name} needs")
-        fits[name] = fit(law, points, generator)
+        fits[name] = fit(law, points, generator, likelihood=likelihood)
     shows, lacks = [], []
     for name, law_fit in fits.items():
         for exponent in law_fit.exponents:
-            words = f"{exponent.estimate:.2f} (95 % interval {exponent.low:.2f} to {exponent.high:.2f})"
+            low, high = sorted((abs(exponent.low), abs(exponent.high)))
+            words = f"{abs(exponent.estimate):.2f} (95 % interval {low:.2f} to {high:.2f})"
             if exponent.identified:
-                shows.append(f"{name}: failure falls with {exponent.name} with exponent {words}.")
+                verb = "grows" if exponent.estimate < 0 else "falls"
+                shows.append(f"{name}: failure {verb} with {exponent.name} with exponent {words}.")
             else:
                 lacks.append(
                     f"{name}: the exponent of {exponent.name} is not identified: {exponent.refusal}."
@@ -96,7 +105,7 @@ def _drawing(groups: dict[str, Points], fits: dict[str, Fit]) -> Drawing:
         curve = (grid, 1 - fits[name].failure(parameters=grid)) if drawn else None
         series.append(Series(name, sizes[order], points.success[order], curve=curve))
     caption = "Points of the table; a curve where a law of all parameters is identified."
-    drawing = success_against_parameters(series, [])
+    drawing = success_against_parameters({"the table": series})
     return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
 
 
@@ -114,19 +123,15 @@ def _residuals(groups: dict[str, Points], fits: dict[str, Fit]) -> Text | Drawin
 
 
 def _choices(groups: dict[str, Points], generator: np.random.Generator) -> Table:
-    rows = []
-    for name, points in groups.items():
-        laws = [law for law in MODELS.values() if set(law.regressors) <= set(points.sizes)]
-        for choice in compare(laws, points, generator):
-            values = (choice.left_out, choice.aicc, choice.bic)
-            numbers = [f"{value:.2f}" if np.isfinite(value) else "–" for value in values]
-            rows.append([name, choice.model, str(choice.numbers), *numbers, choice.refusal])
-    header = ["group", "law", "numbers", "left-out error", "AICc", "BIC", "refused"]
-    return Table(
-        "Laws by error at the left-out largest size, best first.",
-        header,
-        rows,
-        texts=(0, 1, 6),
+    return choice_table(
+        {
+            name: compare(
+                [law for law in MODELS.values() if set(law.regressors) <= set(points.sizes)],
+                points,
+                generator,
+            )
+            for name, points in groups.items()
+        }
     )
 
 

@@ -6,11 +6,26 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from reference_analysis import config_of, write_sweep
 
 from analysis.cells import Cell, cells
-from analysis.figures import INK, Series, learning_curves, success_against_parameters, svg, write
+from analysis.figures import (
+    INK,
+    Predicted,
+    Series,
+    extrapolation,
+    heat_map,
+    learning_curves,
+    maps,
+    measures,
+    success_against_parameters,
+    svg,
+    write,
+)
 from analysis.frames import open_sweep
+from mtrl.results import RunFileWriter
 
 
 def some_cells(tmp_path: Path, seeds: int = 2) -> list[Cell]:
@@ -57,7 +72,7 @@ def a_figure() -> tuple[Series, str]:
     series = Series(
         "MT10", np.array([1e5, 1e6]), np.array([0.5, 0.7]), np.array([0.4, 0.6]), np.array([0.6, 0.8])
     )
-    return series, svg(success_against_parameters([series], [series], random={"MT10": 0.1}), "one")
+    return series, svg(success_against_parameters({"a": [series], "b": [series]}, random={"a": 0.1}), "one")
 
 
 def test_svg_is_well_formed_and_carries_text(tmp_path: Path) -> None:
@@ -71,7 +86,7 @@ def test_svg_is_well_formed_and_carries_text(tmp_path: Path) -> None:
 
 def test_ids_of_two_figures_do_not_meet() -> None:
     series, first = a_figure()
-    second = svg(success_against_parameters([series], []), "two")
+    second = svg(success_against_parameters({"a": [series]}), "two")
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, second)]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -83,8 +98,62 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
     assert a_figure()[1] == a_figure()[1]
 
 
+def drawn(axis: Axes) -> list[list[float]]:
+    return [np.round(np.asarray(line.get_ydata(), float), 6).tolist() for line in axis.get_lines()]
+
+
+def test_single_runs_and_diverged_ones_are_marked() -> None:
+    sizes, scores = np.array([1e5, 1e6]), np.array([0.5, 0.7])
+    series = Series("MT10", sizes, scores, dots=(sizes, scores - 0.1), crosses=(sizes[1:], scores[1:] - 0.1))
+    (axis,) = success_against_parameters({"this": [series]}).axes
+    assert [0.4, 0.6] in drawn(axis)
+    (cross,) = [line for line in axis.get_lines() if line.get_label() == "diverged run"]
+    assert (cross.get_marker(), cross.get_ydata().tolist()) == ("x", [0.6])
+
+
+def test_a_diverged_run_ends_in_a_cross(tmp_path: Path) -> None:
+    files = write_sweep(tmp_path, [config_of(seed=seed) for seed in range(2)], success=[0.2, 0.4])
+    RunFileWriter.open(files[0]).mark_diverged(1_200)
+    figure = learning_curves(cells(open_sweep(tmp_path)))
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    ends = [np.round([*line.get_xdata(), *line.get_ydata()], 6).tolist() for line in crosses]
+    assert ends == [[1000, 0.4]]
+
+
+def test_a_map_shows_its_numbers_and_leaves_out_what_is_not_known() -> None:
+    figure = maps({"success": np.array([[0.25, np.nan], [0.5, 1]])}, [10, 50], [256, 512])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.25", "0.50", "1.00"]
+
+
+def test_the_heat_map_joins_equal_parameters() -> None:
+    parameters = np.array([[100.0, 200], [200, 400]])
+    figure = heat_map([1, 2], [1, 2], np.full((2, 2), 0.5), parameters)
+    (lines,) = [c for c in figure.axes[0].collections if isinstance(c, ContourSet)]
+    middle = [path.vertices for path, level in zip(lines.get_paths(), lines.levels, strict=True)
+              if 180 < np.exp(level) < 220]  # fmt: skip
+    for vertices in middle:  # along a line of about 200 the two widths trade against each other
+        assert np.corrcoef(vertices.T)[0, 1] < -0.9
+
+
+def test_what_was_left_out_is_hollow() -> None:
+    seen, left_out = np.array([0.5, 0.6, 0.8]), np.array([False, False, True])
+    (axis,) = extrapolation({"MT10": Predicted(seen, seen + 0.01, left_out)}).axes
+    hollow = [line for line in axis.get_lines() if line.get_markerfacecolor() == "none"]
+    assert [np.round(line.get_ydata(), 6).tolist() for line in hollow] == [[0.81]]
+
+
+def test_measures_have_scales_of_their_own() -> None:
+    steps = np.array([1e3, 2e3])
+    panels = {
+        "dormant": [Series("w", steps, np.array([0.1, 0.2]))],
+        "rank": [Series("w", steps, np.array([50.0, 60]))],
+    }
+    first, second = measures(panels).axes
+    assert first.get_ylim()[1] < 1 < 60 < second.get_ylim()[1]
+
+
 def test_files(tmp_path: Path) -> None:
     series, _ = a_figure()
-    write(success_against_parameters([series], []), tmp_path, "x")
+    write(success_against_parameters({"a": [series]}), tmp_path, "x")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "x.svg")

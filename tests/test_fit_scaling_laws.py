@@ -31,19 +31,55 @@ def test_a_sweep(tmp_path: Path) -> None:
     names = {path.name for path in report.iterdir()}
     assert names == {"report.html", "fits.json"} | {
         f"{name}.{suffix}"
-        for name in ("learning_curves", "success_against_parameters", "dormant")
+        for name in (
+            "learning_curves",
+            "success_against_parameters",
+            "success_against_parts",
+            "dormant",
+            "plasticity_curves",
+        )
         for suffix in ("svg", "png")
     }
     fits = json.loads((report / "fits.json").read_text())
-    assert fits["drawer-close-v3+reach-v3"]["reason"] == "2 sizes, 4 needed"
+    assert fits["drawer-close + reach"]["reason"] == "2 sizes, 4 needed"
     assert load(tmp_path / "smoke" / "dataset.nc").sizes["run"] == 2
+
+
+def test_several_sweeps_are_taken_together(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        write_sweep(tmp_path / name, [config_of(width=width, seed=seed) for width in (16, 32)])
+    code, output = run(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert code == 0
+    assert "4 runs went from environment" in output.replace("\n", " ")
+    assert (tmp_path / "a+b" / "report" / "report.html").exists()
+
+
+def test_a_history_table(tmp_path: Path) -> None:
+    rows = [f"w{w},{step},0.{step},{w},{w * w}" for w in (2, 4, 8, 16) for step in (1, 2, 3)]
+    table = write_table(tmp_path / "theirs.csv", "run,step,sr,width,parameters", *rows)
+    code, output = run(str(table), "--column", "success=sr", "--json")
+    assert code == 0
+    assert "theirs" in json.loads(output)
+
+
+def test_a_table_with_tasks_is_fitted_as_one(tmp_path: Path) -> None:
+    rows = [
+        f"MT{tasks},{tasks},{size},{1 - (0.02 * tasks**0.5 + 0.3 * (size / 1e5) ** -0.4)},100000"
+        for tasks in (10, 25, 50)
+        for size in (1e5, 4e5, 2e6, 1e7, 1e8)
+    ]
+    table = write_table(tmp_path / "t.csv", "benchmark,tasks,parameters,success,n", *rows)
+    code, output = run(str(table), "--model", "tasks", "--json")
+    assert code == 0
+    (law,) = json.loads(output).values()
+    assert {e["of"]: round(e["estimate"], 2) for e in law["exponents"]} == {"parameters": 0.4, "tasks": -0.5}
 
 
 def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of()])
     code, output = run(str(tmp_path), "--json", "--out", str(tmp_path / "elsewhere"))
     assert code == 0
-    assert json.loads(output)["drawer-close-v3+reach-v3"]["identified"] is False
+    assert json.loads(output)["drawer-close + reach"]["identified"] is False
     assert (tmp_path / "elsewhere" / "report.html").exists()
 
 

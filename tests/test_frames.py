@@ -274,7 +274,10 @@ def test_a_run_of_another_version_is_gathered(tmp_path: Path) -> None:
     assert dataset.attrs["skipped"] == []
     assert dataset["agent.sharpness"].sortby("seed").values.tolist() == ["2", "None"]
     assert "agent.polyak" not in dataset.coords
-    assert [cell.name for cell in cells(dataset)] == ["16, agent.sharpness 2", "16, agent.sharpness None"]
+    assert [cell.name for cell in cells(dataset)] == [
+        "width 16, agent.sharpness 2",
+        "width 16, agent.sharpness None",
+    ]
 
 
 def test_progress_counts_every_file(tmp_path: Path) -> None:

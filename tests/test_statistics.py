@@ -14,6 +14,7 @@ from analysis.statistics import (
     interval,
     iqm,
     iqm_of_runs,
+    least_squares,
     mean,
     median,
     optimality_gap,
@@ -191,6 +192,25 @@ def test_difference_of_means_is_welchs() -> None:
     np.testing.assert_allclose((paired.low, paired.high), (known.low, known.high), atol=0.02)
     with pytest.raises(ValueError, match="8 runs cannot be paired with 5"):
         difference(x, y, mean, np.random.default_rng(2), paired=True)
+
+
+def test_slopes_are_scipys() -> None:
+    x, noise = np.random.default_rng(0).normal(size=(2, 30))
+    (found,) = least_squares(x[:, None], 2 * x + noise)
+    known = stats.linregress(x, 2 * x + noise)
+    spread = known.stderr * stats.t.ppf(0.975, 28)
+    assert found.estimate == pytest.approx(known.slope)
+    assert (found.low, found.high) == pytest.approx((known.slope - spread, known.slope + spread))
+
+
+def test_slopes_hold_one_another_still() -> None:
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(200, 1)) + generator.normal(size=(200, 2))  # they go together
+    first, second = least_squares(x, x @ [1.0, -0.5] + 0.1 * generator.normal(size=200))
+    assert first.estimate == pytest.approx(1, abs=0.03)  # four standard errors
+    assert second.estimate == pytest.approx(-0.5, abs=0.03)
+    with pytest.raises(ValueError, match="do not determine"):
+        least_squares(x[:, [0, 0]], x[:, 0])
 
 
 def test_holm_by_hand() -> None:

@@ -1,0 +1,210 @@
+"""Someone else's runs, as CSV -> the dataset that `frames.open_sweep` gives for run files.
+
+docs/analysis.md has the format. A history table has a row per run and evaluation, or per run, evaluation and task. What
+Weights & Biases exports from a chart (a column `<run> - <metric>` per run) is such a table laid out the wide way; what
+it exports from its table of runs gives what a chart does not: seeds, widths, parameters.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analysis.frames import SweepError, to_grid
+from mtrl.tasks import BENCHMARKS, benchmark_name
+
+Row = dict[str, str]
+
+NEEDED = ("run", "step", "success")
+ALIASES = {"Name": "run", "Step": "step", "_step": "step", "State": "state", "parameters": "parameters_total"}
+OF_RUN = (  # columns that say what a run is; every other column of numbers is a metric
+    "run", "benchmark", "system", "width", "actor_width", "critic_width", "seed", "tasks", "episodes", "state",
+    "parameters_actor", "parameters_critic", "parameters_target", "parameters_total", "batch_per_task",
+)  # fmt: skip
+WIDE = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<edge>__MIN|__MAX)?")
+MEAN = "mean over tasks"  # stands for the tasks of a table that has only their mean
+DONE = {
+    "": "done",
+    "finished": "done",
+    "done": "done",
+    "diverged": "diverged",
+    "crashed": "failed",
+    "failed": "failed",
+}
+
+
+def is_history(path: Path, columns: Mapping[str, str] | None = None) -> bool:
+    """Whether the table at `path` has the columns of a history: run, step and success, or W&B's wide ones."""
+    header = _read(path, columns or {})[0]
+    return set(NEEDED) <= set(header) or _is_wide(header)
+
+
+def open_history(
+    path: Path, runs: Path | None = None, *, columns: Mapping[str, str] | None = None
+) -> xr.Dataset:
+    """The runs of the history table at `path`, with what the table `runs` says of each, joined by `run`.
+
+    columns maps names of this format to those of the file, as {"success": "charts/mean_success"}. Raises SweepError
+    naming the file and the row.
+    """
+    header, rows = _read(path, columns or {})
+    if _is_wide(header):
+        rows = _long(rows, (columns or {}).get("success", "success"))
+    known: dict[str, Row] = {}
+    for row in _read(runs, columns or {})[1] if runs else []:
+        known[row.get("run", "")] = row
+    missing = [name for name in NEEDED if not rows or name not in rows[0]]
+    if missing:
+        raise SweepError(
+            f"{path} has no column {', '.join(missing)}; rename with --column, as in --column {missing[0]}=THEIRS"
+        )
+    groups: dict[str, list[tuple[int, Row]]] = {}
+    for number, row in enumerate(rows, start=2):
+        groups.setdefault(row["run"], []).append((number, known.get(row["run"], {}) | row))
+    found = [_run(path, name, members) for name, members in groups.items()]
+    return to_grid(_dataset(found, str(path)))
+
+
+def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[Row]]:
+    names = ALIASES | {theirs: ours for ours, theirs in columns.items()}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = [names.get(name, name) for name in reader.fieldnames or []]
+            rows = [{names.get(key, key): value or "" for key, value in row.items() if key} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SweepError(f"{path} cannot be read as a table: {error}") from None
+    return header, rows
+
+
+def _is_wide(header: list[str]) -> bool:
+    return "step" in header and "run" not in header and any(WIDE.fullmatch(name) for name in header)
+
+
+def _long(rows: list[Row], success: str) -> list[Row]:
+    """W&B's wide export as rows of (run, step, metric); the metric called `success`, or the only one, is success."""
+    parts = (
+        {name: part for name in rows[0] if (part := WIDE.fullmatch(name)) and not part["edge"]}
+        if rows
+        else {}
+    )
+    metrics = {part["metric"] for part in parts.values()}
+    only = len(metrics) == 1
+    long = []
+    for row in rows:
+        of_run: dict[str, Row] = {}
+        for name, part in parts.items():
+            if row[name]:
+                metric = "success" if only or part["metric"] == success else part["metric"]
+                of_run.setdefault(part["run"], {})[metric] = row[name]
+        long += [{"run": run, "step": row["step"]} | values for run, values in of_run.items()]
+    return long
+
+
+def _run(path: Path, name: str, members: list[tuple[int, Row]]) -> dict[str, Any]:
+    """Everything known of one run, its evaluations in the order of their steps."""
+    first = members[0][1]
+    line = members[0][0]
+    tasks = tuple(dict.fromkeys(row["task"] for _, row in members if row.get("task"))) or (MEAN,)
+    success: dict[tuple[int, str], float] = {}
+    metrics: dict[str, dict[int, float]] = {}
+    for number, row in members:
+        if not row["success"]:
+            continue  # a step at which something else was logged
+        step = int(_float(path, number, "step", row["step"]))
+        value = _float(path, number, "success", row["success"])
+        if not 0 <= value <= 1:
+            raise SweepError(f"{path}, line {number}: success is {value}; it must be from 0 to 1")
+        success[step, row.get("task") or MEAN] = value
+        for key, text in row.items():
+            if key not in (*OF_RUN, "step", "success", "task") and (metric := _number(text)) is not None:
+                metrics.setdefault(key, {})[step] = metric
+    steps = sorted({step for step, _ in success})
+    benchmark = first.get("benchmark") or (benchmark_name(tasks) if tasks != (MEAN,) else path.stem)
+    count = int(
+        first.get("tasks") or (len(tasks) if tasks != (MEAN,) else len(BENCHMARKS.get(benchmark, (MEAN,))))
+    )
+    width = first.get("width") or "0"
+    numbers = {key: int(_float(path, line, key, first.get(key) or fallback)) for key, fallback in (
+        ("actor_width", width), ("critic_width", width), ("seed", "0"), ("episodes", "1"), ("batch_per_task", "0"),
+        ("parameters_actor", "0"), ("parameters_critic", "0"), ("parameters_target", "0"), ("parameters_total", "0"),
+    )}  # fmt: skip
+    numbers["parameters_total"] = numbers["parameters_total"] or (
+        numbers["parameters_actor"] + numbers["parameters_critic"]
+    )
+    if not numbers["parameters_total"]:
+        raise SweepError(
+            f"{path}, run {name}: no parameters_total, nor parameters_actor and parameters_critic; add a column, or a "
+            "table of runs with --runs-table"
+        )
+    return numbers | {
+        "run_id": name, "benchmark": benchmark, "system": first.get("system") or "multi_head", "tasks": count,
+        "task_names": tasks, "steps": steps, "success": success, "metrics": metrics,
+        "outcome": DONE.get(first.get("state", "").lower(), "unfinished"),
+    }  # fmt: skip
+
+
+def _dataset(runs: list[dict[str, Any]], source: str) -> xr.Dataset:
+    runs = sorted(
+        runs, key=lambda r: (r["benchmark"], r["system"], r["actor_width"], r["critic_width"], r["seed"])
+    )
+    tasks = list(dict.fromkeys(task for run in runs for task in run["task_names"]))
+    evaluations = max(len(run["steps"]) for run in runs)
+    metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"]))
+    success = np.full((len(runs), evaluations, len(tasks)), np.nan, np.float32)
+    steps = np.full((len(runs), evaluations), -1)
+    values = np.full((len(metrics), len(runs), evaluations), np.nan)
+    for number, run in enumerate(runs):
+        place = {step: at for at, step in enumerate(run["steps"])}
+        steps[number, : len(place)] = run["steps"]
+        for (step, task), value in run["success"].items():
+            success[number, place[step], tasks.index(task)] = value
+        for name, of_step in run["metrics"].items():
+            for step, value in of_step.items():
+                values[metrics.index(name), number, place[step]] = value
+    committed = [len(run["steps"]) for run in runs]
+    configs = [
+        {"env": {"tasks": run["task_names"]}, "evaluate": {"episodes": run["episodes"]},
+         "agent": {"batch_per_task": run["batch_per_task"]},
+         "train": {"seed": run["seed"], "vector_steps": (run["steps"] or [0])[-1] // run["tasks"]}}
+        for run in runs
+    ]  # fmt: skip
+    of_run = ("run_id", "benchmark", "system", "tasks", "actor_width", "critic_width", "seed")
+    parameters = [f"parameters_{part}" for part in ("actor", "critic", "target", "total")]
+    variables: dict[str, Any] = {
+        "success": (("run", "eval", "task"), success),
+        "env_steps": (("run", "eval"), steps),
+    }
+    variables |= {name: (("run", "eval"), values[number]) for number, name in enumerate(metrics)}
+    variables |= {name: ("run", [run[name] for run in runs]) for name in (*parameters, "outcome")}
+    variables |= {
+        "committed": ("run", committed),
+        "planned": ("run", committed),
+        "config": ("run", list(map(json.dumps, configs))),
+        "code_version": ("run", ["imported"] * len(runs)),
+    }
+    axes = {"run": range(len(runs)), "eval": range(evaluations), "task": tasks}
+    coordinates = {name: ("run", [run[name] for run in runs]) for name in of_run}
+    return xr.Dataset(variables, axes | coordinates, {"source": source, "skipped": []})
+
+
+def _float(path: Path, line: int, name: str, text: str) -> float:
+    value = _number(text)
+    if value is None:
+        raise SweepError(f"{path}, line {line}: {name} is '{text}', which is no number")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None

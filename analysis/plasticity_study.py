@@ -1,0 +1,178 @@
+"""Plasticity of a sweep's cells: curves, dormancy by width and tasks, and whether tasks or the batch explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import figures
+from analysis.cells import Cell, groups, short_name
+from analysis.figures import Series
+from analysis.report import Drawing, Table, Text
+from analysis.statistics import Slope, least_squares
+
+Array = NDArray[np.float64]
+Items = list[Text | Table | Drawing]
+
+CURVES = {
+    "dormant_critic": "dormant neurons, critic",
+    "dormant_actor": "dormant neurons, actor",
+    "srank_critic": "effective rank, critic",
+    "critic_weight_norm": "weight norm, critics",
+    "actor_weight_norm": "weight norm, actor",
+    "critic_gradient_norm": "gradient norm, critics",
+}
+DOUBLING = {"width": "width", "tasks": "tasks", "batch": "total batch"}
+
+
+def section(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
+    """Items, and what they show and do not show in sentences."""
+    if not any("dormant_critic" in cell.metrics for cell in found):
+        return [], [], []
+    items: Items = [*_curves(found), *_by_width(found), *_maps(found)]
+    table, yes, no = _what_explains(found)
+    return items + table, yes, no
+
+
+def measured(cell: Cell, name: str) -> Array | None:
+    """The metric [runs, evaluations] of that name, or the mean of its layers (`<name>_1`, `<name>_2`, ...)."""
+    if name in cell.metrics:
+        return cell.metrics[name]
+    layers = [
+        values for key, values in sorted(cell.metrics.items()) if key.removeprefix(f"{name}_").isdigit()
+    ]
+    return np.mean(layers, axis=0) if layers else None
+
+
+def at_the_end(cell: Cell, name: str) -> Array:
+    """The metric's last value in each finished run. [finished runs]"""
+    values = measured(cell, name)
+    if values is None:
+        return np.empty(0)
+    ends = [row[np.isfinite(row)][-1:] for row in values[cell.finished]]
+    return np.concatenate(ends) if ends else np.empty(0)
+
+
+def _curves(found: Sequence[Cell]) -> list[Drawing]:
+    """One panel per measure; a line per cell of the first benchmark with most cells, the mean over its runs."""
+    most = max(
+        {cell.benchmark for cell in found}, key=lambda name: sum(cell.benchmark == name for cell in found)
+    )
+    group = sorted(
+        (cell for cell in found if cell.benchmark == most), key=lambda cell: cell.parameters["total"]
+    )
+    panels: dict[str, list[Series]] = {}
+    for name, title in CURVES.items():
+        for cell in group:
+            values = measured(cell, name)
+            if values is None or not np.isfinite(values).any():
+                continue
+            known = np.isfinite(values).any(0) & (cell.env_steps >= 0)
+            steps = cell.env_steps[known] / cell.task_count
+            spread = [f(values[:, known], axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)]
+            label = f"{cell.name}  (n = {len(values)})"
+            panels.setdefault(title, []).append(Series(label, steps, *spread))
+    if not panels:
+        return []
+    caption = (
+        f"{short_name(most)}: mean over runs, in a band that spans them, against env steps per task. Lighter is "
+        "larger. Effective rank is the mean over layers."
+    )
+    return [Drawing("plasticity_curves", "Plasticity over training", caption, figures.measures(panels))]
+
+
+def _by_width(found: Sequence[Cell]) -> list[Drawing]:
+    panels: dict[str, list[Series]] = {}
+    for part in ("critic", "actor"):
+        for group in groups(found).values():
+            ends = [(getattr(cell, f"{part}_width"), at_the_end(cell, f"dormant_{part}")) for cell in group]
+            widths = sorted({width for width, values in ends if len(values)})
+            if not widths:
+                continue
+            by_width = [np.concatenate([values for width, values in ends if width == w]) for w in widths]
+            mean, low, high = (
+                np.array([f(values) for values in by_width]) for f in (np.mean, np.min, np.max)
+            )
+            label = f"{group[0].group}  (n = {sum(map(len, by_width))})"
+            panels.setdefault(f"dormant neurons of the {part}", []).append(
+                Series(label, np.array(widths), mean, low, high)
+            )
+    if not panels:
+        return []
+    caption = (
+        "Share of hidden neurons dormant at the last evaluation: mean over runs, in a band that spans them."
+    )
+    return [Drawing("dormant", "Dormant neurons", caption, figures.lines(panels, x="width", y="dormant"))]
+
+
+def _maps(found: Sequence[Cell]) -> list[Drawing]:
+    """Success and dormancy over tasks and width, where both vary."""
+    cells = [cell for cell in found if cell.width]
+    tasks, widths = sorted({c.task_count for c in cells}), sorted({c.critic_width for c in cells})
+    if len(tasks) < 2 or len(widths) < 2 or len({cell.system for cell in cells}) > 1:
+        return []
+    success, dormant = np.full((2, len(tasks), len(widths)), np.nan)
+    for row, count in enumerate(tasks):
+        for column, width in enumerate(widths):
+            here = [c for c in cells if (c.task_count, c.critic_width) == (count, width)]
+            if here:
+                success[row, column] = np.mean(np.concatenate([c.scores.mean(-1) for c in here]))
+                ends = np.concatenate([at_the_end(c, "dormant_critic") for c in here])
+                dormant[row, column] = ends.mean() if len(ends) else np.nan
+    drawing = figures.maps({"success": success, "dormant neurons of the critic": dormant}, tasks, widths)
+    fewest = min(len(cell.seeds) for cell in cells)
+    caption = f"Means over runs at the last evaluation, at least n = {fewest} per field."
+    return [Drawing("tasks_by_width", "Tasks and width", caption, drawing)]
+
+
+def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
+    """A regression of the critic's dormancy on width, tasks and total batch, with what it can tell apart."""
+    rows = [(cell, value) for cell in found for value in at_the_end(cell, "dormant_critic")]
+    design = {
+        "width": np.array([cell.critic_width for cell, _ in rows]),
+        "tasks": np.array([cell.task_count for cell, _ in rows]),
+        "batch": np.array([cell.batch_per_task * cell.task_count for cell, _ in rows]),
+    }
+    varying = [name for name, values in design.items() if len(np.unique(values)) > 1 and values.min() > 0]
+    if not varying or len(rows) < len(varying) + 4 or len({cell.system for cell in found}) > 1:
+        return [], [], []
+    confounded = {"tasks", "batch"} <= set(varying) and _collinear(design, varying)
+    if confounded:
+        varying.remove("batch")
+    neurons = np.array([3 * cell.critic_width for cell, _ in rows])
+    share = (np.array([value for _, value in rows]).clip(0, 1) * neurons + 0.5) / (neurons + 1)
+    response = np.log2(share / (1 - share))
+    x = np.stack([np.log2(design[name]) for name in varying], axis=-1)
+    slopes = least_squares(x, response)
+    names = [DOUBLING[name] + (" (and batch)" if confounded and name == "tasks" else "") for name in varying]
+    caption = (
+        f"By how much the odds that a neuron of the critic is dormant change when one quantity doubles and the others "
+        f"stay: least squares on logits over n = {len(rows)} runs."
+    )
+    cells = [[name, _factor(slope)[0], _factor(slope)[1]] for name, slope in zip(names, slopes, strict=True)]
+    items: Items = [Table(caption, ["doubled", "odds times", "95 % interval"], cells)]
+    yes: list[str] = []
+    no: list[str] = []
+    for name, slope in zip(names, slopes, strict=True):
+        estimate, interval = _factor(slope)
+        line = f"Dormant neurons of the critic: doubling the {name} changes their odds {estimate}-fold ({interval})"
+        (yes if slope.low > 0 or slope.high < 0 else no).append(
+            line + ("." if slope.low > 0 or slope.high < 0 else ", which may be no change.")
+        )
+    if confounded:
+        no.append(
+            "Whether more tasks or larger batches keep neurons alive: the batch grows with the tasks here; "
+            "grid=task_batch takes them apart."
+        )
+    return items, yes, no
+
+
+def _collinear(design: dict[str, Array], names: Sequence[str]) -> bool:
+    x = np.stack([np.ones(len(design["width"])), *(np.log(design[name]) for name in names)], axis=-1)
+    return bool(np.linalg.matrix_rank(x) < x.shape[1])
+
+
+def _factor(slope: Slope) -> tuple[str, str]:
+    return f"{2**slope.estimate:.2f}", f"{2**slope.low:.2f} – {2**slope.high:.2f}"
