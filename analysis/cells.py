@@ -32,7 +32,7 @@ class Cell:
     task_count: int
     episodes: int  # per task and evaluation
     vector_steps: int  # planned
-    batch_per_task: int
+    batch: int  # transitions in an update, of all tasks; 0 where that is not known
     seeds: tuple[int, ...]  # of the finished runs
     finished: NDArray[np.bool_]  # [runs]
     diverged_runs: NDArray[np.bool_]  # [runs]
@@ -106,7 +106,7 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
     runs = runs.sortby("seed")
     first = runs.isel(run=0)
     config = json.loads(str(first.config.values))
-    tasks = tuple(config["env"]["tasks"])
+    tasks, agent = tuple(config["env"]["tasks"]), config.get("agent", {})
     success = runs.success.sel(task=list(tasks)).values.astype(float)  # [runs, evaluations, tasks]
     committed = runs.committed.values
     ready = np.isin(runs.outcome.values, FINISHED) & (committed > 0)
@@ -124,7 +124,7 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
         task_count=int(first.tasks),
         episodes=int(config["evaluate"]["episodes"]),
         vector_steps=int(config["train"]["vector_steps"]),
-        batch_per_task=int(config.get("agent", {}).get("batch_per_task", 0)),
+        batch=int(agent.get("batch") or agent.get("batch_per_task", 0) * int(first.tasks)),
         seeds=tuple(runs.seed.values[ready].tolist()),
         finished=ready,
         diverged_runs=runs.outcome.values == "diverged",

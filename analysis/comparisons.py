@@ -91,7 +91,7 @@ def table(compared: Sequence[Comparison], caption: str) -> Table:
         ]
         for c in compared
     ]
-    header = ["claim", "difference, 95 % interval", "p (Holm)", "P(better)", "own intervals", "verdict"]
+    header = ["claim", "difference, 95% interval", "p (Holm)", "P(better)", "own intervals", "verdict"]
     return Table(caption, header, rows, texts=(0, 4, 5))
 
 
@@ -102,7 +102,7 @@ def drawing(compared: Sequence[Comparison], name: str, title: str) -> Drawing:
         for c in compared
     ]  # fmt: skip
     caption = (
-        "Differences of IQMs with 95 % intervals (each by itself), n runs at least on either side. Green: supported "
+        "Differences of IQMs with 95% intervals (each by itself), n runs at least on either side. Green: supported "
         f"after correction for all {len(compared)} comparisons; orange: not. The dashed line is no difference."
     )
     return Drawing(name, title, caption, figures.forest(rows, label="difference in success", line=0))

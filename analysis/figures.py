@@ -98,7 +98,7 @@ def learning_curves(cells: Sequence[Cell]) -> Figure:
     for axis, (benchmark, place) in zip(axes, panels, strict=True):
         group = [cell for cell in cells if cell.benchmark == benchmark]
         for cell in group:
-            names[cell.name] = _curve(axis, cell, place, shades[cell.name])
+            names[cell.name] = _curve(axis, cell, place, shades[cell.name], band=len(sizes) <= MANY_LINES)
         random = float(
             np.mean([cell.random.mean() if place is None else cell.random[place] for cell in group])
         )
@@ -238,7 +238,9 @@ def heat_map(
     if min(scores.shape) > 1 and np.isfinite(parameters).all():
         levels = np.geomspace(parameters.min(), parameters.max(), 6)[1:-1]
         # Between fields parameters are read off on a log scale, as the widths are laid out.
-        contours = axis.contour(np.log(parameters), levels=np.log(levels), colors="#D55E00", linewidths=1.4)
+        contours = axis.contour(
+            np.log(parameters), levels=np.log(levels), colors="#D55E00", linewidths=1.4, zorder=2
+        )
         axis.clabel(contours, fmt=lambda value: _thousands(float(f"{np.exp(value):.2g}"), None), fontsize=8)
     axis.set_xticks(range(len(actor)), [str(width) for width in actor])
     axis.set_yticks(range(len(critic)), [str(width) for width in critic])
@@ -266,9 +268,14 @@ def _fields(axis: Axes, values: NDArray[Any]) -> Any:
     image = axis.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if np.isfinite(values[row, column]):
+            behind = {
+                "facecolor": image.cmap(image.norm(values[row, column])),
+                "edgecolor": "none",
+                "pad": 1.5,
+            }
             ink = "white" if values[row, column] < 0.55 else "black"
             number = f"{values[row, column]:.2f}"
-            axis.text(column, row, number, ha="center", va="center", color=ink, fontsize=8)
+            axis.text(column, row, number, ha="center", va="center", color=ink, fontsize=8, bbox=behind)
     axis.grid(visible=False)
     return image
 
@@ -431,13 +438,13 @@ def _panels(number: int, *, height: float, share_y: bool = True) -> tuple[Figure
     return figure, axes[:number]
 
 
-def _curve(axis: Axes, cell: Cell, place: int | None, colour: str) -> Any:
+def _curve(axis: Axes, cell: Cell, place: int | None, colour: str, *, band: bool) -> Any:
     known = cell.env_steps >= 0
     steps = cell.env_steps[known] / cell.task_count
     curves = cell.curves.mean(-1) if place is None else cell.curves[:, :, place]
     curves = curves[:, known]
     (line,) = axis.plot(steps, np.nanmean(curves, axis=0), color=colour)
-    if len(curves) > 1:
+    if len(curves) > 1 and band:
         axis.fill_between(steps, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colour, alpha=0.15, lw=0)
     for curve in curves[cell.diverged_runs]:
         if len(ends := np.flatnonzero(np.isfinite(curve))):

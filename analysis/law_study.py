@@ -205,7 +205,7 @@ def _split_sentences(law: Law) -> list[tuple[str, bool]]:
             said.append(
                 (
                     f"{where}: at equal {basis}, success is best with {share:.0%} of them in the critics; "
-                    f"95 % interval {low:.0%} to {high:.0%}.",
+                    f"95% interval {low:.0%} to {high:.0%}.",
                     True,
                 )
             )
@@ -233,7 +233,7 @@ def items(laws: Sequence[Law]) -> list[Text | Table | Drawing]:
             if exponent.identified:
                 label = f"{law.group}: {exponent.name}  (n = {law.fit.points})"
                 drawn.append(Row(label, exponent.estimate, exponent.low, exponent.high))
-    header = ["group", "law", "exponent of", "runs", "sizes", "estimate", "95 % interval", "verdict"]
+    header = ["group", "law", "exponent of", "runs", "sizes", "estimate", "95% interval", "verdict"]
     caption = "Exponents, with profile-likelihood intervals."
     found: list[Text | Table | Drawing] = [
         Text(
@@ -243,7 +243,9 @@ def items(laws: Sequence[Law]) -> list[Text | Table | Drawing]:
         Table(caption, header, rows, texts=(0, 1, 2, 7)),
     ]
     if drawn:
-        caption = "Identified exponents with 95 % profile-likelihood intervals; at 0 (dashed) size would not matter."
+        caption = (
+            "Identified exponents with 95% profile-likelihood intervals; at 0 (dashed) size would not matter."
+        )
         found.append(
             Drawing("exponents", "Exponents", caption, figures.forest(drawn, label="exponent", line=0))
         )
@@ -254,7 +256,7 @@ def items(laws: Sequence[Law]) -> list[Text | Table | Drawing]:
     ]
     if shared:
         caption = "The critics' share of the budget at which the fitted law fails least, at the mean size of the sweep."
-        header = ["group", "budget", "best critic share", "95 % interval"]
+        header = ["group", "budget", "best critic share", "95% interval"]
         found.append(Table(caption, header, shared, texts=(0, 1)))
     return found
 
@@ -304,7 +306,7 @@ def _profiles(laws: Sequence[Law]) -> list[Drawing]:
     if not drawn:
         return []
     caption = (
-        "How much worse the law fits with an exponent held at a value, all else fitted anew, over what its 95 % "
+        "How much worse the law fits with an exponent held at a value, all else fitted anew, over what its 95% "
         "interval allows. The interval is where a line is below 1 (dashed); a flat line means not identified."
     )
     return [
@@ -343,7 +345,7 @@ def _likelihood_table(laws: Sequence[Law]) -> Table:
         "residuals, in logits; the condition is the scaled Gauss-Newton matrix's: above 1,000 the numbers of a law "
         "trade against one another."
     )
-    header = ["group", "exponent of", "likelihood", "estimate", "95 % interval", "RMSE", "condition"]
+    header = ["group", "exponent of", "likelihood", "estimate", "95% interval", "RMSE", "condition"]
     return Table(caption, header, rows, texts=(0, 1, 2))
 
 

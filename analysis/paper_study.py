@@ -154,7 +154,7 @@ def _findings(
             (exponent,) = law.exponents
             shows.append(
                 f"{benchmark}: failure falls with parameters as N^-{exponent.estimate:.2f} "
-                f"(95 % interval {exponent.low:.2f} to {exponent.high:.2f}) towards a floor of {law.floor:.0%}."
+                f"(95% interval {exponent.low:.2f} to {exponent.high:.2f}) towards a floor of {law.floor:.0%}."
             )
         else:
             not_shown.append(f"{benchmark}: the exponent is not identified: {law.reason}.")
@@ -162,7 +162,7 @@ def _findings(
     if growth.identified:
         shows.append(
             f"More tasks fail more: with sizes held, failure grows as T^{-growth.estimate:.2f} "
-            f"(95 % interval {-growth.high:.2f} to {-growth.low:.2f}) above what size explains."
+            f"(95% interval {-growth.high:.2f} to {-growth.low:.2f}) above what size explains."
         )
     else:
         not_shown.append(f"The exponent of the number of tasks is not identified: {growth.refusal}.")
@@ -192,7 +192,7 @@ def _seed_drawing(scores: dict[tuple[str, str], Interval]) -> Drawing:
         for key, found in sorted(scores.items(), key=lambda item: item[1].estimate)
     ]  # fmt: skip
     caption = (
-        "IQM over the paper's seeds at MT10 with 95 % intervals of all runs, none trimmed; dots are single runs. Blue: "
+        "IQM over the paper's seeds at MT10 with 95% intervals of all runs, none trimmed; dots are single runs. Blue: "
         "multi-head MLP by width; orange: multi-task architectures."
     )
     return Drawing("seeds_mt10", "Single seeds at MT10", caption, figures.forest(rows, label="success"))
@@ -236,7 +236,7 @@ def _law_table(fits: dict[str, Fit]) -> Table:
         "exponent of",
         "points",
         "size",
-        "95 % interval",
+        "95% interval",
         "floor",
         "RMSE (logit)",
         "verdict",
@@ -283,7 +283,7 @@ def _step_table(steps: list[Step]) -> Table:
     ]  # fmt: skip
     caption = (
         "success_by_width.csv has no single seeds, so these steps have no interval of their own. Beside each stands "
-        "the difference that 10 seeds a side would just show (two-sided 5 %), if seeds vary as MT10's do where they "
+        "the difference that 10 seeds a side would just show (two-sided 5%), if seeds vary as MT10's do where they "
         "are known; other benchmarks may vary more or less."
     )
     return Table(caption, ["benchmark", "width", "difference", "resolvable", "luck"], rows, texts=(0, 1, 4))

@@ -133,7 +133,7 @@ def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
     design = {
         "width": np.array([cell.critic_width for cell, _ in rows]),
         "tasks": np.array([cell.task_count for cell, _ in rows]),
-        "batch": np.array([cell.batch_per_task * cell.task_count for cell, _ in rows]),
+        "batch": np.array([cell.batch for cell, _ in rows]),
     }
     varying = [name for name, values in design.items() if len(np.unique(values)) > 1 and values.min() > 0]
     if not varying or len(rows) < len(varying) + 4 or len({cell.system for cell in found}) > 1:
@@ -152,7 +152,7 @@ def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
         f"stay: least squares on logits over n = {len(rows)} runs."
     )
     cells = [[name, _factor(slope)[0], _factor(slope)[1]] for name, slope in zip(names, slopes, strict=True)]
-    items: Items = [Table(caption, ["doubled", "odds times", "95 % interval"], cells)]
+    items: Items = [Table(caption, ["doubled", "odds times", "95% interval"], cells)]
     yes: list[str] = []
     no: list[str] = []
     for name, slope in zip(names, slopes, strict=True):

@@ -25,6 +25,7 @@ SEEDS_NEEDED = 3  # runs of a cell below which no difference between cells is cl
 PAPER_STEPS = 2_000_000  # vector steps
 PAPER_WIDTHS = (256, 4096)
 MATCHED = 1.25  # by which factor the sizes of two systems may differ to be compared
+FEW_PROFILES = 5
 MANY_COMPARISONS = 4  # above, the words only count them
 
 
@@ -127,7 +128,7 @@ def _comparison_items(compared: Sequence[Comparison]) -> list[Table | Drawing]:
     caption = (
         "Neighbouring sizes, other settings of the same networks, and systems of like size, all runs in. "
         f"p is Welch's; Holm's correction is for all {len(compared)} made here, so that one false claim among them has "
-        "a chance of 5 %. P(better): that a run of the first beats one of the second on the same task."
+        "a chance of 5%. P(better): that a run of the first beats one of the second on the same task."
     )
     return [
         comparisons.table(compared, caption),
@@ -220,7 +221,7 @@ def _learned(group: Sequence[Cell]) -> tuple[list[str], list[str]]:
 
 
 def is_above(success: float, episodes: int, random: float, random_episodes: int) -> bool:
-    """Whether `success` over `episodes` beats the random policy's beyond chance: Fisher's exact test, one-sided 5 %."""
+    """Whether `success` over `episodes` beats the random policy's beyond chance: Fisher's exact test, one-sided 5%."""
     won, lucky = round(success * episodes), round(random * random_episodes)
     table = [[won, episodes - won], [lucky, random_episodes - lucky]]
     return bool(stats.fisher_exact(table, alternative="greater").pvalue < 0.05)
@@ -256,7 +257,8 @@ def _width_caveats(found: Sequence[Cell]) -> list[str]:
 def _learning_drawing(found: Sequence[Cell]) -> Drawing:
     runs = sorted({cell.curves.shape[0] for cell in found})
     span = _count(runs[0], "run") if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
-    band = " The band spans the runs." if runs[-1] > 1 else ""
+    few = len({cell.name for cell in found}) <= figures.MANY_LINES
+    band = " The band spans the runs." if runs[-1] > 1 and few else ""
     caption = (
         f"Success of the deterministic policy over {found[0].episodes} episodes per task; {span} per line, "
         f"lighter is larger.{band} The dashed line is a uniform random policy: it succeeds by chance on easy tasks."
@@ -305,7 +307,7 @@ def _size_drawing(found: Sequence[Cell], scores: Sequence[Interval], laws: Seque
     if not panels.keys() & published.keys():
         panels["the paper (multi-head MLP)"] = list(published.values())
     caption = (
-        "IQM over runs of the mean over tasks at the last evaluation, with 95 % intervals where there are two runs or "
+        "IQM over runs of the mean over tasks at the last evaluation, with 95% intervals where there are two runs or "
         "more; small dots are single runs, n in all; a fitted curve where a law is identified. The paper's points are "
         "its multi-head MLP after 2M steps per task: where lengths or tasks differ, compare shapes, not heights."
     )
@@ -356,7 +358,7 @@ def _score_table(found: Sequence[Cell], scores: Sequence[Interval]) -> Table:
         "total",
         "runs",
         "success (IQM)",
-        "95 % interval",
+        "95% interval",
         "random policy",
     ]
     notes = sorted({score.note for score in scores if score.note})
@@ -396,6 +398,8 @@ def _profile_drawing(found: Sequence[Cell], generator: np.random.Generator) -> l
     levels = np.linspace(0, 1, 101)
     for benchmark, group in _by_benchmark(found).items():
         shown = [cell for cell in group if len(cell.seeds) > 1 and len(cell.tasks) > FEW_TASKS]
+        if len(shown) > FEW_PROFILES:  # more cannot be told apart
+            shown = [shown[round(place)] for place in np.linspace(0, len(shown) - 1, FEW_PROFILES)]
         if shown:
             panels[short_name(benchmark)] = [
                 Series(
@@ -407,7 +411,7 @@ def _profile_drawing(found: Sequence[Cell], generator: np.random.Generator) -> l
             ]
     if not panels:
         return []
-    caption = "Share of runs and tasks that score above a threshold, with 95 % bands from n resampled runs."
+    caption = "Share of runs and tasks that score above a threshold, with 95% bands from n resampled runs."
     drawing = figures.lines(panels, x="success threshold", y="share above", log=False, dots=False)
     return [Drawing("profiles", "Performance profiles", caption, drawing)]
 
@@ -435,7 +439,7 @@ def _speed_table(found: Sequence[Cell]) -> Table:
             ]
         )
     caption = "Learning, of the mean curve over runs and tasks; steps are env steps per task."
-    header = ["tasks", "width", "mean height of the curve", "steps to 50 % success", "settled from"]
+    header = ["tasks", "width", "mean height of the curve", "steps to 50% success", "settled from"]
     return Table(caption, header, rows, texts=(0, 1))
 
 
@@ -502,6 +506,6 @@ METHODS = (
     f"F quantile. Fewer than {MODELS['power'].sizes_needed} sizes, an interval wider than 1, or a constant that fits "
     "as well: not identified.",
     "Random-policy line: the same environments under uniform random actions. A run counts as above it when its "
-    "evaluations in the last third of training beat it beyond chance (Fisher's exact test, one-sided 5 %; the random "
+    "evaluations in the last third of training beat it beyond chance (Fisher's exact test, one-sided 5%; the random "
     "policy's rate is taken to come from as many episodes as one evaluation).",
 )

@@ -65,7 +65,7 @@ def study(path: Path, *, model: str = "auto", likelihood: Likelihood = "logit", 
     for name, law_fit in fits.items():
         for exponent in law_fit.exponents:
             low, high = sorted((abs(exponent.low), abs(exponent.high)))
-            words = f"{abs(exponent.estimate):.2f} (95 % interval {low:.2f} to {high:.2f})"
+            words = f"{abs(exponent.estimate):.2f} (95% interval {low:.2f} to {high:.2f})"
             if exponent.identified:
                 verb = "grows" if exponent.estimate < 0 else "falls"
                 shows.append(f"{name}: failure {verb} with {exponent.name} with exponent {words}.")
