@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mtrl.config import Config
 from mtrl.cpus import usable_cpus
 from mtrl.gradient_surgery import GradientRule, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
+from mtrl.networks.mtmhsac import MultiHead
 from mtrl.return_scale import ReturnScale
 from mtrl.tasks import ACTION_SIZE
 from mtrl.value_heads import build_value_head
@@ -74,7 +75,8 @@ class Agent:
         *critic, critic_starts = flatten(list(self.critic.parameters()))
         self.target_value, *_ = flatten(list(self.target.parameters()))
         self.target_value.copy_(critic[0])
-        log_temperature = torch.full((len(config.env.tasks),), settings.initial_temperature).log()
+        temperatures = 1 if settings.shared_temperature else len(config.env.tasks)
+        log_temperature = torch.full((temperatures,), settings.initial_temperature).log()
         self.log_temperature = log_temperature.to(self.device)
         shared: _Shared = {"eps": settings.adam_eps, "backend": self.backend}
         decay = settings.weight_decay
@@ -133,7 +135,7 @@ class Agent:
         reward = self._scaled(batch.reward, batch.task)
         if self.fused:
             return self._update_fused(self.fused, batch, reward, next_noise, noise)
-        temperature = self.log_temperature.exp()[batch.task]
+        temperature = self._own(self.log_temperature.exp(), batch.task)
         weight = self._loss_weight(batch.task)
         critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise)
         actor, log_prob = self._update_actor(batch, weight, temperature, noise)
@@ -179,8 +181,8 @@ class Agent:
         log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
         return ops.SacUpdate(
             self.config.agent.model_dump(include=ops.SAC_SETTINGS),
-            {**self.actor.shape, "start": actor_starts},
-            {**self.critic.shape, "start": critic_starts},
+            {**cast(MultiHead, self.actor).shape, "start": actor_starts},
+            {**cast(MultiHead, self.critic).shape, "start": critic_starts},
             threads,
         )
 
@@ -188,11 +190,16 @@ class Agent:
         """What the fused step cannot do in this configuration; empty where it can do all."""
         if self.backend != "core":
             return f"the backend is {self.backend}"
+        for name in ("actor", "critic"):
+            shape = getattr(self.config.network, name)
+            if shape.kind != "mtmhsac" or shape.block != "plain" or shape.task_embedding:
+                return f"the {name} is not a plain multi-head MLP"
         plain = {
             "value": "scalar",
             "critic_reduction": "min",
             "loss_weights": "equal",
             "gradient_surgery": "none",
+            "shared_temperature": False,
         }
         for name, value in plain.items():
             if (given := getattr(self.config.agent, name)) != value:
@@ -207,7 +214,7 @@ class Agent:
         settings = self.config.agent
         if settings.scaling != "return":
             return reward
-        temperature = self.log_temperature.exp()
+        temperature = self._own(self.log_temperature.exp(), self.tasks)
         return (
             reward / self.return_scale.scale(temperature, settings.target_entropy, settings.value_max)[task]
         )
@@ -215,7 +222,7 @@ class Agent:
     def _loss_weight(self, task: Tensor) -> Tensor:
         """The weight [B] of each row's loss in the sums of actor and critics."""
         if self.config.agent.loss_weights == "temperature":
-            return losses.temperature_weights(self.log_temperature)[task]
+            return losses.temperature_weights(self._own(self.log_temperature, self.tasks))[task]
         return self.loss_weight[task]
 
     def _update_critic(
@@ -265,7 +272,8 @@ class Agent:
 
     def _update_temperature(self, task: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
         log_temperature = self.log_temperature.detach().requires_grad_()
-        loss = losses.temperature_loss(log_temperature[task], log_prob, self.config.agent.target_entropy)
+        own = self._own(log_temperature, task)
+        loss = losses.temperature_loss(own, log_prob, self.config.agent.target_entropy)
         (gradient,) = torch.autograd.grad(loss, log_temperature)
         self.temperature_adam.gradient.copy_(gradient)
         self.temperature_adam.step()
@@ -289,8 +297,8 @@ class Agent:
     @property
     def run_metrics(self) -> tuple[str, ...]:
         """The names that `update().metrics` and `measure()` give together."""
-        actor = range(1, self.config.network.actor.depth + 1)
-        critic = range(1, self.config.network.critic.depth + 1)
+        actor = range(1, self.actor.hidden_layers + 1)
+        critic = range(1, self.critic.hidden_layers + 1)
         return (
             *UPDATE_METRICS,
             *self.value_head.metric_names,
@@ -306,7 +314,7 @@ class Agent:
     @property
     def temperature(self) -> NDArray[np.float32]:
         """The entropy temperature of each task, [T]."""
-        return self.log_temperature.exp().cpu().numpy()
+        return self._own(self.log_temperature.exp(), self.tasks).cpu().numpy()
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -349,6 +357,11 @@ class Agent:
     def _sample(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.config.agent
         return tanh_gaussian.sample(output, noise, settings.log_std_min, settings.log_std_max)
+
+    def _own(self, temperature: Tensor, task: Tensor) -> Tensor:
+        """The temperature [T], or [1] where the tasks share one, of each row's task [B]."""
+        shared = self.config.agent.shared_temperature
+        return temperature.expand(len(task)).contiguous() if shared else temperature[task]
 
     def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)

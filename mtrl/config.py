@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtrl.names import nearest
+from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
 
 SCHEMA_VERSION = 1
@@ -50,9 +51,18 @@ class Replay(Section):
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
     n_step: int = Field(1, ge=1)  # rewards summed into one return, fewer at an episode's end
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
+    balanced: bool = True  # as many transitions of every task; false: drawn from those of all tasks alike
     rows: Literal["full", "frame_stack"] = (
         "full"  # frame_stack: half the memory, for [frame, previous, goal] only
     )
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if self.mode == "uniform_shared" and not self.balanced:
+            raise ValueError(
+                "uniform_shared draws the same times of every task; with balanced=false write mode=uniform"
+            )
+        return self
 
 
 class Agent(Section):
@@ -84,6 +94,7 @@ class Agent(Section):
     actor_clip: float = Field(1.0, gt=0)  # gradient norm
     critic_clip: float = Field(1.0, gt=0)  # gradient norm, joint over the critics
     initial_temperature: float = Field(1.0, gt=0)
+    shared_temperature: bool = False  # one temperature for all tasks instead of one each
     target_entropy: float = -float(ACTION_SIZE)
     log_std_min: float = -20.0
     log_std_max: float = 2.0
@@ -124,15 +135,49 @@ class Agent(Section):
         return self.reset_every > 0 and vector_step % self.reset_every == 0
 
 
-class Mlp(Section):
-    kind: Literal["multi_head"] = "multi_head"
-    width: int = Field(400, ge=1, le=65_536)
-    depth: int = Field(3, ge=1, le=16)  # hidden layers
+Kind = Literal["mtmhsac", "mtsac", "sac", "soft_modularization", "paco", "moore", "care", "film"]
+MLP_OPTIONS = ("block", "task_embedding")
+OPTIONS: dict[str, tuple[str, ...]] = {  # what a kind has beside width and depth
+    "mtmhsac": MLP_OPTIONS,
+    "mtsac": MLP_OPTIONS,
+    "sac": MLP_OPTIONS,
+    "soft_modularization": ("experts", "encoder_width"),
+    "paco": ("experts",),
+    "moore": ("experts",),
+    "care": ("experts", "encoder_width"),
+    "film": ("encoder_width",),
+}
+
+
+class Shape(Section):
+    """Kind and size of a network (mtrl/networks). `mtrl.systems` has the paper's."""
+
+    kind: Kind = "mtmhsac"
+    width: int = Field(400, ge=1, le=65_536)  # of the hidden layers, or of soft modularization's modules
+    depth: int = Field(3, ge=1, le=16)  # hidden layers, layers of modules, or residual blocks
+    block: Literal["plain", "layer_norm", "brc", "simba"] = (
+        "plain"  # what a hidden layer is: networks/trunk.py
+    )
+    task_embedding: int = Field(0, ge=0, le=4096)  # learned numbers of a task; 0 for its one-hot
+
+    experts: int = Field(
+        4, ge=1, le=64
+    )  # or paco's parameter sets, or soft modularization's modules per layer
+    encoder_width: int = Field(50, ge=1, le=65_536)  # of care's, film's and soft modularization's encoders
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        for options in OPTIONS.values():
+            for name in options:
+                default = type(self).model_fields[name].default
+                if name not in OPTIONS[self.kind] and getattr(self, name) != default:
+                    raise ValueError(f"{self.kind} has no {name}; leave it out")
+        return self
 
 
 class Network(Section):
-    actor: Mlp = Mlp()
-    critic: Mlp = Mlp()
+    actor: Shape = Shape()
+    critic: Shape = Shape()
 
 
 class Train(Section):
@@ -229,14 +274,14 @@ PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "debug": DEBUG}
 
 
 def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> Config:
-    """The preset with dotted overrides laid over it, as {"network.actor.width": 64}.
+    """The preset with dotted overrides laid over it, as {"network.actor.width": 64}; "system" names one of `SYSTEMS`.
 
-    Raises ConfigError for an unknown preset or key (with the nearest names) and for a value out of range.
+    Raises ConfigError for an unknown preset, system or key (with the nearest names) and for a value out of range.
     """
     if preset not in PRESETS:
         raise ConfigError(f"no preset '{preset}'{nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
     values = json.loads(json.dumps(PRESETS[preset]))
-    for key, value in (overrides or {}).items():
+    for key, value in expand_system(overrides or {}, preset).items():
         check_key(key)
         *sections, field = key.split(".")
         place = values
@@ -252,6 +297,21 @@ def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = No
 def explain(error: ValidationError) -> str:
     """What is wrong with which field, in one line."""
     return "; ".join(_describe(problem) for problem in error.errors())
+
+
+def expand_system(overrides: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """`overrides` with the settings of their "system" for their tasks in its place; what they set themselves stays."""
+    rest = dict(overrides)
+    name = rest.pop("system", None)
+    if name is None:
+        return rest
+    if name not in SYSTEMS:
+        raise ConfigError(f"no system '{name}'{nearest(str(name), SYSTEMS)}; there are: {', '.join(SYSTEMS)}")
+    tasks = rest.get("env.tasks") or PRESETS[preset].get("env", {}).get("tasks", "MT10")
+    try:
+        return system_settings(name, len(resolve_tasks(tasks))) | rest
+    except ValueError as error:
+        raise ConfigError(f"env.tasks = {tasks!r}: {error}") from None
 
 
 def check_key(key: str) -> None:

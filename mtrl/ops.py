@@ -100,7 +100,7 @@ class SacUpdate:
     """A whole SAC update of a multi-head actor and critic ensemble in one call; see csrc/critic/sac_update.h.
 
     `settings` are the numbers of the section `agent`; a shape has members, inputs, outputs, tasks, width, depth and
-    start, the places of the parameters in their flat vector, in the order of `MultiHead.parameters()`.
+    start, the places of the parameters in their flat vector, in the order of a plain `MultiHead.parameters()`.
     """
 
     def __init__(

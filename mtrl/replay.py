@@ -173,6 +173,15 @@ class Replay:
             return pool[-1].outputs, pool[-1].batch
 
 
+def pooled_counts(size: NDArray[np.int64], rows: int, generator: np.random.Generator) -> list[int]:
+    """How many of `rows` transitions to sample of each task, where a row may be any of all tasks' transitions alike.
+
+    size [T] holds the number of transitions of each task.
+    """
+    counts: list[int] = generator.multinomial(rows, size / size.sum()).tolist()
+    return counts
+
+
 class _ReusedBatch:
     """A batch's tensors, which are written again once nobody holds them: fresh memory costs more than the sampling."""
 

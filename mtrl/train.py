@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mtrl.agent import Agent
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
@@ -17,7 +18,7 @@ from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
-from mtrl.replay import Replay
+from mtrl.replay import Replay, pooled_counts
 from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
 
@@ -88,8 +89,8 @@ def train(
                 agent.reset(step)
 
             with log.clock("update_seconds"):
-                for _ in range(0 if exploring else config.train.updates_per_step):
-                    batch = replay.sample(config.batch_rows)
+                for i in range(0 if exploring else config.train.updates_per_step):
+                    batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
                     update = agent.update(batch)
                     if config.replay.mode.startswith("prioritized"):
                         replay.update_priorities(batch.id, update.priority)
@@ -131,6 +132,15 @@ def resolve_env_workers(config: Config, device: torch.device) -> Config:
         return config
     workers = 0 if device.type == "cpu" else max(1, usable_cpus() - 1)
     return config.model_copy(update={"run": config.run.model_copy(update={"env_workers": workers})})
+
+
+def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, int]) -> Sequence[int]:
+    """What update i of a step samples of each task: a function of the configuration and the step alone."""
+    rows = config.batch_rows
+    if config.replay.balanced:
+        return rows
+    generator = np.random.default_rng([config.train.seed, 1, *update])
+    return pooled_counts(size, sum(rows), generator)
 
 
 class Every:

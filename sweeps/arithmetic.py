@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mtrl.names import nearest
-from sweeps.sizing import actor_width, critic_width, total_width
+from mtrl.sizing import actor_width, critic_width, total_width
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": round,

@@ -11,8 +11,8 @@
     [derive]     key = "1280 // tasks"     arithmetic on what the cell already has (see `arithmetic`)
     [[exclude]]  key = value               drops the cells that match
 
-A key is a dotted field of `mtrl.config.Config`. A key without a dot is a variable of the grid alone: `when` and
-`derive` may use it, and it becomes a coordinate.
+A key is a dotted field of `mtrl.config.Config`, or `system`, one of `mtrl.systems`. Any other key without a dot is a
+variable of the grid alone: `when` and `derive` may use it, and it becomes a coordinate.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mtrl.config import Config, ConfigError, build_config, check_key, explain, parse_value
+from mtrl.config import Config, ConfigError, build_config, check_key, expand_system, explain, parse_value
 from mtrl.names import nearest
 from mtrl.tasks import resolve_tasks
 from sweeps.arithmetic import evaluate
 
 FOLDER = Path(__file__).resolve().parent / "grids"
 TASKS = "env.tasks"
+SYSTEM = "system"
 WIDTHS = ("actor width", "critic width")
 
 
@@ -271,7 +272,11 @@ def _build(grid: Grid, values: Mapping[str, Any], sections: dict[str, Any]) -> C
     """The validated configuration. Sections are frozen, so cells that agree on one share it through `sections`, and a
     grid of thousands of cells validates each distinct section once."""
     settings: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
+    try:
+        settled = expand_system(values, grid.preset)
+    except ConfigError as error:
+        raise GridError(f"grid '{grid.name}': {error}") from None
+    for key, value in settled.items():
         if "." in key:
             settings.setdefault(key.partition(".")[0], {})[key] = value
     parts = {name: getattr(_preset(grid.preset), name) for name in Config.model_fields}
@@ -320,7 +325,7 @@ def _check(grid: Grid, key: str) -> None:
     variables = [
         name for place in (grid.axes, *grid.zip, grid.random) for name in _keys(place) if "." not in name
     ]
-    if key in variables:
+    if key == SYSTEM or key in variables:
         return
     try:
         check_key(key)

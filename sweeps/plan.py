@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtrl.config import Config
+from mtrl.sizing import Parameters, count_parameters
 from slurm.profiles import Profile
 from sweeps.grid import Cell
-from sweeps.sizing import Parameters, count_parameters
 
 # Measured on one core of a 2-core x86-64 machine, one thread; a guess within a factor of two or so elsewhere, which
 # finished cells of the same sweep then correct.

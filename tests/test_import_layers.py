@@ -27,6 +27,8 @@ FORBIDDEN = {
     "slurm/": ("sweeps", "analysis", "torch"),
     "sweeps/": ("analysis", "torch"),
     "mtrl/config.py": ("torch", "mtrl.train", "mtrl.agent"),
+    "mtrl/systems.py": ("torch",),
+    "mtrl/sizing.py": ("torch", "mtrl.networks"),
     "mtrl/tasks.py": ("torch",),
     "mtrl/results.py": ("torch",),
     "mtrl/envs/": ("torch", "mtrl.replay", "mtrl.agent", "mtrl.train"),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.config import Mlp, build_config
-from sweeps.sizing import (
+from mtrl.config import Shape, build_config
+from mtrl.sizing import (
     actor_parameters,
     actor_width,
     count_parameters,
@@ -43,7 +43,7 @@ def test_counts_equal_the_papers(width: int, benchmark: str, actor: int, critics
 def test_count_equals_a_sum_over_layers(width: int, depth: int, tasks: int) -> None:
     sizes = [39 + tasks, *[width] * depth]
     layers = sum(into * out + out for into, out in itertools.pairwise(sizes))
-    assert actor_parameters(Mlp(width=width, depth=depth), tasks) == layers + tasks * (width * 8 + 8)
+    assert actor_parameters(Shape(width=width, depth=depth), tasks) == layers + tasks * (width * 8 + 8)
 
 
 def test_known_matched_widths() -> None:
@@ -55,7 +55,7 @@ def test_known_matched_widths() -> None:
 @given(st.integers(50, 3_000_000), st.integers(1, 50))
 def test_solved_width_is_the_nearest(target: int, tasks: int) -> None:
     def miss(width: int) -> int:
-        return abs(actor_parameters(Mlp(width=width), tasks) - target)
+        return abs(actor_parameters(Shape(width=width), tasks) - target)
 
     width = actor_width(target, tasks)
     assert miss(width) <= min(miss(width + 1), miss(max(1, width - 1)))

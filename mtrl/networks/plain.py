@@ -6,6 +6,7 @@ E ensemble members, B batch rows, T tasks, D inputs, W width, O outputs of one h
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 
 def ensemble_linear(
@@ -16,10 +17,20 @@ def ensemble_linear(
     x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
     holds the rows of the first kernel that a one-hot of `task` [B] would pick: picking is that product.
     """
+    return linear(x, kernel, bias, task_row, task).relu()
+
+
+def linear(
+    x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
+) -> Tensor:
+    """The same without the ReLU."""
     y = x @ kernel + bias.unsqueeze(1)
-    if task_row is not None:
-        y = y + task_row[:, task]
-    return y.relu()
+    return y if task_row is None else y + task_row[:, task]
+
+
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """(x - mean) / standard deviation over the width, times scale plus shift; x [E, B, W], the others [E, W]."""
+    return functional.layer_norm(x, x.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
 
 
 def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:

@@ -1,0 +1,69 @@
+"""`care` (Sodhani et al. 2021): a mixture of encoders with attention from the task's embedding, before an MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtrl.config import Shape
+from mtrl.networks.layers import Backend, Mlp, Network, embedding
+
+
+class Care(Network):
+    """c = MLP(ReLU(embedding of the task)); attention = softmax(MLP(c)); the observation's encoding is the experts'
+    outputs mixed by it; a torso of `shape.depth` layers of `shape.width` sees [encoding, c].
+
+    All encoders have two hidden layers and an output of `shape.encoder_width`. What depends on the task alone is
+    computed once per task.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        inputs: int,
+        tasks: int,
+        outputs: int,
+        shape: Shape,
+        head_bound: float,
+        generator: torch.Generator,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        self.backend, self.experts = backend, shape.experts
+        width, experts = shape.encoder_width, shape.experts
+        self.embedding = embedding(members, tasks, width, generator)
+        self.context = Mlp(members, (width, width, width, width), generator)
+        self.attention = Mlp(members, (width, width, width, experts), generator)
+        self.expert = Mlp(members * experts, (inputs, width, width, width), generator)
+        torso = (2 * width, *[shape.width] * shape.depth, outputs)
+        self.torso = Mlp(members, torso, generator, head_bound)
+
+    @property
+    def hidden_layers(self) -> int:
+        return len(self.torso.linear) - 1
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
+        output: Tensor = self.torso(self._encode(x, task), self.kernels)[0]
+        return output
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """Activations of the torso's hidden layers, each [E, B, W]."""
+        hidden: list[Tensor] = self.torso(self._encode(x, task), self.kernels)[1]
+        return hidden
+
+    def weights(self) -> Tensor:
+        """The attention of each task over the experts, [E, T, experts]; rows sum to 1."""
+        return self._attend()[1]
+
+    def _attend(self) -> tuple[Tensor, Tensor]:
+        context, _ = self.context(self.embedding.relu(), self.kernels)
+        logits, _ = self.attention(context, self.kernels)
+        return context, logits.softmax(2)
+
+    def _encode(self, x: Tensor, task: Tensor) -> Tensor:
+        context, attention = (of_task.index_select(1, task) for of_task in self._attend())
+        y, _ = self.expert(x, self.kernels)
+        y = y.unflatten(0, (len(self.embedding), self.experts))
+        return torch.cat((torch.einsum("ebn,enbw->ebw", attention, y), context), 2)

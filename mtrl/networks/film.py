@@ -1,0 +1,67 @@
+"""`film` (Perez et al. 2018): the task scales and shifts every layer of the observation's encoder, before an MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtrl.config import Shape
+from mtrl.networks.layers import Backend, Mlp, Network, embedding
+
+ENCODER_LAYERS = 3
+
+
+class Film(Network):
+    """An encoder of two hidden layers and an output, each followed by gamma h + beta with two numbers of the row's task
+    from an MLP of c = ReLU(embedding of the task); a torso of `shape.depth` layers of `shape.width` sees [encoding, c].
+
+    The encoder and the MLP are `shape.encoder_width` wide. ReLU comes before the scaling, and not after the output.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        inputs: int,
+        tasks: int,
+        outputs: int,
+        shape: Shape,
+        head_bound: float,
+        generator: torch.Generator,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        width = shape.encoder_width
+        self.embedding = embedding(members, tasks, width, generator)
+        self.modulation = Mlp(members, (width, width, width, 2 * ENCODER_LAYERS), generator)
+        self.encoder = Mlp(members, (inputs, *[width] * ENCODER_LAYERS), generator)
+        torso = (2 * width, *[shape.width] * shape.depth, outputs)
+        self.torso = Mlp(members, torso, generator, head_bound)
+
+    @property
+    def hidden_layers(self) -> int:
+        return len(self.torso.linear) - 1
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
+        output: Tensor = self.torso(self._encode(x, task), self.kernels)[0]
+        return output
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """Activations of the torso's hidden layers, each [E, B, W]."""
+        hidden: list[Tensor] = self.torso(self._encode(x, task), self.kernels)[1]
+        return hidden
+
+    def _encode(self, x: Tensor, task: Tensor) -> Tensor:
+        context = self.embedding.relu()
+        modulation, _ = self.modulation(context, self.kernels)
+        own = modulation.index_select(1, task).unflatten(2, (ENCODER_LAYERS, 2, 1))  # [E, B, layer, 2, 1]
+        for i, linear in enumerate(self.encoder.linear):
+            x = (
+                linear(x)
+                if i == ENCODER_LAYERS - 1
+                else self.kernels.ensemble_linear(x, linear.kernel, linear.bias)
+            )
+            x = own[:, :, i, 0] * x + own[:, :, i, 1]
+        return torch.cat((x, context.index_select(1, task)), 2)

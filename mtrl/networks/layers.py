@@ -1,0 +1,122 @@
+"""What the networks are made of: linear layers of all members side by side, and what picks a row's task.
+
+E ensemble members, B batch rows, T tasks, D inputs, W width, O outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtrl import ops
+from mtrl.networks import plain
+
+Backend = Literal["core", "torch"]
+
+
+def uniform(bound: float, *shape: int, generator: torch.Generator) -> nn.Parameter:
+    """A parameter of numbers from U(-bound, bound), drawn on the CPU."""
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+
+def he_uniform(*shape: int, generator: torch.Generator) -> nn.Parameter:
+    """Kernels [..., fan in, fan out] from U(+-sqrt(6 / fan in)); He et al. 2015, for ReLU."""
+    return uniform(math.sqrt(6 / shape[-2]), *shape, generator=generator)
+
+
+class Network(nn.Module):
+    """`members` networks of one kind and shape, side by side: a critic ensemble, or an actor (one member).
+
+    Every number of the initial weights comes from `generator` (CPU), so a seed gives the same network on any device.
+    """
+
+    backend: Backend  # kernels of the extension, or their plain twin
+
+    @abstractmethod
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B], int64."""
+
+    @abstractmethod
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """Activations of the hidden layers, first to last, each [E, B, its width]."""
+
+    @property
+    @abstractmethod
+    def hidden_layers(self) -> int:
+        """How many layers `features` gives."""
+
+    @property
+    def kernels(self) -> Any:
+        """The module with `ensemble_linear` and `own_head`: the extension's, or their plain twin."""
+        return ops if self.backend == "core" else plain
+
+
+class Linear(nn.Module):
+    """E linear layers side by side: kernels He-uniform and biases 0, or both U(+-bound)."""
+
+    def __init__(
+        self, members: int, inputs: int, outputs: int, generator: torch.Generator, bound: float | None = None
+    ) -> None:
+        super().__init__()
+        if bound is None:
+            self.kernel = he_uniform(members, inputs, outputs, generator=generator)
+            self.bias = nn.Parameter(torch.zeros(members, outputs))
+        else:
+            self.kernel = uniform(bound, members, inputs, outputs, generator=generator)
+            self.bias = uniform(bound, members, outputs, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, D], which the members share, or [E, B, D] -> [E, B, O]."""
+        return plain.linear(x, self.kernel, self.bias)
+
+
+class Mlp(nn.Module):
+    """E MLPs side by side: `sizes` = inputs, widths of the hidden layers, outputs; ReLU after all layers but the last.
+
+    The last layer is U(+-bound) where a bound is given.
+    """
+
+    def __init__(
+        self, members: int, sizes: tuple[int, ...], generator: torch.Generator, bound: float | None = None
+    ) -> None:
+        super().__init__()
+        *hidden, last = itertools.pairwise(sizes)
+        layers = [Linear(members, into, out, generator) for into, out in hidden]
+        self.linear = nn.ModuleList([*layers, Linear(members, *last, generator, bound)])
+
+    def forward(self, x: Tensor, kernels: Any) -> tuple[Tensor, list[Tensor]]:
+        """x [B, D] or [E, B, D] -> outputs [E, B, O] and the hidden activations, each [E, B, W]."""
+        hidden: list[Tensor] = []
+        *first, last = self.linear
+        for linear in first:
+            x = kernels.ensemble_linear(x, linear.kernel, linear.bias)
+            hidden.append(x)
+        return last(x), hidden
+
+
+class TaskLinear(nn.Module):
+    """E linear layers of the task's one-hot: a row of the kernel and a bias. He-uniform, biases 0."""
+
+    def __init__(self, members: int, tasks: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.kernel = he_uniform(members, tasks, outputs, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(members, outputs))
+
+    def every(self) -> Tensor:
+        """The outputs of all tasks, [E, T, O]."""
+        return self.kernel + self.bias.unsqueeze(1)
+
+    def forward(self, task: Tensor) -> Tensor:
+        """The outputs [E, B, O] of the rows' tasks [B]."""
+        return self.every().index_select(1, task)
+
+
+def embedding(members: int, tasks: int, width: int, generator: torch.Generator) -> nn.Parameter:
+    """`width` learned numbers of each task, [E, T, W], from N(0, 1 / width)."""
+    drawn = torch.empty(members, tasks, width).normal_(0, width**-0.5, generator=generator)
+    return nn.Parameter(drawn)

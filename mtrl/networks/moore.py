@@ -1,0 +1,68 @@
+"""`moore` (Hendawy et al. 2024): experts made orthogonal row by row, mixed with weights of the row's task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtrl.config import Shape
+from mtrl.networks.layers import Backend, Mlp, Network, he_uniform, uniform
+
+EPSILON = 1e-8  # added to the norms that are divided by
+
+
+class Moore(Network):
+    """`shape.experts` MLPs of the observation -> Gram-Schmidt over their outputs u -> tanh(sum_n W[task, n] u_n) -> a
+    linear head per task. `shape.depth` counts the experts' linear layers; the last has no ReLU."""
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        inputs: int,
+        tasks: int,
+        outputs: int,
+        shape: Shape,
+        head_bound: float,
+        generator: torch.Generator,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        self.backend, self.experts = backend, shape.experts
+        self.expert = Mlp(members * shape.experts, (inputs, *[shape.width] * shape.depth), generator)
+        self.mixture = he_uniform(members, tasks, shape.experts, generator=generator)
+        self.head_kernel = uniform(head_bound, members, tasks, shape.width, outputs, generator=generator)
+        self.head_bias = uniform(head_bound, members, tasks, outputs, generator=generator)
+
+    @property
+    def hidden_layers(self) -> int:
+        return len(self.expert.linear)
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""
+        mixed = self.features(x, task)[-1]
+        output: Tensor = self.kernels.own_head(mixed, self.head_kernel, self.head_bias, task)
+        return output
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """The experts' hidden layers after their ReLU, [E, B, experts W] each, then the tanh [E, B, W]."""
+        members = len(self.mixture)
+        y, hidden = self.expert(x, self.kernels)
+        basis = orthonormalize(y.unflatten(0, (members, self.experts)))
+        weight = self.mixture.index_select(1, task)
+        mixed = torch.einsum("ebn,enbw->ebw", weight, basis).tanh()
+        each = [h.unflatten(0, (members, self.experts)).transpose(1, 2).flatten(2) for h in hidden]
+        return [*each, mixed]
+
+
+def orthonormalize(x: Tensor) -> Tensor:
+    """Gram-Schmidt over the experts of x [E, experts, B, W], row by row: each minus its projection on all before it,
+    over its norm + 1e-8."""
+    basis: list[Tensor] = []
+    for v in x.unbind(1):
+        if basis:
+            before = torch.stack(basis, 1)
+            along = torch.einsum("enbw,ebw->enb", before, v)
+            v = v - torch.einsum("enb,enbw->ebw", along, before)
+        basis.append(v / (torch.linalg.vector_norm(v, dim=-1, keepdim=True) + EPSILON))
+    return torch.stack(basis, 1)

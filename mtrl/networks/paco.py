@@ -1,0 +1,67 @@
+"""`paco` (Sun et al. 2022): every weight is a mixture of K parameter sets, with weights of the row's task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtrl.config import Shape
+from mtrl.networks.layers import Backend, Network, TaskLinear, he_uniform, uniform
+
+
+class Paco(Network):
+    """w = Linear(one-hot) in R^K, K = `shape.experts`; each layer y = sum_k w_k (W_k x + b_k), ReLU after hidden ones.
+
+    Mixing the K sets once per task, not the outputs once per row, gives a layer the form of a task's own head.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        inputs: int,
+        tasks: int,
+        outputs: int,
+        shape: Shape,
+        head_bound: float,
+        generator: torch.Generator,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        sets, width, depth = shape.experts, shape.width, shape.depth
+        self.mixture = TaskLinear(members, tasks, sets, generator)
+        into = [inputs] + [width] * (depth - 1)
+        self.kernel = nn.ParameterList(
+            [he_uniform(members, sets, i, width, generator=generator) for i in into]
+            + [uniform(head_bound, members, sets, width, outputs, generator=generator)]
+        )
+        self.bias = nn.ParameterList(
+            [torch.zeros(members, sets, width) for _ in into]
+            + [uniform(head_bound, members, sets, outputs, generator=generator)]
+        )
+
+    @property
+    def hidden_layers(self) -> int:
+        return len(self.kernel) - 1
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
+        return self._layer(-1, self.features(x, task)[-1], task)
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """Activations of each hidden layer after its ReLU, each [E, B, W]."""
+        hidden: list[Tensor] = []
+        h = x.expand(len(self.kernel[0]), -1, -1)
+        for i in range(self.hidden_layers):
+            h = self._layer(i, h, task).relu()
+            hidden.append(h)
+        return hidden
+
+    def _layer(self, i: int, x: Tensor, task: Tensor) -> Tensor:
+        """Layer i of x [E, B, D], each row with its own task's mixture of the parameter sets."""
+        weight = self.mixture.every()
+        kernel = torch.einsum("etk,ekdo->etdo", weight, self.kernel[i])
+        bias = torch.einsum("etk,eko->eto", weight, self.bias[i])
+        output: Tensor = self.kernels.own_head(x, kernel, bias, task)
+        return output

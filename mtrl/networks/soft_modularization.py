@@ -1,0 +1,89 @@
+"""`soft_modularization` (Yang et al. 2020): layers of modules, mixed by a routing network that sees the task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtrl.config import Shape
+from mtrl.networks.layers import Backend, Linear, Mlp, Network, TaskLinear, uniform
+
+
+class SoftModularization(Network):
+    """`shape.depth` layers of `shape.experts` modules, each a Linear to `shape.width`.
+
+    f = MLP(x) and z = Linear(one-hot), both `shape.encoder_width` wide; e = MLP(ReLU(z f)). Every layer has its routing
+    from e: row-softmax weights with which the modules' outputs are mixed. From the second layer on, e is multiplied by
+    a linear map of all earlier weights. The last layer mixes into one vector, for a head that the tasks share.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        inputs: int,
+        tasks: int,
+        outputs: int,
+        shape: Shape,
+        head_bound: float,
+        generator: torch.Generator,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        self.backend, self.modules_per_layer = backend, shape.experts
+        encoder, width, modules, layers = shape.encoder_width, shape.width, shape.experts, shape.depth
+        self.observation = Mlp(members, (inputs, encoder, encoder), generator)
+        self.task = TaskLinear(members, tasks, encoder, generator)
+        self.embedding = Mlp(members, (encoder, width, width), generator)
+        into = [encoder] + [width] * (layers - 1)
+        self.module = nn.ModuleList(Linear(members * modules, i, width, generator) for i in into)
+        self.condition = nn.ModuleList(
+            Linear(members, layer * modules**2, width, generator) for layer in range(1, layers)
+        )
+        routes = [modules**2] * (layers - 1) + [modules]
+        self.route_kernel = nn.ParameterList(
+            [uniform(1e-3, members, width, count, generator=generator) for count in routes]
+        )
+        self.route_bias = nn.ParameterList([torch.zeros(members, count) for count in routes])
+        self.head = Linear(members, width, outputs, generator, head_bound)
+
+    @property
+    def hidden_layers(self) -> int:
+        return 2 + len(self.module)
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
+        output: Tensor = self.head(self._run(x, task)[0][-1])
+        return output
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """After each ReLU on the way to the head: of the observation's encoder, then the modules' of each layer."""
+        return self._run(x, task)[0]
+
+    def routing(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """The weights of each layer, [E, B, M, M], of the last [E, B, 1, M]; rows sum to 1."""
+        return self._run(x, task)[1]
+
+    def _run(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        f, hidden = self.observation(x, self.kernels)
+        e, _ = self.embedding((self.task(task) * f).relu(), self.kernels)
+        members, rows, _ = f.shape
+        hidden.append(f.relu())
+        # What the modules of a layer see: one vector for all of the first, then one each, [E, M, B, W].
+        h = hidden[-1].unsqueeze(1).expand(-1, self.modules_per_layer, -1, -1)
+        weights: list[Tensor] = []
+        for layer, module in enumerate(self.module):
+            p = self._route(layer, e, weights)
+            weights.append(p)
+            y = module(h.flatten(0, 1)).unflatten(0, (members, self.modules_per_layer))
+            h = torch.einsum("ebij,ejbw->eibw", p, y).relu()
+            hidden.append(h.transpose(1, 2).reshape(members, rows, -1))
+        return hidden, weights
+
+    def _route(self, layer: int, e: Tensor, earlier: list[Tensor]) -> Tensor:
+        """Mixing weights [E, B, rows, M] of a layer, from those of all layers before it."""
+        if earlier:
+            e = e * self.condition[layer - 1](torch.cat([p.flatten(2) for p in earlier], 2))
+        logits = e.relu() @ self.route_kernel[layer] + self.route_bias[layer].unsqueeze(1)
+        weights: Tensor = logits.unflatten(2, (-1, self.modules_per_layer)).softmax(3)
+        return weights

@@ -1,0 +1,165 @@
+"""Parameter counts of the networks in closed form, and the width that gives a wanted count. Builds no network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from mtrl.config import Config, Shape
+from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+
+LARGEST_WIDTH: int = 65_536  # the same bound as Shape.width
+By = Literal["actor", "critic", "total"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Trainable scalars. `critic` and `target` count the whole ensemble; `total` leaves the targets out."""
+
+    actor: int
+    critic: int
+    target: int
+
+    @property
+    def total(self) -> int:
+        return self.actor + self.critic
+
+
+def count_parameters(config: Config) -> Parameters:
+    """The parameters of the networks of `config`."""
+    tasks = len(config.env.tasks)
+    one = critic_parameters(config.network.critic, tasks, config.agent.critic_outputs)
+    critic = config.agent.critics * one
+    return Parameters(actor_parameters(config.network.actor, tasks), critic, critic)
+
+
+def actor_parameters(shape: Shape, tasks: int) -> int:
+    """Of the actor: a mean and a log standard deviation for each action."""
+    return COUNTS[shape.kind](shape, OBSERVATION_SIZE, 2 * ACTION_SIZE, tasks)
+
+
+def critic_parameters(shape: Shape, tasks: int, outputs: int = 1) -> int:
+    """Of one critic of the ensemble: one value, or the bins of a categorical critic."""
+    return COUNTS[shape.kind](shape, ACTION_SIZE + OBSERVATION_SIZE, outputs, tasks)
+
+
+def linear(inputs: int, outputs: int) -> int:
+    """A kernel and a bias."""
+    return (inputs + 1) * outputs
+
+
+def mlp(*sizes: int) -> int:
+    """Linear layers from each size to the next."""
+    return sum(linear(into, out) for into, out in itertools.pairwise(sizes))
+
+
+def trunk(shape: Shape, inputs: int, tasks: int) -> int:
+    """The hidden layers of the MLPs over [input, task], see networks/trunk.py."""
+    width, norm = shape.width, 2 * shape.width
+    first = linear(inputs + (shape.task_embedding or tasks), width) + shape.task_embedding * tasks
+    match shape.block:
+        case "plain":
+            return first + (shape.depth - 1) * linear(width, width)
+        case "layer_norm":
+            return first + norm + (shape.depth - 1) * (linear(width, width) + norm)
+        case "brc":
+            return first + norm + shape.depth * 2 * (linear(width, width) + norm)
+        case "simba":
+            return first + shape.depth * (norm + mlp(width, 4 * width, width)) + norm
+
+
+def multi_head(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """mtmhsac: a head per task."""
+    return trunk(shape, inputs, tasks) + tasks * linear(shape.width, outputs)
+
+
+def shared_head(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """mtsac and sac: one head."""
+    return trunk(shape, inputs, tasks) + linear(shape.width, outputs)
+
+
+def soft_modularization(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """Encoders of observation and task, then layers of modules, each with its routing."""
+    modules, width, encoder = shape.experts, shape.width, shape.encoder_width
+    count = mlp(inputs, encoder, encoder) + linear(tasks, encoder) + mlp(encoder, width, width)
+    for layer in range(shape.depth):
+        last = layer == shape.depth - 1
+        count += modules * linear(width if layer else encoder, width)
+        count += linear(width, modules if last else modules**2)
+        count += linear(layer * modules**2, width) if layer else 0
+    return count + linear(width, outputs)
+
+
+def paco(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """Parameter sets of a whole MLP, and how each task mixes them."""
+    return linear(tasks, shape.experts) + shape.experts * mlp(inputs, *[shape.width] * shape.depth, outputs)
+
+
+def moore(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """Experts, how each task mixes them, and a head per task."""
+    experts = shape.experts * mlp(inputs, *[shape.width] * shape.depth)
+    return experts + tasks * shape.experts + tasks * linear(shape.width, outputs)
+
+
+def care(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """Task embedding and its MLP, attention, experts, torso."""
+    e, k = shape.encoder_width, shape.experts
+    encoders = tasks * e + mlp(e, e, e, e) + mlp(e, e, e, k) + k * mlp(inputs, e, e, e)
+    return encoders + mlp(2 * e, *[shape.width] * shape.depth, outputs)
+
+
+def film(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+    """Task embedding, the MLP that gives scales and shifts, encoder, torso."""
+    e = shape.encoder_width
+    encoders = tasks * e + mlp(e, e, e, 6) + mlp(inputs, e, e, e)
+    return encoders + mlp(2 * e, *[shape.width] * shape.depth, outputs)
+
+
+COUNTS: dict[str, Callable[[Shape, int, int, int], int]] = {
+    "mtmhsac": multi_head,
+    "mtsac": shared_head,
+    "sac": shared_head,
+    "soft_modularization": soft_modularization,
+    "paco": paco,
+    "moore": moore,
+    "care": care,
+    "film": film,
+}
+
+
+def solve_width(target: int, count: Callable[[int], int]) -> int:
+    """The width whose `count(width)` is nearest `target`; `count` must grow with the width. The smaller of two equals.
+
+    Raises ValueError where even the widest network allowed stays below the target.
+    """
+    if target > count(LARGEST_WIDTH):
+        raise ValueError(f"{target} parameters need a width above {LARGEST_WIDTH}; ask for fewer")
+    low, high = 1, LARGEST_WIDTH
+    while low < high:  # the first width that reaches the target
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(middle) >= target else (middle + 1, high)
+    return low if low == 1 or count(low) - target < target - count(low - 1) else low - 1
+
+
+def actor_width(target: int, tasks: int, depth: int = 3) -> int:
+    """The multi-head actor width whose parameter count is nearest `target`."""
+    return solve_width(target, lambda width: actor_parameters(Shape(width=width, depth=depth), tasks))
+
+
+def critic_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> int:
+    """The multi-head critic width at which `critics` critics together have nearest `target` parameters."""
+    return solve_width(
+        target, lambda width: critics * critic_parameters(Shape(width=width, depth=depth), tasks)
+    )
+
+
+def total_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> int:
+    """The width, the same for the actor and the critics, at which all together have nearest `target` parameters."""
+
+    def count(width: int) -> int:
+        shape = Shape(width=width, depth=depth)
+        return actor_parameters(shape, tasks) + critics * critic_parameters(shape, tasks)
+
+    return solve_width(target, count)

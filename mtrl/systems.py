@@ -1,0 +1,50 @@
+"""The systems that the paper compares, each as the settings in which it differs from the multi-head MLP (PAPER §1).
+
+`system=moore` on a command line, or `"system" = ["moore", "paco"]` in a grid, sets these; what is written beside it
+goes first. The paper has sizes for 10 and for 50 tasks: up to 25 tasks take those of 10, more those of 50.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FEW_TASKS = 25
+
+# (kind of network, its sizes for few tasks, for many tasks)
+_WIDE = {"width": 400, "depth": 3}
+_NETWORKS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "mtmhsac": ({}, {}),
+    "mtsac": ({}, {}),
+    "sac": ({}, {}),
+    "soft_modularization": (
+        {"width": 256, "encoder_width": 400, "experts": 2, "depth": 2},
+        {"width": 256, "encoder_width": 400, "experts": 4, "depth": 4},
+    ),
+    "paco": (_WIDE | {"experts": 5}, _WIDE | {"experts": 20}),
+    "moore": (_WIDE | {"experts": 4}, _WIDE | {"experts": 6}),
+    "care": (
+        _WIDE | {"encoder_width": 50, "experts": 6},
+        _WIDE | {"encoder_width": 50, "experts": 10},
+    ),
+    "film": (_WIDE | {"encoder_width": 50}, _WIDE | {"encoder_width": 50}),
+}
+SYSTEMS = tuple(_NETWORKS)
+
+
+def system_settings(name: str, tasks: int) -> dict[str, Any]:
+    """The settings of a system for so many tasks, as {"network.actor.kind": "moore"}; actor and critic are alike.
+
+    Raises KeyError for a name that is not one of SYSTEMS.
+    """
+    few = tasks <= FEW_TASKS
+    sizes = _NETWORKS[name][0 if few else 1]
+    settings: dict[str, Any] = {
+        f"network.{part}.{key}": value
+        for part in ("actor", "critic")
+        for key, value in {"kind": name, **sizes}.items()
+    }
+    if name == "sac":
+        settings |= {"agent.shared_temperature": True, "replay.balanced": False, "replay.mode": "uniform"}
+    if name == "moore":
+        settings |= {"agent.temperature_lr": 1e-4} | ({"agent.log_std_min": -10.0} if few else {})
+    return settings
