@@ -147,12 +147,16 @@ def test_one_update_with_scaled_returns_equals_the_transcription(backend: str) -
 
 def test_pcgrad_goes_on_with_the_same_orders() -> None:
     straight, resumed = (make_agent("torch", tasks=5, agent__gradient_surgery="pcgrad") for _ in range(2))
+    for network in (straight.critic, straight.actor):
+        network.head_kernel.data.mul_(300)  # from so small ones, tasks hardly reach what they share
     straight.update(make_batch(5, 4))
     resumed.load_state_dict(straight.state_dict())
     for step in range(3):
-        assert (
-            straight.update(make_batch(5, 4, step)).metrics == resumed.update(make_batch(5, 4, step)).metrics
-        )
+        batch = make_batch(5, 4, step)
+        batch.reward[
+            batch.task % 2 == 0
+        ] *= -1  # conflicts between several tasks, or the order would not matter
+        assert straight.update(batch).metrics == resumed.update(batch).metrics
     assert _equal(straight.state_dict(), resumed.state_dict())
 
 
@@ -162,11 +166,18 @@ def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
     for step in range(2):
         agent.update(make_batch(3, 8, seed=step))
     before = agent.state_dict()
+    agent.reset(10)
+    again = agent.state_dict()
     agent.reset(5)
     after = agent.state_dict()
     fresh = {"both": {"actor", "critic"}, "actor": {"actor"}, "critic": {"critic"}}[reset]
     for network in ("actor", "critic"):
         if network in fresh:
+            first = (
+                make_agent().state_dict()
+            )  # neither the first weights come again, nor those of another reset
+            assert not torch.equal(first[network]["kernel.0"], after[network]["kernel.0"])
+            assert not torch.equal(again[network]["kernel.0"], after[network]["kernel.0"])
             assert not torch.equal(before[network]["kernel.0"], after[network]["kernel.0"])
             assert not any(b.any() for name, b in after[network].items() if name.startswith("bias"))
             assert after[f"{network}_adam"]["steps"] == 0
