@@ -1,11 +1,13 @@
 """Checkpoints of a run: whole or absent, checksummed, the newest two kept.
 
-    checkpoint/<vector step>/state.pt        networks, optimisers, generators, envs, counters
+    checkpoint/<vector step>/about.json      the configuration, and the kind of device
+                            /state.pt        networks, optimisers, generators, envs, counters
                             /replay.bin      the replay's own file
-                            /checksums.json  CRC-32 of both
+                            /checksums.json  CRC-32 of the others
 
 A checkpoint is written under another name, synced, and renamed, so every name of digits is a whole one. Loading takes
-the newest whose checksums hold.
+the newest whose checksums hold, and executes nothing from it: state.pt holds tensors and plain values alone, read by
+torch's `weights_only` loader.
 """
 
 from __future__ import annotations
@@ -13,58 +15,165 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from mtrl.config import Config, changed_fields
 from mtrl.replay import Replay
 
 KEPT = 2
+FILES = ("about.json", "replay.bin", "state.pt")
+_ARRAY = "numpy"  # the key of a dict that stands for an array
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], replay: Replay) -> None:
-    """Writes checkpoint `step` into `folder` and removes all but the newest two."""
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names it and the cure."""
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], replay: Replay, config: Config, device: torch.device
+) -> None:
+    """Writes checkpoint `step` into `folder` and removes all but the newest two.
+
+    `state` holds tensors, arrays, numbers, strings, and dicts and lists of them. Raises OSError, with the earlier
+    checkpoints untouched, where it cannot be written.
+    """
     unfinished = folder / f"{step}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    torch.save(state, unfinished / "state.pt")
-    replay.save(unfinished / "replay.bin")
-    checksums = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
-    (unfinished / "checksums.json").write_text(json.dumps(checksums))
-    for path in (*unfinished.iterdir(), unfinished):
-        _sync(path)
-    final = folder / str(step)
-    if final.exists():  # a resumed run may save twice at one step; both are whole
-        shutil.rmtree(final)
-    unfinished.rename(final)
-    _sync(folder)
-    for old in _steps(folder)[:-KEPT]:
+    for rest in folder.glob("*.unfinished"):  # of a writer that was killed
+        shutil.rmtree(rest)
+    try:
+        unfinished.mkdir(parents=True)
+        about = {"config": config.model_dump(mode="json"), "device": device.type}
+        (unfinished / "about.json").write_text(json.dumps(about))
+        torch.save(_pack(state), unfinished / "state.pt")
+        replay.save(unfinished / "replay.bin")
+        checksums = {name: _checksum(unfinished / name) for name in FILES}
+        (unfinished / "checksums.json").write_text(json.dumps(checksums))
+        for path in (*unfinished.iterdir(), unfinished):
+            _sync(path)
+        final = folder / str(step)
+        if final.exists():  # of a future that a damaged checkpoint made the run give up
+            shutil.rmtree(final)
+        unfinished.rename(final)
+        _sync(folder)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint of vector step {step} cannot be written to {folder}: {error}"
+        ) from error
+    steps = _steps(folder)
+    for old in (*(other for other in steps if other > step), *[s for s in steps if s <= step][:-KEPT]):
         shutil.rmtree(folder / str(old))
 
 
-def load_checkpoint(folder: Path, replay: Replay) -> dict[str, Any] | None:
-    """The state of the newest sound checkpoint, its replay loaded into `replay`; None where there is none."""
+def load_checkpoint(
+    folder: Path, replay: Replay, config: Config, device: torch.device
+) -> dict[str, Any] | None:
+    """The state of the newest sound checkpoint, its replay loaded into `replay`; None where there is none.
+
+    Warns of a damaged one and takes the one before it. Raises CheckpointError, naming what differs, for a checkpoint
+    of another configuration (`run` apart) or another kind of device.
+    """
     for step in reversed(_steps(folder)):
         place = folder / str(step)
-        if _is_sound(place):
-            replay.load(place / "replay.bin")
-            state: dict[str, Any] = torch.load(place / "state.pt", weights_only=False)
-            return state
+        if damage := _damage(place):
+            warnings.warn(f"{place} is damaged ({damage}); going on without it", RuntimeWarning, stacklevel=2)
+            continue
+        _refuse_another_run(place, config, device)
+        replay.load(place / "replay.bin")
+        return load_tensors(place / "state.pt")
     return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest sound checkpoint in `folder`."""
+    places = (folder / str(step) for step in reversed(_steps(folder)))
+    return next((place for place in places if not _damage(place)), None)
+
+
+def read_config(place: Path) -> Config:
+    """The configuration of the checkpoint `place`."""
+    return Config.model_validate(_read_about(place)["config"])
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` to `path`, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    torch.save(_pack(state), unfinished)
+    _sync(unfinished)
+    unfinished.replace(path)
+    _sync(path.parent)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """What `save_tensors` wrote, tensors on the CPU. Raises CheckpointError, nothing executed, for anything else."""
+    try:
+        state: dict[str, Any] = _unpack(torch.load(path, weights_only=True, map_location="cpu"))
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds: a broken archive, a foreign class, a text file
+        raise CheckpointError(f"{path} holds something other than tensors and plain values; nothing was executed: "
+                              f"{str(error).splitlines()[0]}") from None  # fmt: skip
+    return state
+
+
+def _pack(value: Any) -> Any:
+    """`value` with tensors for arrays: what the `weights_only` loader accepts."""
+    if isinstance(value, dict):
+        return {key: _pack(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return {_ARRAY: torch.from_numpy(np.array(value))}
+    return value
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_ARRAY}:
+            return value[_ARRAY].numpy()[()]  # a scalar where it has no axes
+        return {key: _unpack(item) for key, item in value.items()}
+    return [_unpack(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_another_run(place: Path, config: Config, device: torch.device) -> None:
+    about = _read_about(place)
+    before = about["config"]
+    if (
+        before["train"]["vector_steps"] < config.train.vector_steps
+    ):  # the run file says whether it was extended
+        before["train"]["vector_steps"] = config.train.vector_steps
+    changes = changed_fields(before, config.model_dump(mode="json"))
+    if about["device"] != device.type:
+        changes.append(f"device is {device.type}, was {about['device']}")
+    if changes:
+        raise CheckpointError(
+            f"{place} is of another configuration: {'; '.join(changes)}. Use another folder, or delete this one"
+        )
+
+
+def _read_about(place: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((place / "about.json").read_text())
+    return about
 
 
 def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
-def _is_sound(place: Path) -> bool:
+def _damage(place: Path) -> str:
+    """What is wrong with a checkpoint; empty where it is sound."""
     try:
         checksums = json.loads((place / "checksums.json").read_text())
-        return all(_checksum(place / name) == checksum for name, checksum in checksums.items())
-    except (OSError, ValueError):
-        return False
+        wrong = [name for name in FILES if _checksum(place / name) != checksums[name]]
+        return f"checksum of {', '.join(wrong)}" if wrong else ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _checksum(path: Path) -> int:

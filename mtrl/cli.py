@@ -63,9 +63,8 @@ def train(settings: tuple[str, ...], out: Path | None) -> None:
 @click.option("--episodes", type=click.IntRange(min=1), help="Episodes per task.  [default: the run's own]")
 def evaluate(directory: Path, episodes: int | None) -> None:
     """Evaluate the finished run in DIRECTORY with its deterministic policy."""
-    import torch
-
     from mtrl.agent import Agent
+    from mtrl.checkpoint import load_tensors
     from mtrl.evaluate import Evaluator
     from mtrl.results import read_run
 
@@ -80,7 +79,7 @@ def evaluate(directory: Path, episodes: int | None) -> None:
             f"{weights} is not there: the run is not finished. `mtrl train` goes on with it."
         )
     agent = Agent(config, device="cpu")
-    agent.load_state_dict(torch.load(weights, weights_only=False, map_location="cpu"))
+    agent.load_state_dict(load_tensors(weights))
     evaluator = Evaluator(config)
     try:
         metrics = evaluator.evaluate(lambda observation: agent.act(observation, deterministic=True))

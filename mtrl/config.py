@@ -334,6 +334,18 @@ def check_key(key: str) -> None:
             section = kind  # type: ignore[assignment]
 
 
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], place: str = "") -> list[str]:
+    """Each field, `run` apart, that differs between two configurations as JSON: "train.seed is 1, was 0"."""
+    changes: list[str] = []
+    for name in sorted({*before, *after} - (set() if place else {"run"})):
+        old, new = before.get(name, "absent"), after.get(name, "absent")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += changed_fields(old, new, f"{place}{name}.")
+        elif old != new:
+            changes.append(f"{place}{name} is {_short(new)}, was {_short(old)}")
+    return changes
+
+
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     """{"agent.critics": 3} from ["agent.critics=3"]. A value is read as TOML; what is not TOML is a string."""
     return dict(map(_parse_override, words))
@@ -352,6 +364,11 @@ def _parse_override(word: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"'{word}' is not an override; write key=value, as in network.actor.width=64")
     return key.strip(), parse_value(text.strip())
+
+
+def _short(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

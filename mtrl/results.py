@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mtrl.config import SCHEMA_VERSION, Config
+from mtrl.config import SCHEMA_VERSION, Config, changed_fields
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
 COORDINATES = ("metric", "run_metric", "task", "clock")  # of text; `eval` only counts
@@ -240,6 +240,19 @@ def check_schema(path: Path, version: int | None) -> None:
     if version not in READERS:
         known = ", ".join(map(str, READERS))
         raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {known}")
+
+
+def refuse_another_run(path: Path, config: Config) -> None:
+    """Raises RunFileError, naming what differs, where `path` holds the run of another configuration."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            before = json.loads(file.attrs["config"])
+    except (OSError, KeyError, ValueError):  # none, or not a run file: nothing that could be lost
+        return
+    if changes := changed_fields(before, config.model_dump(mode="json")):
+        raise RunFileError(
+            f"{path} is of another configuration: {'; '.join(changes)}. Use another folder, or move it away"
+        )
 
 
 def read_index(file: h5py.File) -> dict[str, Any]:

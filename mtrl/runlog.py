@@ -17,7 +17,7 @@ from mtrl.agent import Agent, Update
 from mtrl.config import Config
 from mtrl.evaluate import Evaluator
 from mtrl.replay import Batch
-from mtrl.results import CLOCKS, RunFileWriter
+from mtrl.results import CLOCKS, RunFileWriter, refuse_another_run
 
 
 class RunLog:
@@ -32,8 +32,9 @@ class RunLog:
         )  # count, successes, return since the last evaluation
         self._since = time.perf_counter()
         self._tasks = len(config.env.tasks)
-        self._evaluator = Evaluator(config)
         path = directory / "run.h5"
+        refuse_another_run(path, config)
+        self._evaluator = Evaluator(config)
         if resumed:
             self._file = RunFileWriter.open(path)
             return

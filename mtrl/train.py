@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl.agent import Agent
-from mtrl.checkpoint import load_checkpoint, save_checkpoint
+from mtrl.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
 from mtrl.envs import VectorEnv
@@ -45,7 +45,8 @@ def train(
     Leaves run.h5 there and, when done, the agent's weights in agent.pt. Continues from checkpoint/ where there is
     one, bit for bit on a CPU. `stop` is asked after every vector step; once it says yes, a checkpoint is written and
     the run returns. `report` hears of every vector step. Raises ConfigError where this machine cannot run the
-    configuration.
+    configuration, CheckpointError or RunFileError where `directory` holds a run of another one, OSError where it cannot
+    be written.
     """
     torch.set_num_threads(config.run.threads)
     directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def train(
         agent = Agent(config, device=device)
         replay = Replay(config.replay, tasks=tasks, seed=seed, discount=config.agent.discount)
         explorer = np.random.default_rng([seed, 0])
-        restored = load_checkpoint(directory / "checkpoint", replay)
+        restored = load_checkpoint(directory / "checkpoint", replay, config, device)
         log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))
         batch = update = None
         if restored is None:
@@ -111,10 +112,10 @@ def train(
                     "explorer": explorer.bit_generator.state,
                     "log": log.state_dict(),
                 }
-                save_checkpoint(directory / "checkpoint", step, state, replay)
+                save_checkpoint(directory / "checkpoint", step, state, replay, config, device)
             if stopping:
                 return "stopped"
-        torch.save(agent.state_dict(), directory / "agent.pt")
+    save_tensors(directory / "agent.pt", agent.state_dict())
     return "done"
 
 

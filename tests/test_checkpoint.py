@@ -1,18 +1,30 @@
-"""Checkpoints: whole or absent, the newest sound one loaded, two kept."""
+"""Checkpoints: whole or absent, the newest sound one loaded, two kept, nothing in them executed."""
 
+import os
+import pickle
+import resource
+import signal
+import sys
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mtrl import checkpoint
-from mtrl.checkpoint import load_checkpoint, save_checkpoint
+from mtrl.checkpoint import CheckpointError, load_tensors, save_tensors
 from mtrl.config import build_config
 from mtrl.replay import Replay
 
+CONFIG = build_config("debug")
+CPU = torch.device("cpu")
+
 
 def make_replay(rows: int = 0) -> Replay:
-    replay = Replay(build_config("debug").replay, tasks=2, seed=0, discount=0.99)
+    replay = Replay(CONFIG.replay, tasks=2, seed=0, discount=0.99)
     random = np.random.default_rng(0)
     for _ in range(rows):
         observation, following = random.normal(size=(2, 2, 39))
@@ -21,22 +33,94 @@ def make_replay(rows: int = 0) -> Replay:
     return replay
 
 
+def save(folder: Path, step: int, rows: int = 3) -> None:
+    checkpoint.save_checkpoint(folder, step, {"step": step}, make_replay(rows), CONFIG, CPU)
+
+
+def load(folder: Path, replay: Replay | None = None) -> dict[str, Any] | None:
+    return checkpoint.load_checkpoint(folder, replay or make_replay(), CONFIG, CPU)
+
+
 def test_round_trip_keeps_two(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path, make_replay()) is None
-    replay = make_replay(rows=7)
+    assert load(tmp_path) is None
     for step in (1, 2, 10):
-        save_checkpoint(tmp_path, step, {"step": step}, replay)
+        save(tmp_path, step, rows=7)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "2"]
     restored = make_replay()
-    assert load_checkpoint(tmp_path, restored) == {"step": 10}
+    assert load(tmp_path, restored) == {"step": 10}
     assert restored.size.tolist() == [7, 7]
 
 
-@pytest.mark.parametrize("file", ["state.pt", "replay.bin", "checksums.json"])
+STATE: dict[str, Any] = {
+    "generator": np.random.default_rng(3).bit_generator.state,  # holds integers of 128 bits
+    "legacy": np.random.RandomState(1).get_state(legacy=False),  # uint32
+    "torch": torch.Generator().get_state(),
+    "tensor": torch.tensor([1.5, float("nan")]),
+    "nested": [{"flag": True, "none": None, "text": "x", "float": 0.1, "scalar": np.float32(0.1)}],
+    "arrays": [np.zeros((0, 3)), np.arange(6.0).reshape(2, 3).T, np.array([True, False])],
+}
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.nan_to_num(), other.nan_to_num())
+    if isinstance(one, np.ndarray | np.generic):
+        return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
+    return type(one) is type(other) and one == other
+
+
+def test_every_kind_of_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "state.pt", STATE)
+    assert equal(STATE, load_tensors(tmp_path / "state.pt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+class Trap:
+    """Creates a file where it is unpickled the unsafe way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
+def test_loading_executes_nothing(tmp_path: Path, write: Any) -> None:
+    sprung, path = tmp_path / "sprung", tmp_path / "state.pt"
+    write({"step": Trap(sprung)}, path)
+    with pytest.raises(CheckpointError, match="nothing was executed"):
+        load_tensors(path)
+    assert not sprung.exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert sprung.exists()  # the trap works
+
+
+def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    other = build_config("debug", {"train.seed": 1, "network.actor.width": 64, "run.threads": 2})
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.load_checkpoint(tmp_path, make_replay(), other, torch.device("cuda"))
+    for part in ("network.actor.width is 64, was 32; train.seed is 1, was 0", "device is cuda, was cpu"):
+        assert part in str(refused.value)
+    assert "run.threads" not in str(refused.value)
+
+
+def test_another_machine_may_go_on(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    config = build_config("debug", {"run.threads": 2, "run.env_workers": 3})
+    assert checkpoint.load_checkpoint(tmp_path, make_replay(), config, CPU) == {"step": 1}
+
+
+@pytest.mark.parametrize("file", [*checkpoint.FILES, "checksums.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, file: str, damage: str) -> None:
     for step in (1, 2):
-        save_checkpoint(tmp_path, step, {"step": step}, make_replay(rows=3))
+        save(tmp_path, step)
     damaged = tmp_path / "2" / file
     content = bytearray(damaged.read_bytes())
     if damage == "flip":
@@ -46,36 +130,90 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, damage: 
         damaged.write_bytes(content[: len(content) // 2])
     else:
         damaged.unlink()
-    assert load_checkpoint(tmp_path, make_replay()) == {"step": 1}
+    with pytest.warns(RuntimeWarning, match="2 is damaged"):
+        assert load(tmp_path) == {"step": 1}
+    save(tmp_path, 2)  # once more at the step of the damaged one
+    assert load(tmp_path) == {"step": 2}
 
 
-@pytest.mark.parametrize("crash_at", range(8))
-def test_a_crash_at_any_point_of_the_writer_leaves_a_loadable_checkpoint(
-    tmp_path: Path, crash_at: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_checkpoint(tmp_path, 1, {"step": 1}, make_replay(rows=3))
-    save_checkpoint(tmp_path, 2, {"step": 2}, make_replay(rows=3))
-    reached = 0
+def test_what_a_damaged_checkpoint_made_a_run_give_up_counts_no_more(tmp_path: Path) -> None:
+    for step in (10, 30):
+        save(tmp_path, step)
+    (tmp_path / "30/state.pt").unlink()
+    save(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20"]
 
-    def crash_then(function):  # type: ignore[no-untyped-def]
-        def call(*arguments, **named):  # type: ignore[no-untyped-def]
-            nonlocal reached
-            if reached == crash_at:
-                raise KeyboardInterrupt
-            reached += 1
-            return function(*arguments, **named)
 
-        return call
+def die_at(event: int) -> None:
+    """From here on ends the process, as kill -9 does, before the given line that the writer runs."""
+    lines = 0
 
-    monkeypatch.setattr(checkpoint.torch, "save", crash_then(checkpoint.torch.save))
-    monkeypatch.setattr(Path, "rename", crash_then(Path.rename))
-    monkeypatch.setattr(checkpoint, "_sync", crash_then(checkpoint._sync))
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", crash_then(checkpoint.shutil.rmtree))
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 3, {"step": 3}, make_replay(rows=3))
-    monkeypatch.undo()
-    state = load_checkpoint(tmp_path, make_replay())
-    assert state is not None
-    assert state["step"] in (2, 3)
-    save_checkpoint(tmp_path, 4, {"step": 4}, make_replay(rows=3))  # and the next one is written all the same
-    assert load_checkpoint(tmp_path, make_replay()) == {"step": 4}
+    def trace(frame: FrameType, kind: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != checkpoint.__file__:
+            return None
+        if kind == "line":
+            if lines == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            lines += 1
+        return trace
+
+    sys.settrace(trace)
+
+
+def save_in_child(folder: Path, step: int, prepare: Any) -> int:
+    """Saves in a child process after `prepare()` in it; the signal that ended it, or 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            prepare()
+            save(folder, step)
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def test_a_kill_before_any_line_of_the_writer_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 0)
+    save(tmp_path, 1)
+    line = 0
+    while save_in_child(tmp_path, line + 2, partial(die_at, line)) == signal.SIGKILL:
+        state = load(tmp_path)
+        assert state is not None
+        assert state["step"] in (line + 1, line + 2)
+        save(tmp_path, line + 2)  # the next one is written all the same
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([str(line + 1), str(line + 2)])
+        line += 1
+    assert line > 60  # each line that the writer runs was one trial
+    assert load(tmp_path) == {"step": line + 2}
+
+
+def test_a_kill_within_any_write_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
+    """The kernel ends a process whose file grows beyond its limit: that is a kill in the middle of a write."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "2").iterdir())
+    limits = sorted({limit for size in sizes for limit in (0, size // 2, size - 1)})
+    for limit in limits:
+
+        def prepare(limit: int = limit) -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        assert save_in_child(tmp_path, 3, prepare) == signal.SIGXFSZ
+        assert load(tmp_path) == {"step": 2}
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints_and_no_rest(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    largest = max(path.stat().st_size for path in (tmp_path / "1").iterdir())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, largest // 2):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match="checkpoint of vector step 2 cannot be written"):
+                save(tmp_path, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert load(tmp_path) == {"step": 1}

@@ -1,6 +1,7 @@
 """Whole runs, short and real: the run file, repetition, resumption, divergence."""
 
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 import xarray as xr
 
+from mtrl.checkpoint import CheckpointError, load_tensors
 from mtrl.config import Config, ConfigError, build_config
-from mtrl.results import read_run
+from mtrl.results import RunFileError, read_run
 from mtrl.train import Progress, resolve_device, resolve_env_workers, train
 
 SHORT: dict[str, Any] = {
@@ -96,7 +98,7 @@ def test_stopped_and_resumed_run_leaves_the_same_file(
         assert seen[-1].vector_step == stop_at
     assert train(short_config(), tmp_path) == "done"
     assert contents(tmp_path / "run.h5") == contents(finished / "run.h5")
-    ours, theirs = (torch.load(place / "agent.pt", weights_only=False) for place in (tmp_path, finished))
+    ours, theirs = (load_tensors(place / "agent.pt") for place in (tmp_path, finished))
     assert str(ours) == str(theirs)
 
 
@@ -109,6 +111,18 @@ def test_killed_before_the_first_checkpoint_starts_anew(tmp_path: Path, finished
         train(short_config(), tmp_path, report=kill)
     assert train(short_config(), tmp_path) == "done"
     assert contents(tmp_path / "run.h5") == contents(finished / "run.h5")
+
+
+def test_a_folder_with_another_run_is_left_alone(tmp_path: Path, finished: Path) -> None:
+    shutil.copy(finished / "run.h5", tmp_path)
+    with pytest.raises(RunFileError, match=r"train\.seed is 1, was 0\. Use another folder"):
+        train(short_config(train__seed=1), tmp_path)
+    assert (tmp_path / "run.h5").read_bytes() == (finished / "run.h5").read_bytes()
+
+    seen: list[Progress] = []
+    train(short_config(), tmp_path, stop=partial(stop_after, seen, 5), report=seen.append)
+    with pytest.raises(CheckpointError, match=r"agent\.discount is 0\.9, was 0\.99"):
+        train(short_config(agent__discount=0.9), tmp_path)
 
 
 def test_divergence_is_noticed_and_recorded(tmp_path: Path) -> None:
