@@ -40,8 +40,12 @@ def write_run(
     random_success: float = 0.2,
     run_metrics: tuple[str, ...] = RUN_METRICS,
     parameters: Mapping[str, int] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """A run file whose evaluation e has `success[e]` on every task, plus 0.001 times the task's number."""
+    """A run file whose evaluation e has `success[e]` on every task, plus 0.001 times the task's number.
+
+    `metrics` has the values of run metrics at every evaluation; the others only tell the files apart.
+    """
     tasks = len(config.env.tasks)
     width = config.network.critic.width
     sizes = {"actor": 3 * width**2, "critic": 6 * width**2, "target": 6 * width**2, "total": 9 * width**2}
@@ -54,7 +58,7 @@ def write_run(
         writer.write_evaluation(
             (number + 1) * config.evaluate.every * tasks,
             {"success": value + 0.001 * np.arange(tasks), "return": np.full(tasks, 100 * value)},
-            dict.fromkeys(run_metrics, 0.01 * number + width),
+            dict.fromkeys(run_metrics, 0.01 * number + width) | dict(metrics or {}),
             {"wall_seconds": float(number)},
         )
     writer.close()
