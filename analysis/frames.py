@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,7 @@ from mtrl.tasks import ALL_TASKS, benchmark_name
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 DATASET = "dataset.nc"  # beside the cells of a sweep
 FORMAT = 1  # of the dataset; one of another format is made anew
+AT_ONCE = 5e-4  # s for a file that the system's cache holds
 READ_AHEAD = 16  # files that are on their way from the disk while one is read
 
 Progress = Callable[[int, int], None]  # (files read, files there are)
@@ -115,8 +117,17 @@ def run_files(root: Path) -> list[Path]:
     return sorted(files)
 
 
-def _read_ahead(numbers: Iterable[int], files: Sequence[Path]) -> Iterator[int]:
-    """The numbers, while threads fetch the files after: on a cluster's disks the wait is most of the time."""
+def _read_ahead(numbers: Sequence[int], files: Sequence[Path]) -> Iterator[int]:
+    """The numbers, while threads fetch the files after: on a cluster's disks the wait is most of the time.
+
+    Where the first files come at once, from the system's cache, threads only cost.
+    """
+    start = time.perf_counter()
+    for number in numbers[:READ_AHEAD]:
+        _fetch(files[number])
+    if time.perf_counter() - start < AT_ONCE * min(READ_AHEAD, len(numbers)):
+        yield from numbers
+        return
     with ThreadPoolExecutor(READ_AHEAD // 2) as pool:
         coming: deque[tuple[int, Future[None]]] = deque()
         for number in numbers:

@@ -280,10 +280,14 @@ def test_a_run_of_another_version_is_gathered(tmp_path: Path) -> None:
     ]
 
 
-def test_progress_counts_every_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [0.0, np.inf])
+def test_progress_counts_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: float) -> None:
+    """With threads that fetch ahead and without."""
+    monkeypatch.setattr(frames, "AT_ONCE", at_once)
     write_sweep(tmp_path, [config_of(seed=seed) for seed in range(40)], success=[0.5])
     told: list[tuple[int, int]] = []
-    open_sweep(tmp_path, progress=lambda done, all_: told.append((done, all_)))
+    dataset = open_sweep(tmp_path, progress=lambda done, all_: told.append((done, all_)))
+    assert dataset.seed.values.tolist() == list(range(40))
     assert told == [(number, 40) for number in range(1, 41)]
 
 
