@@ -32,6 +32,7 @@ FEW_TASKS = 4  # a benchmark of more shows the mean over its tasks
 MANY_LINES = 10
 PAPER = "the paper"
 DIVERGED = "#b3202a"  # of crosses
+ON_YELLOW = "#111111"  # not black: an SVG leaves black out, and the page's own colour would take its place
 PALE = "#8a8f98"  # lines of reference: reads on white and on black
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A000")
 BENCHMARK_COLOURS = {"MT10": "#0072B2", "MT25": "#D55E00", "MT50": "#009E73"}
@@ -241,13 +242,24 @@ def heat_map(
         contours = axis.contour(
             np.log(parameters), levels=np.log(levels), colors="#D55E00", linewidths=1.4, zorder=2
         )
-        axis.clabel(contours, fmt=lambda value: _thousands(float(f"{np.exp(value):.2g}"), None), fontsize=8)
+        named = [path for path in contours.get_paths() if np.size(path.vertices)]
+        axis.clabel(
+            contours, fmt=lambda value: _thousands(float(f"{np.exp(value):.2g}"), None), fontsize=8,
+            manual=[_between(np.asarray(path.interpolated(8).vertices, float)) for path in named],
+        )  # fmt: skip
     axis.set_xticks(range(len(actor)), [str(width) for width in actor])
     axis.set_yticks(range(len(critic)), [str(width) for width in critic])
     axis.set_xlabel("actor width")
     axis.set_ylabel("critic width")
     figure.colorbar(image, ax=axis, label="success", format=PercentFormatter(1, decimals=0))
     return figure
+
+
+def _between(vertices: NDArray[Any]) -> tuple[float, float]:
+    """The point of a line [n, 2] that is farthest from the numbers, which stand at whole coordinates."""
+    distance = np.hypot(*(vertices - np.round(vertices)).T)
+    x, y = vertices[distance.argmax()]
+    return float(x), float(y)
 
 
 @styled
@@ -273,7 +285,7 @@ def _fields(axis: Axes, values: NDArray[Any]) -> Any:
                 "edgecolor": "none",
                 "pad": 1.5,
             }
-            ink = "white" if values[row, column] < 0.55 else "black"
+            ink = "#fefefe" if values[row, column] < 0.55 else ON_YELLOW
             number = f"{values[row, column]:.2f}"
             axis.text(column, row, number, ha="center", va="center", color=ink, fontsize=8, bbox=behind)
     axis.grid(visible=False)

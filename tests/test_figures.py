@@ -125,6 +125,13 @@ def test_a_map_shows_its_numbers_and_leaves_out_what_is_not_known() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.25", "0.50", "1.00"]
 
 
+def test_numbers_on_a_map_keep_their_colour_on_a_dark_page() -> None:
+    text = svg(maps({"x": np.array([[0.1], [0.9]])}, [10, 50], [256]), "x")
+    for number in ("0.10", "0.90"):
+        (tag,) = re.findall(rf"<text [^>]*>{re.escape(number)}</text>", text)
+        assert re.search(r"fill: #(fefefe|111111)", tag), tag
+
+
 def test_the_heat_map_joins_equal_parameters() -> None:
     parameters = np.array([[100.0, 200], [200, 400]])
     figure = heat_map([1, 2], [1, 2], np.full((2, 2), 0.5), parameters)
