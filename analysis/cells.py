@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.frames import GRID_DIMS, to_runs
 
-PLAIN = "multi_head"  # the system that goes without saying
+PLAIN = "mtmhsac"  # the system that goes without saying
 PLASTICITY = ("dormant_", "srank_", "actor_weight_norm", "critic_weight_norm", "critic_gradient_norm")
 FINISHED = ("done", "diverged")  # a diverged run counts with the score it had
 
@@ -93,13 +93,26 @@ def groups(found: Iterable[Cell]) -> dict[str, list[Cell]]:
 def cells(dataset: xr.Dataset) -> list[Cell]:
     """The cells of a sweep's dataset, sorted by benchmark, system and size."""
     runs = to_runs(dataset)
-    settings = [name for name, value in runs.coords.items() if value.dims == ("run",) and "." in str(name)]
+    settings = [name for name, value in runs.coords.items()
+                if value.dims == ("run",) and "." in str(name) and not _goes_without_saying(runs, name)]  # fmt: skip
     groups: dict[tuple[Any, ...], list[int]] = {}
     places = zip(*(runs[name].values.tolist() for name in (*GRID_DIMS[:-1], *settings)), strict=True)
     for number, place in enumerate(places):
         groups.setdefault(place, []).append(number)
     found = [_cell(runs.isel(run=members), settings) for members in groups.values()]
     return sorted(found, key=lambda c: (c.task_count, c.benchmark, c.system, c.parameters["total"], c.name))
+
+
+def _goes_without_saying(runs: xr.Dataset, setting: Any) -> bool:
+    """Whether the setting follows from the benchmark and the system, as a system's number of experts does."""
+    values: dict[Any, set[Any]] = {}
+    for place, value in zip(
+        zip(runs.benchmark.values.tolist(), runs.system.values.tolist(), strict=True),
+        runs[setting].values.tolist(),
+        strict=True,
+    ):
+        values.setdefault(place, set()).add(str(value))
+    return all(len(each) == 1 for each in values.values())
 
 
 def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:

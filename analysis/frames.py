@@ -55,6 +55,7 @@ from mtrl.tasks import ALL_TASKS, benchmark_name
 
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 DATASET = "dataset.nc"  # beside the cells of a sweep
+RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
 FORMAT = 1  # of the dataset; one of another format is made anew
 AT_ONCE = 5e-4  # s for a file that the system's cache holds
 READ_AHEAD = 16  # files that are on their way from the disk while one is read
@@ -429,7 +430,7 @@ def _reorder(array: NDArray[Any], order: Sequence[int]) -> None:
 def _grid_place(header: Header) -> tuple[Any, ...]:
     """Where the run stands along GRID_DIMS."""
     config, network = header.config, header.config["network"]
-    kinds = [str(network[part]["kind"]) for part in ("actor", "critic")]
+    kinds = [RENAMED.get(kind, kind) for kind in (str(network[part]["kind"]) for part in ("actor", "critic"))]
     return (
         benchmark_name(tuple(config["env"]["tasks"])),
         kinds[0] if kinds[0] == kinds[1] else "/".join(kinds),

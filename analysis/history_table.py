@@ -145,7 +145,7 @@ def _run(path: Path, name: str, members: list[tuple[int, Row]]) -> dict[str, Any
             "table of runs with --runs-table"
         )
     return numbers | {
-        "run_id": name, "benchmark": benchmark, "system": first.get("system") or "multi_head", "tasks": count,
+        "run_id": name, "benchmark": benchmark, "system": first.get("system") or "mtmhsac", "tasks": count,
         "task_names": tasks, "steps": steps, "success": success, "metrics": metrics,
         "outcome": DONE.get(first.get("state", "").lower(), "unfinished"),
     }  # fmt: skip

@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -58,9 +59,20 @@ def smoke(tmp_path: Path, seeds: int = 1, widths: tuple[int, ...] = (16, 32, 64,
     write_sweep(tmp_path, [config_of(t, w, s) for t in sets for w in widths for s in range(seeds)])
 
 
-def test_a_smoke_study_claims_a_pipeline_and_curves_but_no_width_effect(tmp_path: Path) -> None:
-    smoke(tmp_path)
-    page = page_of(tmp_path)
+@pytest.fixture(scope="module")
+def smoke_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    root = tmp_path_factory.mktemp("smoke")
+    smoke(root)
+    return page_of(root)
+
+
+@pytest.fixture(scope="module")
+def paper_page() -> Page:
+    return paper_study.study()
+
+
+def test_a_smoke_study_claims_a_pipeline_and_curves_but_no_width_effect(smoke_page: Page) -> None:
+    page = smoke_page
     shows, lacks = "\n".join(page.shows), "\n".join(page.does_not_show)
     assert "The pipeline works: 8 runs" in shows
     assert (
@@ -127,23 +139,21 @@ def test_no_finished_run(tmp_path: Path) -> None:
         page_of(tmp_path)
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    smoke(tmp_path)
-    for page in (page_of(tmp_path), paper_study.study()):
+def test_the_page_needs_nothing_else(smoke_page: Page, paper_page: Page) -> None:
+    for page in (smoke_page, paper_page):
         checked = Checked(render(page))
         assert "script" not in checked.tags
         assert "img" not in checked.tags
         assert all(reference.startswith(("#", "data:")) for reference in checked.references)
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
-    smoke(tmp_path)
-    text = render(sweep_study.study(open_sweep(tmp_path), "<script>alert(1)</script>"))
+def test_names_are_escaped(smoke_page: Page) -> None:
+    text = render(replace(smoke_page, title="<script>alert(1)</script>"))
     assert "<script>" not in text
 
 
-def test_the_papers_numbers_are_shipped_whole() -> None:
-    page = paper_study.study()
+def test_the_papers_numbers_are_shipped_whole(paper_page: Page) -> None:
+    page = paper_page
     assert set(page.fits) >= {"MT10", "MT25", "MT50"}
     assert any(line.startswith("MT10: failure falls") for line in page.shows)
 
@@ -188,8 +198,8 @@ def test_the_critics_exponent_is_found_larger(tmp_path: Path) -> None:
     Checked(render(page))
 
 
-def test_the_paper_page_asks_its_own_seeds() -> None:
-    page = paper_study.study()
+def test_the_paper_page_asks_its_own_seeds(paper_page: Page) -> None:
+    page = paper_page
     shows, lacks = "\n".join(page.shows), "\n".join(page.does_not_show)
     assert "MLP of width 885 above PaCo" in shows
     assert "MLP of width 4096 above width 400" in shows
@@ -234,6 +244,33 @@ def test_other_settings_are_other_groups(tmp_path: Path) -> None:
         sum("mode" in claim.split(" above ")[0] and "mode" in claim.split(" above ")[1] for claim in claims)
         == 2
     )
+
+
+def test_systems_of_like_size_are_compared(tmp_path: Path) -> None:
+    """What follows from the system is no setting of its own; sizes a quarter apart and more are not compared."""
+    for seed in range(4):
+        for system, width, total, success in (
+            ("mtmhsac", 64, 1000, 0.8),
+            ("moore", 16, 1100, 0.4),
+            ("paco", 16, 9000, 0.5),
+        ):
+            options = (
+                {}
+                if system == "mtmhsac"
+                else {"network__actor__kind": system, "network__critic__kind": system}
+            )
+            experts = {"moore": 3, "paco": 4}.get(system)
+            if experts:
+                options |= {"network__actor__experts": experts, "network__critic__experts": experts}
+            config = config_of("MT10", width, seed, **options)
+            sizes = {"actor": 100, "critic": total - 100, "target": total - 100, "total": total}
+            path = tmp_path / "cells" / config.run_id / "run.h5"
+            write_run(path, config, success=[0.1, 0.2, 0.3, success + 0.01 * seed], parameters=sizes)
+    page = page_of(tmp_path)
+    assert {name for name in page.fits if name != "comparisons"} == {"MT10", "MT10, moore", "MT10, paco"}
+    (row,) = table_of(page, "Neighbouring sizes").rows
+    assert row[0] == "MT10: plain MLP, width 64 above moore 16"
+    assert row[-1] == "supported"
 
 
 def test_diverged_runs_are_counted(tmp_path: Path) -> None:
@@ -302,8 +339,8 @@ def test_the_laws_are_put_to_the_test(tmp_path: Path) -> None:
     assert {"residuals", "extrapolation", "exponent_profiles"} <= names
 
 
-def test_the_paper_page_says_what_seeds_cannot_be_asked() -> None:
-    page = paper_study.study()
+def test_the_paper_page_says_what_seeds_cannot_be_asked(paper_page: Page) -> None:
+    page = paper_page
     steps = {(row[0], row[1]): row[-1] for row in table_of(page, "success_by_width.csv").rows}
     assert len(steps) == 12
     assert steps["MT25", "2048 to 4096"] == steps["MT50", "2048 to 4096"] == "within"
@@ -329,16 +366,17 @@ frame.onload = () => { document.title = frame.contentDocument.title; };
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("which", ["sweep", "paper"])
-def test_a_browser_shows_it_whole(tmp_path: Path, width: int, which: str) -> None:
+def test_a_browser_shows_it_whole(
+    tmp_path: Path, width: int, which: str, smoke_page: Page, paper_page: Page
+) -> None:
     """In Chromium: the page is no wider than its window, no text leaves its figure, and nothing is complained of.
 
     The page stands in a frame: Chromium makes no window as narrow as a phone's.
     """
-    if which == "sweep":
-        smoke(tmp_path)
     page = tmp_path / "page.html"
-    made = page_of(tmp_path) if which == "sweep" else paper_study.study()
-    page.write_text(render(made).replace("</body>", MEASURE + "</body>"))
+    page.write_text(
+        render(smoke_page if which == "sweep" else paper_page).replace("</body>", MEASURE + "</body>")
+    )
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.replace("PAGE", page.as_uri()).replace("WIDTH", str(width)))
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
