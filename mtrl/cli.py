@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast, get_args
 
 import click
 
@@ -89,6 +89,45 @@ def evaluate(directory: Path, episodes: int | None) -> None:
         click.echo(
             f"{task:28} success {metrics['success'][index]:.2f}  return {metrics['return'][index]:.1f}"
         )
+
+
+@main.command()
+@click.argument("settings", nargs=-1, metavar="[preset=NAME] [system=NAME] [KEY=VALUE]...")
+@click.option(
+    "--match",
+    nargs=2,
+    metavar="system=NAME by=actor|critic|total",
+    help="Give the width of the multi-head MLP with the most nearly as many parameters as that system.",
+)
+def params(settings: tuple[str, ...], match: tuple[str, str] | None) -> None:
+    """Count the parameters of a run's networks, or match an MLP to a system's, without building one.
+
+    \b
+    mtrl params system=moore env.tasks=MT50
+    mtrl params env.tasks=MT10 --match system=moore by=actor
+    """
+    from mtrl.sizing import count_parameters
+
+    if match:
+        settings = (*settings, *_match(settings, match))
+    counted = count_parameters(_read_settings(settings))
+    for name in ("actor", "critic", "target", "total"):
+        click.echo(f"{name:7}{getattr(counted, name):>14,}")
+
+
+def _match(settings: tuple[str, ...], match: tuple[str, str]) -> tuple[str, ...]:
+    """The settings of the MLP that matches, after saying its width."""
+    from mtrl.sizing import By, count_parameters, matched_width
+
+    words = dict(word.partition("=")[::2] for word in match)
+    if set(words) != {"system", "by"} or words["by"] not in get_args(By):
+        raise click.UsageError("write --match system=NAME by=actor, or by=critic, or by=total")
+    config = _read_settings((*settings, f"system={words['system']}"))
+    wanted = count_parameters(config)
+    by = cast("By", words["by"])
+    width = matched_width(wanted, by, len(config.env.tasks), config.agent.critics)
+    click.echo(f"width {width}: {words['system']} has {getattr(wanted, by):,} parameters ({by})")
+    return (f"network.actor.width={width}", f"network.critic.width={width}")
 
 
 @main.command()

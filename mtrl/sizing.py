@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mtrl.config import Config, Shape
+from mtrl.names import nearest
+from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
-LARGEST_WIDTH: int = 65_536  # the same bound as Shape.width
 By = Literal["actor", "critic", "total"]
+LARGEST_WIDTH: int = 65_536  # the same bound as Shape.width
 
 
 @dataclass(frozen=True)
@@ -163,3 +165,28 @@ def total_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> in
         return actor_parameters(shape, tasks) + critics * critic_parameters(shape, tasks)
 
     return solve_width(target, count)
+
+
+def matched_width(parameters: Parameters, by: By, tasks: int, critics: int = 2) -> int:
+    """The width of the multi-head MLP, actor and critics alike, whose count `by` is nearest that of `parameters`."""
+    match by:
+        case "actor":
+            return actor_width(parameters.actor, tasks)
+        case "critic":
+            return critic_width(parameters.critic, tasks, critics)
+        case "total":
+            return total_width(parameters.total, tasks, critics)
+
+
+def match_system(system: str, by: By, tasks: int) -> int:
+    """`matched_width` of a system at the paper's sizes for so many tasks, with 2 critics. Raises ValueError."""
+    if system not in SYSTEMS:
+        raise ValueError(f"no system '{system}'{nearest(system, SYSTEMS)}; there are: {', '.join(SYSTEMS)}")
+    settings = system_settings(system, tasks)
+
+    def shape(part: str) -> Shape:
+        prefix = f"network.{part}."
+        return Shape(**{k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)})
+
+    critics = 2 * critic_parameters(shape("critic"), tasks)
+    return matched_width(Parameters(actor_parameters(shape("actor"), tasks), critics, critics), by, tasks)

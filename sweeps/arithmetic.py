@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mtrl.names import nearest
-from mtrl.sizing import actor_width, critic_width, total_width
+from mtrl.sizing import actor_width, critic_width, match_system, total_width
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": round,
@@ -18,6 +18,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "actor_width": actor_width,  # (parameters, tasks)
     "critic_width": critic_width,  # (parameters, tasks, critics=2)
     "total_width": total_width,  # (parameters, tasks, critics=2)
+    "match_actor": lambda system, tasks: match_system(system, "actor", tasks),
+    "match_critic": lambda system, tasks: match_system(system, "critic", tasks),
+    "match_total": lambda system, tasks: match_system(system, "total", tasks),
 }
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from test_train import SHORT
 
+from mtrl.sizing import match_system
+
 SETTINGS = [f"{key}={value}" for key, value in SHORT.items()]
 
 
@@ -33,6 +35,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         (["train", "env.tasks=nothing"], "no task 'nothing'"),
         (["train", "network.actor.width=0"], "network.actor.width = 0"),
         (["train", "widht"], "write key=value"),
+        (["params", "--match", "system=more", "by=actor"], "did you mean 'moore'"),
         (["train", "preset=debug", "--out", "/proc/run"], "/proc/run"),
     ],
 )
@@ -50,3 +53,12 @@ def test_doctor_names_every_part() -> None:
     output = mtrl("doctor")
     for subject in ("Python", "torch", "extension", "CUDA", "MuJoCo", "Meta-World", "Slurm", "disk"):
         assert subject in output
+
+
+def test_params_counts_and_matches() -> None:
+    assert "1,379,320" in mtrl("params", "system=moore")
+    output = mtrl("params", "env.tasks=MT10", "--match", "system=moore", "by=actor").splitlines()
+    assert output[0] == f"width {match_system('moore', 'actor', 10)}: moore has 1,379,320 parameters (actor)"
+    found = int(output[1].split()[1].replace(",", ""))
+    assert found == pytest.approx(1_379_320, rel=0.002)
+    assert "by=total" in mtrl("params", "--match", "system=moore", "by=width", code=2)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl.config import build_config
+from mtrl.sizing import match_system
 from sweeps.arithmetic import evaluate
 from sweeps.grid import Grid, GridError, expand, grid_names, load_grid, override, parse_values, read_grid
 
@@ -197,3 +198,23 @@ def test_only_arithmetic_is_evaluated(expression: str) -> None:
 
 def test_arithmetic() -> None:
     assert evaluate("max(2, -a + 3 * (b - 1) // 2) % 5", {"a": 1, "b": 7}) == 3
+
+
+def test_systems_and_their_matches_move_together() -> None:
+    systems = {cell.config.network.actor.kind: cell for cell in expand(load_grid("systems"))}
+    assert set(systems) == {"soft_modularization", "moore", "paco", "care", "film"}
+    moore = [cell for cell in expand(load_grid("systems")) if cell.coordinates["system"] == "moore"]
+    assert {len(c.config.env.tasks): c.config.network.critic.experts for c in moore} == {10: 4, 50: 6}
+    for cell in expand(load_grid("match")):
+        actor = cell.config.network.actor
+        width = match_system(cell.coordinates["matched"], "actor", len(cell.config.env.tasks))
+        assert (actor.kind, actor.width, cell.config.network.critic.width) == ("mtmhsac", width, width)
+    heads = expand(load_grid("heads"))
+    assert len(heads) == 60
+    assert {c.config.agent.shared_temperature for c in heads if c.coordinates["system"] == "sac"} == {True}
+
+
+def test_unknown_system_of_a_grid_is_named() -> None:
+    grid = read_grid("mine", {"axes": {"system": ["more"]}})
+    with pytest.raises(GridError, match="no system 'more'; did you mean 'moore'"):
+        expand(grid)

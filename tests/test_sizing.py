@@ -1,6 +1,7 @@
 """Closed-form parameter counts against the paper's own numbers and against a sum over layer shapes."""
 
 import itertools
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from mtrl.sizing import (
     actor_width,
     count_parameters,
     critic_width,
+    match_system,
+    matched_width,
     solve_width,
     total_width,
 )
@@ -46,10 +49,27 @@ def test_count_equals_a_sum_over_layers(width: int, depth: int, tasks: int) -> N
     assert actor_parameters(Shape(width=width, depth=depth), tasks) == layers + tasks * (width * 8 + 8)
 
 
-def test_known_matched_widths() -> None:
-    """The authors chose 550, 800 and 885 to match these actors; the exact solutions lie within 2 % of them."""
-    for target, chosen in ((691_022, 550), (1_379_320, 800), (1_700_095, 885)):
-        assert actor_width(target, tasks=10) == pytest.approx(chosen, rel=0.02)
+@pytest.mark.parametrize(("system", "chosen"), [("soft_modularization", 550), ("moore", 800), ("paco", 885)])
+def test_known_matched_widths(system: str, chosen: int) -> None:
+    """The authors chose these widths to match the actors at MT10; the exact solutions lie within 2 % of them."""
+    width = match_system(system, "actor", 10)
+    assert width == pytest.approx(chosen, rel=0.02)
+    target = actor_parameters(build_config("paper", {"system": system}).network.actor, 10)
+    assert width == actor_width(target, tasks=10)
+
+
+@pytest.mark.parametrize("by", ["actor", "critic", "total"])
+@pytest.mark.parametrize("tasks", [10, 50])
+def test_a_system_matches_itself_at_its_own_width(
+    by: Literal["actor", "critic", "total"], tasks: int
+) -> None:
+    own = count_parameters(build_config("paper", {"env.tasks": f"MT{tasks}", "network.critic.width": 400}))
+    assert matched_width(own, by, tasks) == match_system("mtmhsac", by, tasks) == 400
+
+
+def test_unknown_system_is_named() -> None:
+    with pytest.raises(ValueError, match="did you mean 'moore'"):
+        match_system("more", "actor", 10)
 
 
 @given(st.integers(50, 3_000_000), st.integers(1, 50))

@@ -13,6 +13,7 @@ from test_train import SHORT, contents, stop_after
 
 from mtrl.config import Config, ConfigError, build_config
 from mtrl.replay import pooled_counts
+from mtrl.results import read_run
 from mtrl.systems import SYSTEMS
 from mtrl.train import Progress, train
 
@@ -129,3 +130,33 @@ def test_every_number_of_a_pooled_batch_comes_from_its_seed_and_step(tmp_path: P
     assert contents(tmp_path / "one/run.h5") == contents(tmp_path / "two/run.h5")
     first, other = (torch.load(tmp_path / p / "agent.pt", weights_only=False) for p in ("one", "other"))
     assert str(first["actor"]) != str(other["actor"])
+
+
+LEARNING: dict[str, Any] = {
+    "env.tasks": "drawer-close-v3",
+    "replay.mode": "uniform",
+    "agent.initial_temperature": 0.1,
+    "train.vector_steps": 9_000,
+    "train.random_steps": 1_000,
+    "evaluate.every": 3_000,
+    "evaluate.episodes": 20,
+    "run.device": "cpu",
+} | {
+    f"network.{part}.{key}": size
+    for part in ("actor", "critic")
+    for key, size in {"width": 64, "depth": 2}.items()
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_learns_drawer_close(tmp_path: Path, system: str) -> None:
+    encoders = {f"network.{part}.encoder_width": 64 for part in ("actor", "critic")}
+    settings = LEARNING | (encoders if system == "soft_modularization" else {})
+    assert train(build_config("debug", settings | {"system": system}), tmp_path) == "done"
+    run = read_run(tmp_path / "run.h5")
+    success, score = (run.metrics.index(name) for name in ("success", "return"))
+    print(f"\n{system}: success {run.per_task[:, success, 0]}, random {run.random_policy[success]}")
+    assert run.per_task[-1, success, 0] > run.random_policy[success, 0] + 0.2
+    assert run.per_task[-1, score, 0] > run.random_policy[score, 0]
