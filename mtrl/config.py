@@ -49,6 +49,9 @@ class Replay(Section):
     mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
+    # Where alpha and beta go in a straight line over the run; None: they stay. Schaul et al. 2016 take beta to 1.
+    alpha_end: float | None = Field(None, gt=0)
+    beta_end: float | None = Field(None, ge=0, le=1)
     n_step: int = Field(1, ge=1)  # rewards summed into one return, fewer at an episode's end
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
     balanced: bool = True  # as many transitions of every task; false: drawn from those of all tasks alike
@@ -62,6 +65,8 @@ class Replay(Section):
             raise ValueError(
                 "uniform_shared draws the same times of every task; with balanced=false write mode=uniform"
             )
+        if self.alpha_end is not None and self.alpha == 0:
+            raise ValueError("alpha_end needs alpha above 0: with 0 priorities are not kept")
         return self
 
 
@@ -204,6 +209,9 @@ class Run(Section):
     env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
+    replay_folder: str = (
+        ""  # the replay's rows lie in a file there: for more than fits memory; empty: in memory
+    )
 
 
 class Config(Section):

@@ -49,7 +49,7 @@ class Replay:
     was terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the
     last one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal],
     each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
-    `path` the rows lie in a file there, for buffers larger than memory.
+    `folder` the rows lie in a file without a name there, for buffers larger than memory; a crash leaves nothing.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -64,9 +64,10 @@ class Replay:
         observation_size: int = OBSERVATION_SIZE,
         action_size: int = ACTION_SIZE,
         frame_size: int = FRAME_SIZE,
-        path: str | os.PathLike[str] = "",
+        folder: str | os.PathLike[str] = "",
         instruction_set: str = "auto",
     ) -> None:
+        self._config = config
         self._tasks, self._observation_size, self._action_size = tasks, observation_size, action_size
         self._core = _core.ReplayBuffer(
             tasks=tasks,
@@ -82,7 +83,7 @@ class Replay:
             discount=discount,
             seed=seed,
             instruction_set=instruction_set,
-            path=os.fspath(path),
+            folder=os.fspath(folder),
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
         self._lock = threading.Lock()
@@ -132,6 +133,17 @@ class Replay:
             priority = priority.cpu()  # it is computed where the networks are
         stale: int = self._core.update_priorities(id, priority)
         return stale
+
+    def anneal(self, fraction: float) -> None:
+        """Sets alpha and beta for this part of the run, 0 to 1, on their way to alpha_end and beta_end.
+
+        Alpha moves in a hundred steps, for all priorities have to be raised anew: about 10 ns each.
+        """
+        now = self._config
+        if now.beta_end is not None:
+            self.set_beta(now.beta + fraction * (now.beta_end - now.beta))
+        if now.alpha_end is not None:
+            self.set_alpha(now.alpha + int(100 * fraction) / 100 * (now.alpha_end - now.alpha))
 
     def set_beta(self, beta: float) -> None:
         """The importance-weight exponent from now on: for a schedule."""

@@ -59,7 +59,13 @@ def train(
     with ExitStack() as stack:
         envs = stack.enter_context(closing(_make_envs(config)))
         agent = Agent(config, device=device)
-        replay = Replay(config.replay, tasks=tasks, seed=seed, discount=config.agent.discount)
+        replay = Replay(
+            config.replay,
+            tasks=tasks,
+            seed=seed,
+            discount=config.agent.discount,
+            folder=config.run.replay_folder,
+        )
         explorer = np.random.default_rng([seed, 0])
         restored = load_checkpoint(directory / "checkpoint", replay, config, device)
         log = stack.enter_context(closing(RunLog(config, directory, agent, resumed=restored is not None)))
@@ -90,6 +96,7 @@ def train(
                 agent.reset(step)
 
             with log.clock("update_seconds"):
+                replay.anneal(step / steps)
                 for i in range(0 if exploring else config.train.updates_per_step):
                     batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
                     update = agent.update(batch)

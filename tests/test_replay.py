@@ -292,8 +292,13 @@ def test_a_file_of_other_rows_is_refused(tmp_path):
 
 
 def test_rows_in_a_file_are_as_good(tmp_path):
-    one, other = fill(make(), 12), fill(make(path=tmp_path / "rows"), 12)
+    one, other = fill(make(), 12), fill(make(folder=tmp_path), 12)
     assert equal(one.sample(20), other.sample(20))
+    assert not list(tmp_path.iterdir())  # the file has no name: nothing to clean up, nothing left by a crash
+    with pytest.raises(RuntimeError, match=r"storage in the folder /no/such: No such file"):
+        make(folder="/no/such")
+    with pytest.raises(RuntimeError, match=r"cannot take \d+ bytes of replay storage in the folder"):
+        make(folder=tmp_path, capacity=1 << 39)
 
 
 def test_a_batch_that_is_held_is_not_overwritten():

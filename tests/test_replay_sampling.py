@@ -168,6 +168,27 @@ def test_scheduled_exponents():
         replay.set_alpha(0.0)
 
 
+def test_annealed_exponents_go_straight_to_their_ends(tmp_path):
+    replay = with_weights([1.0, 4.0], beta=0.0, beta_end=1.0, alpha_end=0.5)
+    replay.anneal(0.0)
+    assert (replay.sample(10).weight == 1).all()
+    replay.anneal(1.0)
+    batch = replay.sample(10)  # weights 1 and 2 by now, beta 1
+    assert torch.allclose(batch.weight, torch.where(torch.from_numpy(sequences(batch)) == 0, 1.0, 0.5))
+    replay.anneal(0.505)  # alpha in hundredths of the way, beta as it is: 4 ** 0.75, to the power -0.505
+    batch = replay.sample(10)
+    weight = 4 ** (-0.75 * 0.505)
+    assert torch.allclose(batch.weight, torch.where(torch.from_numpy(sequences(batch)) == 0, 1.0, weight))
+    replay.save(tmp_path / "replay.bin")
+    again = make("prioritized", capacity=2, tasks=1, alpha=1.0, beta=0.0, beta_end=1.0, alpha_end=0.5)
+    again.load(tmp_path / "replay.bin")
+    for one in (replay, again):
+        one.anneal(0.6)
+    assert equal(replay.sample(10), again.sample(10))
+    with pytest.raises(ValueError, match="alpha_end needs alpha above 0"):
+        make("prioritized", alpha=0.0, alpha_end=0.5)
+
+
 def supported_sets():
     """Those that this processor has; the others raise."""
     supported = []

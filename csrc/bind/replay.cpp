@@ -98,14 +98,14 @@ class PyReplay {
  public:
   PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
            const std::string& mode, double alpha, double beta, const std::string& normalization,
-           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& path)
+           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& folder)
       : buffer_({{tasks, capacity, observation, action, frame},
                  mode_of(mode),
                  alpha,
                  beta,
                  seed,
                  instruction_set_of(set),
-                 path,
+                 folder,
                  normalization_of(normalization),
                  {steps, discount}}) {}
 
@@ -211,7 +211,7 @@ void bind_replay(py::module_& m) {
            py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
            py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
            py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
-           py::arg("path"))
+           py::arg("folder"))
       .def("set_alpha", &PyReplay::set_alpha)
       .def("set_beta", &PyReplay::set_beta)
       .def("add", &PyReplay::add)

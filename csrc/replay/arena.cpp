@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -19,27 +20,41 @@ constexpr size_t kHugePage = size_t{1} << 21;
   throw std::runtime_error(what + ": " + std::strerror(errno));
 }
 
-void* map_file(size_t bytes, const std::string& path) {
-  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (file < 0) fail("cannot open replay storage " + path);
-  // An old file's bytes must not be taken for rows, so it is emptied first.
-  const bool sized = ftruncate(file, 0) == 0 && ftruncate(file, static_cast<off_t>(bytes)) == 0;
-  void* mapping = sized ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
-  const int error = errno;
+// The file's name is gone before this returns.
+int open_nameless(const std::string& folder) {
+#ifdef O_TMPFILE
+  const int file = open(folder.c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+  if (file >= 0) return file;  // else a file system that cannot, as NFS
+#endif
+  std::string path = folder + "/replay.XXXXXX";
+  const int named = mkstemp(path.data());
+  if (named < 0) fail("cannot make replay storage in the folder " + folder);
+  unlink(path.c_str());
+  return named;
+}
+
+void* map_file(size_t bytes, const std::string& folder) {
+  const int file = open_nameless(folder);
+  int error = posix_fallocate(file, 0, static_cast<off_t>(bytes));
+  void* mapping = MAP_FAILED;
+  if (error == 0) {
+    mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    error = errno;
+  }
   close(file);
   errno = error;
   if (mapping == MAP_FAILED)
-    fail("cannot make replay storage " + path + " of " + std::to_string(bytes) + " bytes");
+    fail("cannot take " + std::to_string(bytes) + " bytes of replay storage in the folder " + folder);
   return mapping;
 }
 
 }  // namespace
 
-Arena::Arena(size_t bytes, const std::string& path) : bytes_(bytes) {
+Arena::Arena(size_t bytes, const std::string& folder) : bytes_(bytes) {
   if (bytes == 0) return;
-  if (!path.empty()) {
+  if (!folder.empty()) {
     mapped_ = bytes;
-    data_ = mapping_ = map_file(bytes, path);
+    data_ = mapping_ = map_file(bytes, folder);
     return;
   }
   mapped_ = bytes + kHugePage;

@@ -4,13 +4,14 @@
 #include <string>
 
 // Zeroed memory that is only taken from the machine page by page, as it is first written; huge pages are
-// asked for. With a path the memory is a file's (made or resized, removed by nobody): for buffers larger than
-// memory.
+// asked for. With a folder the memory is a file's there: for buffers larger than memory. All of its space is
+// taken at once, so that a full disk is noticed here, and it has no name, so that nothing of it is left
+// behind however the process ends.
 class Arena {
  public:
   Arena() = default;
   explicit Arena(size_t bytes,
-                 const std::string& path = "");  // throws std::runtime_error naming size and path
+                 const std::string& folder = "");  // throws std::runtime_error naming size and folder
   ~Arena();
   Arena(Arena&& other) noexcept { swap(other); }
   Arena& operator=(Arena&& other) noexcept {

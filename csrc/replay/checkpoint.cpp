@@ -24,7 +24,7 @@
 namespace {
 
 constexpr char kMagic[8] = {'m', 't', 'r', 'l', 'R', 'P', 'L', 'Y'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int64_t kChunk = int64_t{1} << 20;
 
 struct Header {
@@ -32,8 +32,8 @@ struct Header {
   uint32_t version, prioritized;
   int64_t tasks, capacity, observation, action;
   uint64_t seed, draws;
-  double alpha;
-  uint32_t frame, checksum;  // the latter of the bytes before it
+  double alpha, present_alpha;  // at first and by now
+  uint32_t frame, checksum;     // the latter of the bytes before it
 };
 
 struct ChunkHeader {
@@ -143,6 +143,7 @@ void ReplayBuffer::save(const Sink& sink) const {
                 shape.action,
                 settings_.seed,
                 draws_,
+                first_alpha_,
                 settings_.alpha,
                 static_cast<uint32_t>(shape.frame),
                 0};
@@ -184,15 +185,16 @@ void ReplayBuffer::load(const uint8_t* bytes, size_t n) {
   check_same("action size", header.action, shape.action);
   check_same("frame size", header.frame, shape.frame);
   check_same("prioritized", header.prioritized, !trees_.empty());
-  if (header.prioritized != 0 && header.alpha != settings_.alpha)
+  if (header.prioritized != 0 && header.alpha != first_alpha_)
     throw std::invalid_argument("the replay checkpoint has alpha = " + std::to_string(header.alpha) +
-                                ", this replay has " + std::to_string(settings_.alpha));
+                                ", this replay has " + std::to_string(first_alpha_));
   Source twice = source;
   read_tasks(source, false);
   source.expect_end();
   read_tasks(twice, true);
   settings_.seed = header.seed;
   draws_ = header.draws;
+  settings_.alpha = header.present_alpha;
 }
 
 void ReplayBuffer::read_tasks(Source& source, bool apply) {

@@ -43,7 +43,7 @@ std::string text(double value) {
 }  // namespace
 
 ReplayBuffer::ReplayBuffer(const Settings& settings)
-    : settings_(checked(settings)), store_(settings.shape, settings.path) {
+    : settings_(checked(settings)), store_(settings.shape, settings.folder), first_alpha_(settings.alpha) {
   if (!is_prioritized(settings.mode)) return;
   const int64_t leaves = FlatSumTree::padded(store_.rows());
   leaves_ =
@@ -102,7 +102,7 @@ void ReplayBuffer::sample(const int64_t* count, const BatchView& batch) {
   draw(count, row_);
   ++draws_;
   for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++])
-    gather(store_, settings_.returns, task, row_.data() + at, count[task], at, batch);
+    gather(settings_.set, store_, settings_.returns, task, row_.data() + at, count[task], at, batch);
   weigh(count, row_, batch);
 }
 

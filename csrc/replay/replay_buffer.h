@@ -18,7 +18,7 @@ class ReplayBuffer {
     double alpha, beta;  // exponents of priorities and of importance weights; prioritized only
     uint64_t seed;
     InstructionSet set;
-    std::string path;  // of file-backed rows; empty: memory
+    std::string folder;  // where rows lie in a file; empty: memory
     Normalization normalization = Normalization::batch;
     Returns returns{};
   };
@@ -34,6 +34,7 @@ class ReplayBuffer {
 
   // The importance-weight exponent from now on, and the priority exponent: then all weights are raised to the
   // power of the new over the old one, as if the priorities had been set under it (to float32's rounding).
+  // A file of `save` is taken by a replay that was made with the same alpha, whatever was set since.
   void set_beta(double beta);
   void set_alpha(double alpha);
 
@@ -70,6 +71,7 @@ class ReplayBuffer {
   TransitionStore store_;
   Arena leaves_;                    // of all trees
   std::vector<FlatSumTree> trees_;  // one per task; none unless prioritized
+  double first_alpha_;              // of the settings it was made with
   uint64_t draws_ = 0;
   std::vector<int64_t> row_, index_;
   std::vector<double> scratch_, density_;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kAhead = 8;  // rows fetched before they are copied
 
-inline void prefetch(const float* first, int64_t bytes) {
+MTRL_BODY void prefetch(const float* first, int64_t bytes) {
   const char* line = reinterpret_cast<const char*>(first);
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at);
 }
@@ -34,10 +34,9 @@ void walk(const TransitionStore& store, const Returns& returns, int64_t task, Ta
 
 // The sizes are those of an observation, an action and a stacked row's frame, in floats, known to the
 // compiler where it is told them.
-inline __attribute__((always_inline)) void gather_sized(const TransitionStore& store, const Returns& returns,
-                                                        int64_t observation, int64_t action, int64_t frame,
-                                                        int64_t task, const int64_t* row, int64_t n,
-                                                        int64_t at, const BatchView& batch) {
+MTRL_BODY void gather_sized(const TransitionStore& store, const Returns& returns, int64_t observation,
+                            int64_t action, int64_t frame, int64_t task, const int64_t* row, int64_t n,
+                            int64_t at, const BatchView& batch) {
   const int64_t span =
       store.bytes_per_row() + (frame > 0 ? frame : observation) * static_cast<int64_t>(sizeof(float));
   const int64_t lead = frame > 0 ? store.stride() : 0;  // a stacked row needs the one before as well
@@ -47,7 +46,7 @@ inline __attribute__((always_inline)) void gather_sized(const TransitionStore& s
     const float* source = store.row(task, row[i]);
     const int64_t to = at + i;
     store.copy_observation(observation, frame, task, row[i], source, batch.observation + to * observation);
-    std::memcpy(batch.action + to * action, store.action(source), action * sizeof(float));
+    copy_floats(batch.action + to * action, store.action(source), action);
     Tail tail{row[i], source, store.reward(source), returns.discount};
     if (returns.steps > 1) walk(store, returns, task, tail);
     store.copy_next_observation(observation, frame, task, tail.at, tail.row,
@@ -60,6 +59,23 @@ inline __attribute__((always_inline)) void gather_sized(const TransitionStore& s
     batch.id[to] = make_id(task, store.begin(task) + offset);
   }
 }
+
+MTRL_BODY void gather_body(const TransitionStore& store, const Returns& returns, int64_t task,
+                           const int64_t* row, int64_t n, int64_t at, const BatchView& batch) {
+  const auto& shape = store.shape();
+  const bool meta_world = shape.observation == 39 && shape.action == 4;
+  if (meta_world && shape.frame == 0)
+    gather_sized(store, returns, 39, 4, 0, task, row, n, at, batch);
+  else if (meta_world && shape.frame == 18)
+    gather_sized(store, returns, 39, 4, 18, task, row, n, at, batch);
+  else
+    gather_sized(store, returns, shape.observation, shape.action, shape.frame, task, row, n, at, batch);
+}
+
+MTRL_DISPATCH(gather,
+              (const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row,
+               int64_t n, int64_t at, const BatchView& batch),
+              (store, returns, task, row, n, at, batch))
 
 }  // namespace
 
@@ -98,16 +114,9 @@ void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tr
   draw_masses(stream, task, tree, n, 0, tree.total(), leaf, scratch);
 }
 
-void gather(const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row, int64_t n,
-            int64_t at, const BatchView& batch) {
-  const auto& shape = store.shape();
-  const bool meta_world = shape.observation == 39 && shape.action == 4;
-  if (meta_world && shape.frame == 0)
-    gather_sized(store, returns, 39, 4, 0, task, row, n, at, batch);
-  else if (meta_world && shape.frame == 18)
-    gather_sized(store, returns, 39, 4, 18, task, row, n, at, batch);
-  else
-    gather_sized(store, returns, shape.observation, shape.action, shape.frame, task, row, n, at, batch);
+void gather(InstructionSet set, const TransitionStore& store, const Returns& returns, int64_t task,
+            const int64_t* row, int64_t n, int64_t at, const BatchView& batch) {
+  gather_for(set)(store, returns, task, row, n, at, batch);
 }
 
 void importance_weights(InstructionSet set, const double* density, int64_t n, double least, double beta,

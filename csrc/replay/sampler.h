@@ -62,8 +62,8 @@ void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tr
 // a row, most of it waiting for memory. A return of several steps ends early where the episode was terminated
 // or truncated and at the newest transition: after m steps the next observation is that of the m-th, and
 // discount ^ m is given.
-void gather(const TransitionStore& store, const Returns& returns, int64_t task, const int64_t* row, int64_t n,
-            int64_t at, const BatchView& batch);
+void gather(InstructionSet set, const TransitionStore& store, const Returns& returns, int64_t task,
+            const int64_t* row, int64_t n, int64_t at, const BatchView& batch);
 
 // weight[i] = (density[i] / least) ^ -beta; Schaul et al. 2016, section 3.4, with density = N P(i) and
 // `least` the density that gets weight 1.

@@ -10,11 +10,11 @@ constexpr int64_t kLine = 64 / sizeof(float);  // floats per cache line
 
 }  // namespace
 
-TransitionStore::TransitionStore(const Shape& shape, const std::string& path)
+TransitionStore::TransitionStore(const Shape& shape, const std::string& folder)
     : shape_(shape),
       stride_(shape.frame > 0 ? shape.frame + shape.action + 2
                               : (shape.observation + shape.action + 3 + kLine - 1) / kLine * kLine),
-      arena_(static_cast<size_t>(shape.tasks * rows() * stride_) * sizeof(float), path),
+      arena_(static_cast<size_t>(shape.tasks * rows() * stride_) * sizeof(float), folder),
       rows_(static_cast<float*>(arena_.data())),
       rings_(shape.tasks) {}
 

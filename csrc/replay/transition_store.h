@@ -5,7 +5,26 @@
 #include <string>
 #include <vector>
 
+#include "cpu_features.h"
 #include "replay/arena.h"
+
+// Copies n floats in the widest registers that the caller's instruction set has; the last two may overlap.
+MTRL_BODY void copy_floats(float* to, const float* from, int64_t n) {
+  using Lanes = float __attribute__((vector_size(64), aligned(4)));
+  constexpr int64_t kLanes = sizeof(Lanes) / sizeof(float);
+  if (n < kLanes) {
+    std::memcpy(to, from, n * sizeof(float));
+    return;
+  }
+  Lanes lanes;
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) {
+    std::memcpy(&lanes, from + i, sizeof lanes);
+    std::memcpy(to + i, &lanes, sizeof lanes);
+  }
+  if (n % kLanes == 0) return;
+  std::memcpy(&lanes, from + n - kLanes, sizeof lanes);
+  std::memcpy(to + n - kLanes, &lanes, sizeof lanes);
+}
 
 // One row per transition in a ring per task.
 //
@@ -33,7 +52,7 @@ class TransitionStore {
   // kLast: the next observation is kept beside the ring. kFirst (stacked): the previous frame is.
   enum Flags : uint32_t { kTerminated = 1, kTruncated = 2, kLast = 4, kFirst = 8 };
 
-  TransitionStore(const Shape& shape, const std::string& path);  // path: file-backed rows; empty: memory
+  TransitionStore(const Shape& shape, const std::string& folder);  // where rows lie in a file; empty: memory
 
   const Shape& shape() const { return shape_; }
   int64_t rows() const { return shape_.capacity + (shape_.frame > 0 ? 2 : 1); }  // per task
@@ -127,26 +146,26 @@ inline __attribute__((always_inline)) void TransitionStore::copy_observation(int
                                                                              int64_t at, const float* row,
                                                                              float* to) const {
   if (frame == 0) {
-    std::memcpy(to, row, observation * sizeof(float));
+    copy_floats(to, row, observation);
     return;
   }
   const int64_t goal = observation - 2 * frame;
   const float* run = kept_of(rings_[task], number(row));
-  std::memcpy(to, row, frame * sizeof(float));
-  std::memcpy(to + frame, (flags(row) & kFirst) != 0 ? run + frame : before(at, row), frame * sizeof(float));
-  std::memcpy(to + 2 * frame, run + 2 * frame, goal * sizeof(float));
+  copy_floats(to, row, frame);
+  copy_floats(to + frame, (flags(row) & kFirst) != 0 ? run + frame : before(at, row), frame);
+  copy_floats(to + 2 * frame, run + 2 * frame, goal);
 }
 
 inline __attribute__((always_inline)) void TransitionStore::copy_next_observation(
     int64_t observation, int64_t frame, int64_t task, int64_t at, const float* row, float* to) const {
   const bool last = (flags(row) & kLast) != 0;
   if (frame == 0) {
-    std::memcpy(to, last ? kept_of(rings_[task], number(row)) : after(at, row), observation * sizeof(float));
+    copy_floats(to, last ? kept_of(rings_[task], number(row)) : after(at, row), observation);
     return;
   }
   const int64_t goal = observation - 2 * frame;
   const float* run = kept_of(rings_[task], number(row));
-  std::memcpy(to, last ? run : after(at, row), frame * sizeof(float));
-  std::memcpy(to + frame, row, frame * sizeof(float));
-  std::memcpy(to + 2 * frame, run + 2 * frame, goal * sizeof(float));
+  copy_floats(to, last ? run : after(at, row), frame);
+  copy_floats(to + frame, row, frame);
+  copy_floats(to + 2 * frame, run + 2 * frame, goal);
 }
