@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.cells import Cell, short_name
@@ -153,7 +153,7 @@ def success_against_parameters(
         if random and np.isfinite(random.get(title, np.nan)):
             _reference(axis, random[title], "random policy")
         axis.set_title(title)
-        axis.set_xscale("log")
+        _size_axis(axis)
         axis.set_xlabel(x)
         _success_axis(axis)
         names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
@@ -376,7 +376,7 @@ def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure
         colour = _colour(label, number)
         axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=f"{label}  (n = {len(values)})")
     axis.axhline(0, color=PALE, lw=1.2, ls=(0, (4, 3)))
-    axis.set_xscale("log")
+    _size_axis(axis)
     axis.set_xlabel("parameters, actor + critics")
     axis.set_ylabel("fitted - seen, logits")
     axis.legend(fontsize=8)
@@ -488,6 +488,14 @@ def _reference(axis: Axes, value: float, label: str) -> None:
         label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
         ha="right", va="bottom", fontsize=7.5,
     )  # fmt: skip
+
+
+def _size_axis(axis: Axes) -> None:
+    """A log scale with few names, so that they never meet: 1k, 3k, 10k, ..."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _success_axis(axis: Axes) -> None:

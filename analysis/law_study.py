@@ -337,8 +337,8 @@ def _likelihood_table(laws: Sequence[Law]) -> Table:
             (law.fit, *law.others), key=lambda f: list(OTHER_LIKELIHOODS).index(f.likelihood)
         ):
             for exponent in found.exponents:
-                values = [f"{exponent.estimate:.2f}", span(exponent.low, exponent.high)]
-                values += [f"{found.rmse:.2f}", f"{found.condition:.0f}"]
+                values = [_shown(exponent.estimate, 2), span(exponent.low, exponent.high)]
+                values += [_shown(found.rmse, 2), _shown(found.condition, 0)]
                 rows.append([law.group, exponent.name, OTHER_LIKELIHOODS[found.likelihood], *values])
     caption = (
         "The same law by three likelihoods: where they disagree, outliers or the counts decide. RMSE is that of the "
@@ -358,6 +358,10 @@ def span(low: float, high: float, digits: int = 2) -> str:
     return (
         f"> {low:.{digits}f}" if np.isfinite(low) else f"< {high:.{digits}f}" if np.isfinite(high) else "any"
     )
+
+
+def _shown(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
 def _finite(value: float) -> float | None:

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import ContourSet
 from reference_analysis import config_of, write_sweep
 
@@ -123,6 +125,21 @@ def test_a_diverged_run_ends_in_a_cross(tmp_path: Path) -> None:
 def test_a_map_shows_its_numbers_and_leaves_out_what_is_not_known() -> None:
     figure = maps({"success": np.array([[0.25, np.nan], [0.5, 1]])}, [10, 50], [256, 512])
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.25", "0.50", "1.00"]
+
+
+def test_names_of_sizes_do_not_meet() -> None:
+    """Over little more than a decade matplotlib would name every digit."""
+    series = Series("a", np.array([3e3, 9e3, 8e4]), np.array([0.1, 0.2, 0.3]))
+    figure = success_against_parameters({"one": [series], "two": [series], "three": [series]})
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        boxes = [
+            label.get_window_extent() for label in axis.get_xticklabels(which="both") if label.get_text()
+        ]
+        left, right = axis.bbox.x0, axis.bbox.x1
+        shown = sorted((box.x0, box.x1) for box in boxes if left <= (box.x0 + box.x1) / 2 <= right)
+        assert len(shown) >= 2
+        assert all(end < start for (_, end), (start, _) in pairwise(shown))
 
 
 def test_numbers_on_a_map_keep_their_colour_on_a_dark_page() -> None:
