@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -19,12 +20,15 @@ Transition transition_of(const TransitionStore& store, int64_t sequence) {
   Transition t{};
   const int64_t at = store.row_of(sequence);
   const float* row = store.row(0, at);
-  store.copy_observation(3, store.shape().frame, 0, at, row, t.observation);
+  float copy[64];  // room for the wide copies that g++ takes for possible
+  store.copy_observation(3, store.shape().frame, 0, at, row, copy);
+  std::copy_n(copy, 3, t.observation);
   std::memcpy(t.action, store.action(row), sizeof t.action);
   t.reward = store.reward(row);
   t.terminated = (store.flags(row) & TransitionStore::kTerminated) != 0;
   t.truncated = (store.flags(row) & TransitionStore::kTruncated) != 0;
-  store.copy_next_observation(3, store.shape().frame, 0, at, row, t.next);
+  store.copy_next_observation(3, store.shape().frame, 0, at, row, copy);
+  std::copy_n(copy, 3, t.next);
   return t;
 }
 
