@@ -5,6 +5,9 @@
 Every peer holds the same transitions, one buffer per task where it knows no tasks, and gives a batch as flat arrays. A
 peer that is not installed, or whose own extension does not load, is named and left out. "hot": ten calls in a row;
 "cold": 64 MB of other memory is written between two calls, untimed, as a network's update would.
+
+With --device cuda the rows are on the GPU, and so is every batch; the peers are our own replay on the host with its
+batches shipped, and tensors on the GPU gathered by torch.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from collections.abc import Callable, Iterator
 import click
 import numpy as np
 import torch
-from interleave import Case, run
+from interleave import Case, gpu_clock, run
 
 from mtrl import config
 from mtrl.replay import Replay
+from mtrl.replay_cuda import build_replay
 
 SIZES = {"MT10": (10, 100_000), "MT50": (50, 50_000)}  # tasks, transitions per task
 QUICK_SIZES = {"MT10": (10, 2_000)}
@@ -242,6 +246,61 @@ def both(work: Work, first: str, second: str) -> Callable[[], object]:
     return one_after_the_other
 
 
+def on_gpu(tasks: int, capacity: int, mode: str, place: str) -> Work:
+    stream, device = Stream(tasks), torch.device("cuda")
+    settings = config.Replay(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA)
+    replay = build_replay(settings, device=device, place=place, tasks=tasks, seed=0, discount=0.99)
+    for _ in range(capacity):
+        replay.add(*stream.step())
+    priority = torch.from_numpy(stream.priority).to(device)
+    last = [replay.sample(PER_TASK)]
+
+    def sample() -> None:
+        last[0] = replay.sample(PER_TASK)
+
+    return {
+        "add": lambda: replay.add(*stream.step()),
+        "sample": sample,
+        "update": lambda: replay.update_priorities(last[0].id, priority),
+    }
+
+
+def torch_on_gpu(tasks: int, capacity: int, mode: str) -> Work:
+    """The obvious way: columns [task, time, ...] on the GPU, drawn by torch.multinomial or torch.randint."""
+    stream, device = Stream(tasks), "cuda"
+    widths = (OBSERVATION, ACTION, 1, 1, OBSERVATION)
+    columns = [torch.ones((tasks, capacity, width), device=device) for width in widths]
+    weights = torch.ones((tasks, capacity), device=device)
+    priority = torch.from_numpy(stream.priority).to(device).view(tasks, PER_TASK)
+    task, drawn = torch.arange(tasks, device=device)[:, None], [weights[:, :PER_TASK].long()]
+
+    def sample() -> object:
+        if mode == "prioritized":
+            drawn[0] = torch.multinomial(weights, PER_TASK, replacement=True)
+            chance = weights[task, drawn[0]] * capacity / weights.sum(1, keepdim=True)
+            importance = (chance / chance.min()) ** -BETA
+        else:
+            drawn[0], importance = torch.randint(capacity, (tasks, PER_TASK), device=device), weights
+        return [column[task, drawn[0]] for column in columns], importance
+
+    def update() -> None:
+        weights[task, drawn[0]] = priority**ALPHA
+
+    return {"sample": sample, "update": update} if mode == "prioritized" else {"sample": sample}
+
+
+def cuda_cases(quick: bool) -> Iterator[Case]:
+    for name, size in (QUICK_SIZES if quick else SIZES).items():
+        for mode in ("prioritized", "uniform"):
+            mine = on_gpu(*size, mode, "device")
+            peers = {"ours on the host": on_gpu(*size, mode, "host"), "torch": torch_on_gpu(*size, mode)}
+            for peer_name, peer in peers.items():
+                for work in ("sample", "update", "add"):
+                    if work in peer and (work != "update" or mode == "prioritized"):
+                        case = f"{name} {mode} {work}"
+                        yield Case(case, peer_name, mine[work], peer[work], calls=50, clock=gpu_clock)
+
+
 def compare(name: str, peer_name: str, mine: Work, make_peer: Callable[[], Work]) -> Iterator[Case]:
     try:
         peer = make_peer()
@@ -291,4 +350,4 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    run(cases)
+    run(cases, cuda_cases=cuda_cases)

@@ -8,6 +8,9 @@ matrix products of that usual step: an update that makes them all cannot be fast
 JAX does not live well beside torch: name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns
 in a process of its own (update_jax.py). MTRL_BENCH_THREADS sets the number of threads, 1 by default. One thread is
 timed in CPU seconds, which other work on the machine disturbs less; several are timed by the wall clock.
+
+With --device cuda all of it is on the GPU, ours as a CUDA graph, and "CUDA graph" is the peer's whole update captured
+as one too; "compile, CUDA graphs" are torch.compile's own.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
-from interleave import Case, run
+from interleave import Case, gpu_clock, run
 from torch import Tensor, nn
 
 from mtrl import losses
@@ -50,14 +54,16 @@ FULL = [
 class Rows:
     """A random batch; `one_hot` is for the peers."""
 
-    def __init__(self, batch: int, tasks: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        normal: Callable[..., Tensor] = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    def __init__(self, batch: int, tasks: int, device: str = "cpu") -> None:
+        generator = torch.Generator(device).manual_seed(0)
+        normal: Callable[..., Tensor] = lambda *shape: torch.randn(  # noqa: E731
+            shape, generator=generator, device=device
+        )
         self.observation, self.next_observation = normal(batch, 39), normal(batch, 39)
         self.action, self.reward = normal(batch, 4).tanh(), normal(batch).abs()
-        self.terminated, self.weight = torch.zeros(batch), torch.ones(batch)
-        self.discount = torch.full((batch,), 0.99)
-        self.task = torch.arange(tasks).repeat_interleave(batch // tasks)
+        self.terminated, self.weight = torch.zeros_like(self.reward), torch.ones_like(self.reward)
+        self.discount = torch.full_like(self.reward, 0.99)
+        self.task = torch.arange(tasks, device=device).repeat_interleave(batch // tasks)
         self.one_hot = nn.functional.one_hot(self.task, tasks).float()
 
 
@@ -130,23 +136,33 @@ class Peer:
     """The usual update around a critic ensemble of one of these kinds."""
 
     def __init__(
-        self, kind: type[nn.Module], members: int, width: int, tasks: int, *, compiled: bool = False
+        self,
+        kind: type[nn.Module],
+        members: int,
+        width: int,
+        tasks: int,
+        *,
+        compiled: str = "",
+        device: str = "cpu",
     ):
-        self.actor: Any = Mlp(39, 8, tasks, width)
-        self.critic: Any = kind(members, 43, 1, tasks, width)
-        self.target: Any = kind(members, 43, 1, tasks, width)
+        self.actor: Any = Mlp(39, 8, tasks, width).to(device)
+        self.critic: Any = kind(members, 43, 1, tasks, width).to(device)
+        self.target: Any = kind(members, 43, 1, tasks, width).to(device)
         self.target.load_state_dict(self.critic.state_dict())
         self.target.requires_grad_(False)
-        self.log_temperature = torch.zeros(tasks, requires_grad=True)
+        self.log_temperature = torch.zeros(tasks, requires_grad=True, device=device)
         self.online, self.slow = list(self.critic.parameters()), list(self.target.parameters())
-        adam: Callable[[Any], torch.optim.Adam] = lambda p: torch.optim.Adam(p, 3e-4, eps=1e-5, fused=True)  # noqa: E731
+        adam: Callable[[Any], torch.optim.Adam] = lambda p: torch.optim.Adam(  # noqa: E731
+            p, 3e-4, eps=1e-5, fused=True, capturable=device == "cuda"
+        )
         self.adams = [adam(self.actor.parameters()), adam(self.online), adam([self.log_temperature])]
         if compiled:
-            self.actor, self.critic, self.target = map(torch.compile, (self.actor, self.critic, self.target))
+            faster = partial(torch.compile, mode=compiled)
+            self.actor, self.critic, self.target = map(faster, (self.actor, self.critic, self.target))
 
     def act(self, observation: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         output = self.actor(observation, rows.one_hot, rows.task)
-        return tanh_gaussian.sample(output, torch.randn(len(output), 4), -20, 2)
+        return tanh_gaussian.sample(output, torch.randn(len(output), 4, device=output.device), -20, 2)
 
     def update(self, rows: Rows) -> None:
         actor_adam, critic_adam, temperature_adam = self.adams
@@ -263,7 +279,7 @@ def cases(quick: bool) -> Iterator[Case]:
         if width >= 2048:
             peers = {name: peers[name] for name in ("torch loop", "products")}
         if not quick and (members, width, batch) == (2, 256, 1280):
-            compiled = Peer(Loop, members, width, tasks, compiled=True)
+            compiled = Peer(Loop, members, width, tasks, compiled="default")
             peers["torch compile"] = partial(compiled.update, rows)
         clock = time.process_time if THREADS == 1 else time.perf_counter
         if python := os.environ.get("MTRL_JAX_PYTHON"):
@@ -277,5 +293,64 @@ def cases(quick: bool) -> Iterator[Case]:
             yield Case(name, peer, partial(ours.update, rows), update, THREADS, calls, clock=clock)
 
 
+def captured(peer: Peer, rows: Rows) -> Callable[[], None]:
+    """The peer's whole update as one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # type: ignore[no-untyped-call]
+        for _ in range(3):
+            peer.update(rows)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        peer.update(rows)
+    return graph.replay
+
+
+def gpu_peers(shape: tuple[int, int, int], rows: Rows) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Makers of the peers' updates on the GPU; one that its library refuses raises RuntimeError."""
+
+    def peer(kind: type[nn.Module], compiled: str = "") -> Peer:
+        return Peer(kind, *shape, compiled=compiled, device="cuda")
+
+    return {
+        "torch loop": lambda: partial(peer(Loop).update, rows),
+        "torch bmm": lambda: partial(peer(Bmm).update, rows),
+        "torch bmm, CUDA graph": lambda: captured(peer(Bmm), rows),
+        "torch compile": lambda: partial(peer(Loop, "default").update, rows),
+        "compile, CUDA graphs": lambda: partial(peer(Loop, "reduce-overhead").update, rows),
+    }
+
+
+def cuda_cases(quick: bool) -> Iterator[Case]:
+    for members, width, batch, tasks in QUICK if quick else FULL:
+        rows = Rows(batch, tasks, "cuda")
+        overrides = {
+            "env.tasks": TASKS[tasks],
+            "network.actor.width": width,
+            "network.critic.width": width,
+            "agent.critics": members,
+        }
+        ours = Agent(build_config("paper", overrides), device="cuda")
+        twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}), device="cuda")
+        case = f"E{members} width {width} batch {batch} tasks {tasks}"
+        yield Case(
+            case,
+            "torch twin",
+            partial(ours.update, rows),
+            partial(twin.update, rows),
+            calls=20,
+            clock=gpu_clock,
+        )
+        for name, make in gpu_peers((members, width, tasks), rows).items():
+            try:
+                theirs = make()
+                theirs()
+            except RuntimeError as error:
+                click.echo(f"{case:32} {name:24} left out: {str(error)[:100]}")
+                continue
+            yield Case(case, name, partial(ours.update, rows), theirs, calls=20, clock=gpu_clock)
+
+
 if __name__ == "__main__":
-    run(cases, runs=9)
+    run(cases, runs=9, cuda_cases=cuda_cases)

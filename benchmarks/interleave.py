@@ -1,6 +1,7 @@
 """The common form of the benchmarks: ours and the peer take turns in one process, medians are compared.
 
-Each `bench_<stem>.py` ends with `run(cases)`, which gives it `--quick` and `--json PATH`. A row of the JSON is
+Each `bench_<stem>.py` ends with `run(cases)`, which gives it `--quick` and `--json PATH`, and `--device cuda` where it
+has cases for a GPU. A row of the JSON is
 {"case", "peer", "ours_us", "peer_us", "ratio", "threads", "runs", "spread"}; ratio > 1 means that ours is faster, and
 spread is the larger of the two interquartile ranges over its median.
 """
@@ -60,15 +61,19 @@ def measure(case: Case, runs: int) -> Row:
     return Row(case.case, case.peer, ours, theirs, theirs / ours, case.threads, runs, spread)
 
 
-def run(cases: Callable[[bool], Iterable[Case]], *, runs: int = 21, quick_runs: int = 5) -> None:
+Cases = Callable[[bool], Iterable[Case]]
+
+
+def run(cases: Cases, *, runs: int = 21, quick_runs: int = 5, cuda_cases: Cases | None = None) -> None:
     """The command line of a benchmark: `cases` is told whether to be quick and gives what is to be compared."""
 
     @click.command()
+    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
     @click.option("--quick", is_flag=True, help="Fewer and smaller cases: to see that it works.")
     @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
-    def main(quick: bool, path: Path | None) -> None:
+    def main(quick: bool, path: Path | None, device: str) -> None:
         rows = []
-        for case in cases(quick):
+        for case in (cases if device == "cpu" else _on_gpu(cuda_cases))(quick):
             row = measure(case, quick_runs if quick else runs)
             rows.append(row)
             click.echo(
@@ -79,6 +84,29 @@ def run(cases: Callable[[bool], Iterable[Case]], *, runs: int = 21, quick_runs: 
             path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
     main()
+
+
+def gpu_clock() -> float:
+    """Seconds, once the GPU has done all that was started."""
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _on_gpu(cuda_cases: Cases | None) -> Cases:
+    if cuda_cases is None:
+        raise click.UsageError("this benchmark has nothing for a GPU; leave --device out")
+    import torch
+
+    from mtrl import _core
+
+    if not torch.cuda.is_available():
+        raise click.UsageError("torch sees no GPU here; --device cuda needs one")
+    if _core.cuda_build() is None:
+        raise click.UsageError("mtrl was built without CUDA kernels; docs/gpu.md says how to build them")
+    click.echo(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, kernels {_core.cuda_build()}")
+    return cuda_cases
 
 
 def _relative_spread(times: list[float]) -> float:

@@ -59,7 +59,7 @@ class Adam:
         """One update of `value`, then target += polyak (value - target); the norm before the clip, 0-d."""
         self.steps += 1
         if self.backend == "core":
-            return torch.tensor(self._core_step(target, polyak))
+            return torch.as_tensor(self._core_step(target, polyak))
         # A single-precision sum over a million squares is wrong in the fourth digit.
         norm: Tensor = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).float()
         gradient = self.gradient * (self.clip / norm).clamp(max=1.0)
@@ -76,7 +76,7 @@ class Adam:
         """What `mtrl.ops.SacUpdate` takes of an optimiser: its vectors, and the coming step's number."""
         return self.value, self.gradient, self.mean, self.square, self.steps + 1
 
-    def _core_step(self, target: Tensor | None, polyak: float) -> float:
+    def _core_step(self, target: Tensor | None, polyak: float) -> float | Tensor:
         moments = (self.mean, self.square)
         betas = (BETA1, BETA2)
         return ops.adam_polyak(

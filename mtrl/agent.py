@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtrl import losses, ops, plasticity
+from mtrl import losses, ops, ops_cuda, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import usable_cpus
@@ -18,6 +18,7 @@ from mtrl.gradient_surgery import GradientRule, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.networks.mtmhsac import MultiHead
 from mtrl.return_scale import ReturnScale
+from mtrl.sac_update_cuda import SacUpdateCuda
 from mtrl.tasks import ACTION_SIZE
 from mtrl.value_heads import build_value_head
 
@@ -66,7 +67,12 @@ class Agent:
     def __init__(self, config: Config, *, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
-        self.backend: Literal["core", "torch"] = settings.backend if self.device.type == "cpu" else "torch"
+        self.backend: Literal["core", "torch"] = settings.backend
+        if ops_cuda.serves(self.device):
+            ops_cuda.set_products(settings.products)
+            if ops_cuda.kernels is None and self.backend == "core":
+                log.warning("mtrl was built without CUDA kernels (docs/gpu.md): the agent is plain torch")
+                self.backend = "torch"
         initial = _generator(config.train.seed, 0, device="cpu")
         self.actor = build_actor(config, initial, self.backend).to(self.device)
         self.critic = build_critic(config, initial, self.backend).to(self.device)
@@ -156,7 +162,12 @@ class Agent:
         log.info("vector step %d: reset %s", vector_step, self.config.agent.reset)
 
     def _update_fused(
-        self, fused: ops.SacUpdate, batch: Batch, reward: Tensor, next_noise: Tensor, noise: Tensor
+        self,
+        fused: ops.SacUpdate | SacUpdateCuda,
+        batch: Batch,
+        reward: Tensor,
+        next_noise: Tensor,
+        noise: Tensor,
     ) -> Update:
         adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
         actor, critic, temperature = (adam.flat() for adam in adams)
@@ -171,20 +182,22 @@ class Agent:
         )
         for adam in adams:
             adam.steps += 1
-        return Update(dict(zip(UPDATE_METRICS, torch.tensor(metrics).unbind(), strict=True)), priority)
+        return Update(dict(zip(UPDATE_METRICS, torch.as_tensor(metrics).unbind(), strict=True)), priority)
 
-    def _build_fused(self, actor_starts: list[int], critic_starts: list[int]) -> ops.SacUpdate | None:
+    def _build_fused(
+        self, actor_starts: list[int], critic_starts: list[int]
+    ) -> ops.SacUpdate | SacUpdateCuda | None:
         if reason := self._why_not_fused():
             log.info("updates run through autograd: %s", reason)
             return None
+        numbers = self.config.agent.model_dump(include=ops.SAC_SETTINGS)
+        actor = {**cast(MultiHead, self.actor).shape, "start": actor_starts}
+        critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
+        if ops_cuda.serves(self.device):
+            return SacUpdateCuda(numbers, actor, critic, self.config.agent.cuda_graph)
         threads = min(self.config.run.threads, usable_cpus())
         log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
-        return ops.SacUpdate(
-            self.config.agent.model_dump(include=ops.SAC_SETTINGS),
-            {**cast(MultiHead, self.actor).shape, "start": actor_starts},
-            {**cast(MultiHead, self.critic).shape, "start": critic_starts},
-            threads,
-        )
+        return ops.SacUpdate(numbers, actor, critic, threads)
 
     def _why_not_fused(self) -> str:
         """What the fused step cannot do in this configuration; empty where it can do all."""
@@ -335,14 +348,17 @@ class Agent:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a `state_dict`: the same bits follow on the same device kind."""
+        """Continues from a `state_dict`: the same bits follow on the same device kind.
+
+        On another kind the random numbers are those of a new agent there.
+        """
         for name, module in (("actor", self.actor), ("critic", self.critic), ("target", self.target)):
             module.load_state_dict(state[name])
         self.log_temperature.copy_(state["log_temperature"])
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self.act_generator.set_state(state["act_generator"].cpu())
-        self.update_generator.set_state(state["update_generator"].cpu())
+        for name in ("act_generator", "update_generator"):
+            _restore(getattr(self, name), state[name].cpu())
 
     def _parts(self) -> dict[str, Adam | GradientRule | ReturnScale]:
         return {
@@ -383,3 +399,10 @@ def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Gen
     """A generator of its own for each stream of random numbers of a seed."""
     state = np.random.SeedSequence((seed, *stream)).generate_state(1)
     return torch.Generator(device).manual_seed(int(state[0]))
+
+
+def _restore(generator: torch.Generator, state: Tensor) -> None:
+    if generator.get_state().shape == state.shape:
+        generator.set_state(state)
+    else:
+        log.warning("the checkpoint comes from another kind of device; random numbers start anew")

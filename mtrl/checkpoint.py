@@ -25,6 +25,7 @@ import torch
 
 from mtrl.config import Config, changed_fields
 from mtrl.replay import Replay
+from mtrl.replay_cuda import ReplayCuda
 
 KEPT = 2
 FILES = ("about.json", "replay.bin", "state.pt")
@@ -36,7 +37,12 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], replay: Replay, config: Config, device: torch.device
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    replay: Replay | ReplayCuda,
+    config: Config,
+    device: torch.device,
 ) -> None:
     """Writes checkpoint `step` into `folder` and removes all but the newest two.
 
@@ -72,7 +78,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, replay: Replay, config: Config, device: torch.device
+    folder: Path, replay: Replay | ReplayCuda, config: Config, device: torch.device
 ) -> dict[str, Any] | None:
     """The state of the newest sound checkpoint, its replay loaded into `replay`; None where there is none.
 

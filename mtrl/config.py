@@ -104,6 +104,8 @@ class Agent(Section):
     log_std_min: float = -20.0
     log_std_max: float = 2.0
     backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
+    products: Literal["float32", "tf32", "bfloat16"] = "float32"  # matrix products on a GPU; docs/gpu.md
+    cuda_graph: Literal["auto", "on", "off"] = "auto"  # on a GPU; auto: where CUDA can capture the update
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +205,9 @@ class Evaluate(Section):
 
 class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
+    replay: Literal["auto", "host", "device"] = (
+        "auto"  # on a GPU: where rows lie; auto: there, if they fit in half
+    )
     threads: int = Field(1, ge=1)  # of torch and of the kernels
     # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU, else 0.
     env_workers: int | None = Field(None, ge=0)

@@ -74,7 +74,15 @@ def _cuda() -> Finding:
     if not torch.cuda.is_available():
         return Finding("CUDA", "missing", "torch sees no GPU", cure)
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return Finding("CUDA", "good", f"{names}, CUDA {torch.version.cuda}")
+    found = f"{names}, CUDA {torch.version.cuda}"
+    try:
+        build = importlib.import_module("mtrl._core").cuda_build()
+    except ImportError:
+        build = None
+    if build is None:
+        cure = "install nvcc (docs/gpu.md), then MTRL_CUDA=ON make build; until then agents are plain torch"
+        return Finding("CUDA", "missing", f"{found}; mtrl was built without CUDA kernels", cure)
+    return Finding("CUDA", "good", f"{found}; kernels for {build['architectures']}")
 
 
 def _mujoco() -> Finding:

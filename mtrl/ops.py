@@ -84,12 +84,17 @@ def adam_polyak(
     clip: float,
     polyak: float,
     steps: int,
-) -> float:
+) -> float | Tensor:
     """One Adam step in place of flat vectors (moments: mean, square), then target += polyak (value - target).
 
     The gradient is scaled so that its norm is at most `clip`; the norm before that is returned. The decay is
     decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself. `steps` counts this step.
+    On a GPU the norm stays there, 0-d.
     """
+    if ops_cuda.serves(value.device):
+        numbers = (lr, *betas, eps, weight_decay, clip, polyak)
+        before = torch.full((1,), steps - 1, device=value.device)
+        return ops_cuda.adam_polyak(value, gradient, moments, target, numbers, before)
     norm: float = _core.adam_polyak(
         value, gradient, *moments, target, lr, *betas, eps, weight_decay, clip, polyak, steps
     )

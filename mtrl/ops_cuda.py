@@ -1,26 +1,34 @@
 """`mtrl.ops` for CUDA tensors: the extension's CUDA kernels around torch's matrix products (cuBLAS).
 
 Everything is started on the current stream and nothing waits for the GPU, so that it can be captured in a CUDA graph.
-Task ids are not checked here, since only waiting could tell: they come from `mtrl.replay`. E members, B batch rows,
+Task ids are not checked here, since only waiting could tell: they come from the replay. E members, B batch rows,
 T tasks, D inputs, W width, O outputs.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mtrl import _core  # type: ignore[attr-defined]
 
+Products = Literal["float32", "tf32", "bfloat16"]
+
 kernels: Any = getattr(_core, "cuda", None)  # None in a build without nvcc
+_products: Products = "float32"
 
 
 def register(library: Any) -> None:
     """Gives the operators of `mtrl.ops` their CUDA kernels."""
     for operator in (ensemble_linear, ensemble_linear_backward, own_head, own_head_backward, soft_target):
         library.impl(operator.__name__, operator, "CUDA")
+
+
+def serves(device: torch.device) -> bool:
+    """Whether tensors on that device are this file's."""
+    return device.type == "cuda"
 
 
 def built() -> Any:
@@ -39,6 +47,26 @@ def stream_of(x: Tensor) -> int:
     return handle
 
 
+def set_products(kind: Products) -> None:
+    """How matrix products on the GPU are taken from now on, in the whole process: see `config.Agent.products`."""
+    global _products
+    _products = kind
+    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+
+
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b, [E, N, K] by [E, K, M], in float32; into `out` where it is given."""
+    if _products != "bfloat16":
+        return torch.bmm(a, b) if out is None else torch.bmm(a, b, out=out)
+    rounded = torch.bmm(a.bfloat16(), b.bfloat16())
+    return rounded.float() if out is None else out.copy_(rounded)
+
+
+def workspace(size: int, like: Tensor) -> Tensor:
+    """`size` bytes of zeros on the device of `like`."""
+    return torch.zeros(size, dtype=torch.uint8, device=like.device)
+
+
 def rows_by_task(task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
     """start [T + 1] and order [B]: task t's rows are order[start[t] : start[t + 1]], in the batch's order."""
     start, order = task.new_empty(tasks + 1), torch.empty_like(task)
@@ -50,7 +78,7 @@ def ensemble_linear(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None, task: Tensor | None
 ) -> Tensor:
     """As `mtrl.ops.ensemble_linear`."""
-    y = torch.bmm(_of_each(x, kernel), kernel)
+    y = product(of_each(x, kernel), kernel)
     built().ensemble_linear_bias_relu(bias, task_row, task, y, stream_of(x))
     return y
 
@@ -66,35 +94,44 @@ def ensemble_linear_backward(
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, kernel, bias and task_row; empty where one is not wanted."""
-    dz = torch.empty_like(y)
-    built().ensemble_linear_mask(y, dy.contiguous(), dz, stream_of(y))
+    dz = mask(y, dy.contiguous())
     dx = dkernel = dbias = drow = x.new_empty(0)
     if input:
-        dx = torch.bmm(dz, kernel.mT)
+        dx = product(dz, kernel.mT)
         dx = dx.sum(0) if x.dim() == 2 else dx
     if weights:
-        dkernel = torch.bmm(_of_each(x, kernel).mT, dz)
-        dbias, drow = _bias_gradients(dz, task_row, task)
+        dkernel = product(of_each(x, kernel).mT, dz)
+        dbias = dz.new_empty((dz.shape[0], dz.shape[2]))
+        if task_row is None or task is None:
+            bias_gradient(dz, dbias)
+        else:
+            drow = torch.empty_like(task_row)
+            bias_gradient(dz, dbias, drow, rows_by_task(task, task_row.shape[1]))
     return dx, dkernel, dbias, drow
 
 
-def _of_each(x: Tensor, kernel: Tensor) -> Tensor:
+def of_each(x: Tensor, kernel: Tensor) -> Tensor:
     """The input of each member, [E, B, D], without a copy where they share it."""
     return x.expand(kernel.shape[0], *x.shape) if x.dim() == 2 else x
 
 
-def _bias_gradients(dz: Tensor, task_row: Tensor | None, task: Tensor | None) -> tuple[Tensor, Tensor]:
-    members, rows, width = dz.shape
-    dbias = dz.new_empty((members, width))
-    if task_row is None or task is None:
-        size = built().ensemble_linear_workspace(members, rows, width)
+def mask(y: Tensor, dy: Tensor) -> Tensor:
+    """dy where y > 0, else 0."""
+    dz = torch.empty_like(y)
+    built().ensemble_linear_mask(y, dy, dz, stream_of(y))
+    return dz
+
+
+def bias_gradient(
+    dz: Tensor, dbias: Tensor, drow: Tensor | None = None, by_task: tuple[Tensor, Tensor] | None = None
+) -> None:
+    """Writes the sums of dz [E, B, W] over all rows and, with `by_task` of `rows_by_task`, over each task's."""
+    start, order = by_task or (None, None)
+    space = None
+    if drow is None:
+        size = built().ensemble_linear_workspace(*dz.shape)
         space = torch.empty(size, dtype=torch.uint8, device=dz.device)
-        built().ensemble_linear_bias_gradient(dz, None, None, dbias, None, space, stream_of(dz))
-        return dbias, dz.new_empty(0)
-    drow = torch.empty_like(task_row)
-    start, order = rows_by_task(task, task_row.shape[1])
-    built().ensemble_linear_bias_gradient(dz, start, order, dbias, drow, None, stream_of(dz))
-    return dbias, drow
+    built().ensemble_linear_bias_gradient(dz, start, order, dbias, drow, space, stream_of(dz))
 
 
 def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
@@ -134,3 +171,21 @@ def soft_target(
     rows = (reward, terminated, next_q.contiguous(), log_prob, temperature)
     built().td_target(*rows, None, None, discount, y, None, None, None, None, stream_of(reward))
     return y
+
+
+def adam_polyak(
+    value: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    target: Tensor | None,
+    settings: tuple[float, ...],
+    steps: Tensor,
+) -> Tensor:
+    """As `mtrl.ops.adam_polyak`; the norm is 0-d, on the device.
+
+    settings: lr, beta1, beta2, eps, weight_decay, clip, polyak. steps, int64 [1], is before this step, which it counts.
+    """
+    norm = value.new_empty(1)
+    space = workspace(built().adam_polyak_workspace(len(value)), value)
+    built().adam_polyak(value, gradient, *moments, target, *settings, steps, norm, space, stream_of(value))
+    return norm[0]

@@ -18,7 +18,8 @@ from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
-from mtrl.replay import Replay, pooled_counts
+from mtrl.replay import pooled_counts
+from mtrl.replay_cuda import build_replay
 from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
 
@@ -53,14 +54,18 @@ def train(
     seed, tasks, steps = config.train.seed, len(config.env.tasks), config.train.vector_steps
     device = resolve_device(config.run.device)
     config = resolve_env_workers(config, device)
+    if config.agent.products != "float32" and device.type == "cpu":
+        raise ConfigError(f"agent.products = '{config.agent.products}' is for GPUs; use float32 on a CPU")
     evaluate_at = frozenset(config.evaluate.steps(steps))
     save_now = Every(config.run.checkpoint_seconds)
 
     with ExitStack() as stack:
         envs = stack.enter_context(closing(_make_envs(config)))
         agent = Agent(config, device=device)
-        replay = Replay(
+        replay = build_replay(
             config.replay,
+            device=device,
+            place=config.run.replay,
             tasks=tasks,
             seed=seed,
             discount=config.agent.discount,

@@ -48,17 +48,17 @@ def compile_kernel(nvcc: str, source: Path, folder: Path) -> str:
     return subprocess.run(["c++filt"], input=report, capture_output=True, text=True, check=True).stdout
 
 
-def resources(report: str) -> list[tuple[str, str, int, int]]:
-    """(kernel, architecture, registers, bytes spilled) of each kernel in nvcc's report."""
+def resources(report: str) -> list[tuple[str, str, int, int, int]]:
+    """(kernel, architecture, registers, bytes of shared memory, bytes spilled) of each kernel in nvcc's report."""
     entry = re.compile(
         r"Compiling entry function '(.*?)' for '(sm_\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers",
+        r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
         re.DOTALL,
     )
     found = []
-    for name, architecture, stores, loads, registers in entry.findall(report):
+    for name, architecture, stores, loads, registers, shared in entry.findall(report):
         short = name.replace("(anonymous namespace)::", "").removeprefix("void ").split("(")[0]
-        found.append((short, architecture, int(registers), int(stores) + int(loads)))
+        found.append((short, architecture, int(registers), int(shared or 0), int(stores) + int(loads)))
     return found
 
 
@@ -69,12 +69,14 @@ def test_kernel_compiles_without_warnings_or_spills(
 ) -> None:
     kernels = resources(compile_kernel(nvcc, source, tmp_path))
     if "__global__" in source.read_text():
-        assert {architecture for _, architecture, _, _ in kernels} == {f"sm_{a}" for a in ARCHITECTURES}
+        assert {kernel[1] for kernel in kernels} == {f"sm_{a}" for a in ARCHITECTURES}
     with capsys.disabled():
         print()
-        for name, architecture, registers, spilled in kernels:
-            print(f"  {name:40} {architecture:7} {registers:4} registers  {spilled:4} bytes spilled")
-    spilling = [kernel for kernel in kernels if kernel[3]]
+        for name, architecture, registers, shared, spilled in kernels:
+            print(
+                f"  {name:40} {architecture:7} {registers:4} registers  {shared:6} B shared  {spilled:4} B spilled"
+            )
+    spilling = [kernel for kernel in kernels if kernel[4]]
     assert not spilling or ACCEPTED in source.read_text(), f"{spilling}; say why after '{ACCEPTED}'"
 
 
@@ -84,14 +86,20 @@ def test_a_spill_and_a_warning_are_seen(nvcc: str, tmp_path: Path) -> None:
     source.write_text(
         "__global__ void __launch_bounds__(1024, 2) spill(float* x) {\n"
         "  float a[96];\n"
+        "  __shared__ float last[128];\n"
         "#pragma unroll\n"
         "  for (int i = 0; i < 96; ++i) a[i] = x[i * 1024 + threadIdx.x];\n"
         "  __syncthreads();\n"
         "#pragma unroll\n"
         "  for (int i = 0; i < 96; ++i) x[i * 1024 + 1023 - threadIdx.x] = a[95 - i];\n"
+        "  last[threadIdx.x % 128] = a[0];\n"
+        "  __syncthreads();\n"
+        "  x[0] = last[7];\n"
         "}\n"
     )
-    assert all(spilled > 0 for _, _, _, spilled in resources(compile_kernel(nvcc, source, tmp_path)))
+    kernels = resources(compile_kernel(nvcc, source, tmp_path))
+    assert kernels
+    assert all(spilled > 0 and shared == 512 for _, _, _, shared, spilled in kernels)
     source.write_text("__global__ void warning(float* x) { int unused = 1; x[0] = 0; }\n")
     with pytest.raises(AssertionError, match="unused"):
         compile_kernel(nvcc, source, tmp_path)

@@ -1,10 +1,8 @@
-"""`mtrl.ops_cuda` against plain torch: with stand-ins for the kernels on any machine, with the kernels on a GPU."""
+"""`mtrl.ops_cuda` against plain torch, on a GPU or with the kernels on the host (cuda_on_host.py)."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
+import cuda_on_host
 import pytest
 import torch
 from torch import Tensor
@@ -14,78 +12,10 @@ from mtrl.networks import plain
 
 E, B, T, D, W, OUT = 2, 40, 3, 7, 12, 4
 
-needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available() or ops_cuda.kernels is None,
-    reason="needs a GPU and a build with CUDA kernels",
-)
 
-
-def _bias_relu(bias: Tensor, task_row: Tensor | None, task: Tensor | None, y: Tensor, stream: int) -> None:
-    own = 0 if task_row is None or task is None else task_row[:, task]
-    y.copy_((y + bias.unsqueeze(1) + own).relu())
-
-
-def _rows_by_task(task: Tensor, start: Tensor, order: Tensor, stream: int) -> None:
-    order.copy_(task.argsort(stable=True))
-    tasks = start.shape[0] - 1
-    start.copy_(torch.tensor([0, *task.bincount(minlength=tasks).cumsum(0)]))
-
-
-def _segments(start: Tensor, order: Tensor) -> list[Tensor]:
-    return [order[a:b] for a, b in zip(start[:-1].tolist(), start[1:].tolist(), strict=True)]
-
-
-def _bias_gradient(
-    dz: Tensor,
-    start: Tensor | None,
-    order: Tensor | None,
-    dbias: Tensor,
-    drow: Tensor | None,
-    workspace: Tensor | None,
-    stream: int,
-) -> None:
-    dbias.copy_(dz.sum(1))
-    if drow is not None and start is not None and order is not None:
-        drow.copy_(torch.stack([dz[:, rows].sum(1) for rows in _segments(start, order)], 1))
-
-
-def _head_weight_gradient(
-    x: Tensor, start: Tensor, order: Tensor, dy: Tensor, dkernel: Tensor, dbias: Tensor, stream: int
-) -> None:
-    for t, rows in enumerate(_segments(start, order)):
-        dkernel[:, t] = x[:, rows].mT @ dy[:, rows]
-        dbias[:, t] = dy[:, rows].sum(1)
-
-
-def _td_target(*arguments: Any) -> None:
-    rows, discount, y = arguments[:5], arguments[7], arguments[8]
-    y.copy_(losses.soft_target(*rows, discount))
-
-
-STAND_INS = SimpleNamespace(
-    ensemble_linear_bias_relu=_bias_relu,
-    ensemble_linear_mask=lambda y, dy, dz, stream: dz.copy_(dy * (y > 0)),
-    ensemble_linear_workspace=lambda members, rows, width: 4 * members * width,
-    ensemble_linear_bias_gradient=_bias_gradient,
-    rows_by_task=_rows_by_task,
-    head_gather_forward=lambda x, kernel, bias, task, y, stream: y.copy_(
-        plain.own_head(x, kernel, bias, task)
-    ),
-    head_gather_input_gradient=lambda kernel, task, dy, dx, stream: dx.copy_(
-        torch.einsum("ebo,ebwo->ebw", dy, kernel[:, task])
-    ),
-    head_gather_weight_gradient=_head_weight_gradient,
-    td_target=_td_target,
-)
-
-
-@pytest.fixture(params=["stand-ins", pytest.param("cuda", marks=[pytest.mark.cuda, needs_gpu])])
+@pytest.fixture(params=cuda_on_host.WAYS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    if request.param == "cuda":
-        return torch.device("cuda")
-    monkeypatch.setattr(ops_cuda, "kernels", STAND_INS)
-    monkeypatch.setattr(ops_cuda, "stream_of", lambda x: 0)
-    return torch.device("cpu")
+    return cuda_on_host.take(request.param, monkeypatch)
 
 
 def normal(device: torch.device, *shape: int) -> Tensor:
@@ -153,10 +83,3 @@ def test_a_build_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ops_cuda, "kernels", None)
     with pytest.raises(RuntimeError, match=r"without CUDA kernels.*MTRL_CUDA=ON"):
         ops_cuda.ensemble_linear(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1), None, None)
-
-
-@pytest.mark.skipif(ops_cuda.kernels is None, reason="needs a build with CUDA kernels (nvcc)")
-def test_the_binding_refuses_cpu_tensors_and_names_the_cure() -> None:
-    z = torch.zeros(1, 1, 1)
-    with pytest.raises(ValueError, match=r"y is on the CPU; expected a CUDA device: pass \.cuda\(\)"):
-        ops_cuda.kernels.ensemble_linear_mask(z, z, z, 0)

@@ -11,6 +11,7 @@ namespace py = pybind11;
 #include "critic/ensemble_linear.cuh"
 #include "critic/head_gather.cuh"
 #include "critic/min_routing.cuh"
+#include "critic/tanh_gaussian.cuh"
 #include "critic/td_target.cuh"
 #include "cuda/device.h"
 #include "replay/replay_buffer.cuh"
@@ -19,6 +20,12 @@ namespace {
 
 using Shape = std::initializer_list<int64_t>;
 
+#ifdef MTRL_CUDA_ON_HOST  // a build for tests: kernels run on the host (tests/csrc/cuda_on_host.h)
+constexpr bool kOnHost = true;
+#else
+constexpr bool kOnHost = false;
+#endif
+
 // The tensors of one call: all on one device.
 class Call {
  public:
@@ -26,7 +33,7 @@ class Call {
 
   arrays::Array view(py::handle object, const char* name, int axes) {
     const arrays::Array array = arrays::view(object, name);
-    if (array.device < 0)
+    if (array.device < 0 && !kOnHost)
       throw py::value_error(std::string(name) + " is on the CPU; expected a CUDA device: pass .cuda()");
     if (device_ >= 0 && array.device != device_)
       throw py::value_error(std::string(name) + " is on cuda:" + std::to_string(array.device) +
@@ -215,6 +222,59 @@ void route(py::object q, py::object start, py::object row, py::object least, py:
     call.run([&](cudaStream_t s) { route_rows_cuda(members, rows, v, first, sorted, minima, space, s); });
 }
 
+void least_gradient(py::object q, float slope, py::object dq, py::object least, uintptr_t stream) {
+  Call call(stream);
+  const arrays::Array values = call.view(q, "q", 2);
+  const int64_t members = values.shape[0], rows = values.shape[1];
+  const auto* v = call.get<float>(q, "q", {members, rows});
+  auto* gradient = call.get<float>(dq, "dq", {members, rows});
+  auto* minima = call.get<float>(least, "least", {rows});
+  if (rows > 0)
+    call.run([&](cudaStream_t s) { least_gradient_cuda(members, rows, v, slope, gradient, minima, s); });
+}
+
+// `action` may be wider than the actions: they are its first columns.
+TanhGaussianCuda gaussian_of(Call& call, py::handle output, py::handle action, float low, float high) {
+  const arrays::Array out = call.view(output, "output", 2);
+  const TanhGaussianCuda g{out.shape[0], out.shape[1] / 2, low, high};
+  const arrays::Array wide = call.view(action, "action", 2);
+  if (out.shape[1] % 2 != 0 || wide.shape[0] != g.rows || wide.shape[1] < g.actions)
+    throw py::value_error("output has shape " + arrays::shape_text(out.shape, 2) + " and action " +
+                          arrays::shape_text(wide.shape, 2) + "; expected [B, 2 A] and [B, A or more]");
+  return g;
+}
+
+void gaussian_sample(py::object output, py::object noise, float log_std_min, float log_std_max,
+                     py::object action, py::object log_prob, uintptr_t stream) {
+  Call call(stream);
+  const TanhGaussianCuda g = gaussian_of(call, output, action, log_std_min, log_std_max);
+  const int64_t wide = call.view(action, "action", 2).shape[1];
+  const auto* out = call.get<float>(output, "output", {g.rows, 2 * g.actions});
+  const auto* eps = call.maybe<float>(noise, "noise", {g.rows, g.actions});
+  auto* to = call.get<float>(action, "action", {g.rows, wide});
+  auto* density = eps == nullptr ? nullptr : call.get<float>(log_prob, "log_prob", {g.rows});
+  if (g.rows > 0)
+    call.run([&](cudaStream_t s) { tanh_gaussian_sample_cuda(g, out, eps, to, wide, density, s); });
+}
+
+void gaussian_backward(py::object output, py::object noise, float log_std_min, float log_std_max,
+                       py::object action, py::object daction, py::object dlog_prob, py::object doutput,
+                       uintptr_t stream) {
+  Call call(stream);
+  const TanhGaussianCuda g = gaussian_of(call, output, action, log_std_min, log_std_max);
+  const int64_t wide = call.view(action, "action", 2).shape[1];
+  const auto* out = call.get<float>(output, "output", {g.rows, 2 * g.actions});
+  const auto* eps = call.get<float>(noise, "noise", {g.rows, g.actions});
+  const auto* taken = call.get<float>(action, "action", {g.rows, wide});
+  const auto* of_action = call.get<float>(daction, "daction", {g.rows, g.actions});
+  const auto* of_density = call.get<float>(dlog_prob, "dlog_prob", {g.rows});
+  auto* to = call.get<float>(doutput, "doutput", {g.rows, 2 * g.actions});
+  if (g.rows > 0)
+    call.run([&](cudaStream_t s) {
+      tanh_gaussian_backward_cuda(g, out, eps, taken, wide, of_action, of_density, to, s);
+    });
+}
+
 void adam(py::object value, py::object gradient, py::object mean, py::object square, py::object target,
           double lr, double beta1, double beta2, double eps, double weight_decay, double clip, double polyak,
           py::object steps, py::object norm, py::object workspace, uintptr_t stream) {
@@ -270,7 +330,7 @@ class PyReplayCuda {
     const auto& shape = replay_.shape;
     Call call(stream);
     call.view(memory_, "memory", 1);
-    if (batch.size() != 8) throw py::value_error("a batch has 8 tensors");
+    if (batch.size() != 9) throw py::value_error("a batch has 9 tensors");
     const int64_t rows = call.view(batch[0], "observation", 2).shape[0];
     const BatchCuda b{rows,
                       call.get<int64_t>(first, "first", {shape.tasks + 1}),
@@ -281,13 +341,14 @@ class PyReplayCuda {
                       call.get<float>(batch[4], "next_observation", {rows, shape.observation}),
                       call.get<int64_t>(batch[5], "task", {rows}),
                       call.get<float>(batch[6], "weight", {rows}),
-                      call.get<int64_t>(batch[7], "id", {rows})};
+                      call.get<int64_t>(batch[7], "id", {rows}),
+                      call.get<float>(batch[8], "discount", {rows})};
     void* space = call.workspace(workspace, replay_sample_workspace(replay_, rows));
     if (rows > 0) call.run([&](cudaStream_t s) { replay_sample_cuda(replay_, b, space, s); });
   }
 
   void update_priorities(py::object id, py::object priority, py::object workspace, uintptr_t stream) {
-    if (!replay_.shape.prioritized) throw py::value_error("only mode prioritized keeps priorities");
+    if (!replay_.shape.prioritized) throw py::value_error("only prioritized modes keep priorities");
     Call call(stream);
     call.view(memory_, "memory", 1);
     const int64_t n = call.view(id, "id", 1).shape[0];
@@ -297,25 +358,76 @@ class PyReplayCuda {
     if (n > 0) call.run([&](cudaStream_t s) { replay_update_cuda(replay_, names, p, n, space, s); });
   }
 
-  int64_t workspace(int64_t rows) const { return replay_sample_workspace(replay_, rows); }
-  // Where a part of the state begins in `memory`, in bytes.
-  int64_t offset(const void* part) const {
-    return static_cast<const char*>(part) - reinterpret_cast<const char*>(replay_.begin);
+  // The sums, from leaves that were put into `memory`.
+  void rebuild(uintptr_t stream) { rebuild_as(1, stream); }
+  void set_alpha(double alpha, uintptr_t stream) {
+    if (alpha == replay_.shape.alpha) return;
+    if (!(alpha > 0) || replay_.shape.alpha == 0)
+      throw py::value_error("alpha cannot be changed from or to 0: the priorities would be lost");
+    if (replay_.shape.prioritized) rebuild_as(alpha / replay_.shape.alpha, stream);
+    replay_.shape.alpha = alpha;
   }
-  const ReplayCuda& view() const { return replay_; }
+
+  int64_t workspace(int64_t rows) const { return replay_sample_workspace(replay_, rows); }
+  void set_beta(double beta) { replay_.shape.beta = beta; }
+
+  // Where each part of the state that is not derived begins in `memory`, in bytes.
+  py::dict offsets() const {
+    const auto at = [&](const void* part) {
+      return static_cast<const char*>(part) - reinterpret_cast<const char*>(replay_.begin);
+    };
+    py::dict parts;
+    parts["begin"] = at(replay_.begin);
+    parts["end"] = at(replay_.end);
+    parts["open"] = at(replay_.open);
+    parts["draws"] = at(replay_.draws);
+    parts["report"] = at(replay_.report);
+    parts["leaves"] = at(replay_.leaves);
+    parts["row"] = at(replay_.row);
+    parts["final"] = at(replay_.final);
+    return parts;
+  }
+  int64_t stride() const { return replay_.stride; }
+  int64_t blocks() const { return replay_.blocks; }
 
  private:
+  void rebuild_as(double exponent, uintptr_t stream) {
+    Call call(stream);
+    call.view(memory_, "memory", 1);
+    call.run([&](cudaStream_t s) { replay_rebuild_cuda(replay_, exponent, s); });
+  }
+
   py::object memory_;
   ReplayCuda replay_;
 };
 
+NormalizationCuda normalization_of(const std::string& name) {
+  const char* const names[] = {"batch", "task", "buffer", "none"};
+  for (int i = 0; i < 4; ++i)
+    if (name == names[i]) return static_cast<NormalizationCuda>(i);
+  throw py::value_error("normalization '" + name + "' is none of batch, task, buffer and none");
+}
+
 ReplayShapeCuda shape_of(int64_t tasks, int64_t capacity, int64_t observation, int64_t action,
-                         const std::string& mode, double alpha, double beta, uint64_t seed) {
+                         const std::string& mode, double alpha, double beta, const std::string& normalization,
+                         int64_t n_step, float discount, uint64_t seed) {
   if (tasks < 1 || tasks >= 1 << 15) throw py::value_error("tasks must be from 1 to 32767");
-  if (capacity < 2 || observation < 1 || action < 1)
-    throw py::value_error("capacity must be at least 2, observation and action sizes at least 1");
-  return {tasks, capacity, observation, action, mode == "prioritized", mode == "uniform_shared",
-          alpha, beta,     seed};
+  if (capacity < 2 || observation < 1 || action < 1 || n_step < 1)
+    throw py::value_error("capacity must be at least 2, n_step, observation and action sizes at least 1");
+  const bool prioritized = mode.rfind("prioritized", 0) == 0;
+  return {tasks,
+          capacity,
+          observation,
+          action,
+          prioritized,
+          mode == "uniform_shared",
+          mode == "prioritized_independent",
+          normalization_of(normalization),
+          alpha,
+          beta,
+          n_step,
+          discount,
+          seed};
 }
 
 void bind_kernels(py::module_ m) {
@@ -332,25 +444,42 @@ void bind_kernels(py::module_ m) {
     return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) * static_cast<int64_t>(sizeof(float));
   });
   m.def("route_rows", &route);
+  m.def("least_gradient", &least_gradient);
+  m.def("tanh_gaussian_sample", &gaussian_sample);
+  m.def("tanh_gaussian_backward", &gaussian_backward);
   m.def("adam_polyak_workspace", &adam_polyak_cuda_workspace);
   m.def("adam_polyak", &adam);
   m.def("replay_bytes",
         [](int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
-          return replay_cuda_bytes({tasks, capacity, observation, action, prioritized, false, 0, 0, 0});
+          ReplayShapeCuda shape{};
+          shape.tasks = tasks;
+          shape.capacity = capacity;
+          shape.observation = observation;
+          shape.action = action;
+          shape.prioritized = prioritized;
+          return replay_cuda_bytes(shape);
         });
-  py::class_<PyReplayCuda>(m, "ReplayBuffer")
+  py::class_<PyReplayCuda>(m, "ReplayBuffer", py::module_local())
       .def(py::init([](py::object memory, int64_t tasks, int64_t capacity, int64_t observation,
-                       int64_t action, const std::string& mode, double alpha, double beta, uint64_t seed) {
+                       int64_t action, const std::string& mode, double alpha, double beta,
+                       const std::string& normalization, int64_t n_step, float discount, uint64_t seed) {
              return PyReplayCuda(std::move(memory),
-                                 shape_of(tasks, capacity, observation, action, mode, alpha, beta, seed));
+                                 shape_of(tasks, capacity, observation, action, mode, alpha, beta,
+                                          normalization, n_step, discount, seed));
            }),
            py::arg("memory"), py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"),
-           py::arg("action"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("seed"))
+           py::arg("action"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
+           py::arg("n_step"), py::arg("discount"), py::arg("seed"))
       .def("add", &PyReplayCuda::add)
       .def("sample", &PyReplayCuda::sample)
       .def("sample_workspace", &PyReplayCuda::workspace)
       .def("update_priorities", &PyReplayCuda::update_priorities)
-      .def("report_offset", [](const PyReplayCuda& r) { return r.offset(r.view().report); });
+      .def("rebuild", &PyReplayCuda::rebuild)
+      .def("set_alpha", &PyReplayCuda::set_alpha)
+      .def("set_beta", &PyReplayCuda::set_beta)
+      .def("offsets", &PyReplayCuda::offsets)
+      .def_property_readonly("stride", &PyReplayCuda::stride)
+      .def_property_readonly("blocks", &PyReplayCuda::blocks);
 }
 
 }  // namespace

@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(kAddThreads) add_kernel(ReplayCuda r, Transiti
 // prioritized.
 struct Drawn {
   int64_t* row;
-  double *density, *least;  // least [tasks]: the smallest density of each task, infinity for none
+  double *density, *least;  // least [tasks]: the smallest density of each task's part of the batch (or of the
+                            // buffer, where that is the norm), infinity for none
 };
 
 __device__ int64_t draw_row(const ReplayCuda& r, const FlatSumTreeCuda& tree, int64_t task, int64_t lane,
@@ -126,7 +127,8 @@ __device__ int64_t draw_row(const ReplayCuda& r, const FlatSumTreeCuda& tree, in
     if (!(tree.total() > 0)) return oldest;
     const double unit =
         rng_cuda::unit(rng_cuda::bits64(r.shape.seed, draw, static_cast<uint32_t>(task), lane));
-    return tree.find((static_cast<double>(lane) + unit) * (tree.total() / static_cast<double>(n)));
+    const double width = r.shape.independent ? tree.total() : tree.total() / static_cast<double>(n);
+    return tree.find((r.shape.independent ? 0.0 : static_cast<double>(lane) * width) + unit * width);
   }
   const uint32_t source = r.shape.shared ? kShared : static_cast<uint32_t>(task);
   const int64_t row = oldest + rng_cuda::below(rng_cuda::bits64(r.shape.seed, draw, source, lane), size);
@@ -140,6 +142,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(ReplayCuda r, BatchCuda 
   if (r.shape.prioritized) tree.prepare(scratch);
   const int64_t begin = r.begin[task], oldest = begin % r.rows;
   const double scale = r.shape.prioritized ? static_cast<double>(r.end[task] - begin) / tree.total() : 0.0;
+  const bool whole = r.shape.normalization == NormalizationCuda::buffer;
   double least = INFINITY;
   for (int64_t lane = thread(); lane < n; lane += kThreads) {
     const int64_t row = draw_row(r, tree, task, lane, n), i = first + lane;
@@ -148,9 +151,12 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(ReplayCuda r, BatchCuda 
     batch.id[i] = (task << 48) | (begin + (row >= oldest ? row - oldest : row - oldest + r.rows));
     if (!r.shape.prioritized) continue;
     drawn.density[i] = tree.leaves[row] * scale;
-    least = drawn.density[i] < least ? drawn.density[i] : least;
+    if (!whole) least = drawn.density[i] < least ? drawn.density[i] : least;
   }
   if (!r.shape.prioritized) return;
+  if (whole && tree.total() > 0)
+    for (int64_t leaf = thread(); leaf < tree.blocks * 256; leaf += kThreads)
+      if (const double density = tree.leaves[leaf] * scale; density > 0 && density < least) least = density;
   scratch[thread()] = least;
   for (int64_t half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -160,9 +166,12 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(ReplayCuda r, BatchCuda 
   if (thread() == 0) drawn.least[task] = scratch[0];
 }
 
-__device__ float weight_of(const ReplayCuda& r, const Drawn& drawn, int64_t i) {
-  double least = INFINITY;
-  for (int64_t task = thread() % kWarp; task < r.shape.tasks; task += kWarp)
+__device__ float weight_of(const ReplayCuda& r, const Drawn& drawn, int64_t i, int64_t task_of_row) {
+  if (r.shape.normalization == NormalizationCuda::none)
+    return static_cast<float>(power(drawn.density[i], -r.shape.beta));
+  const bool own = r.shape.normalization == NormalizationCuda::task;
+  double least = own ? drawn.least[task_of_row] : INFINITY;
+  for (int64_t task = thread() % kWarp; !own && task < r.shape.tasks; task += kWarp)
     least = drawn.least[task] < least ? drawn.least[task] : least;
   for (int apart = kWarp / 2; apart > 0; apart /= 2) {
     const double other = __shfl_xor_sync(kAllLanes, least, apart);
@@ -176,6 +185,24 @@ __device__ void copy_lanes(float* to, const float* from, int64_t n) {
     reinterpret_cast<int*>(to)[i] = reinterpret_cast<const int*>(from)[i];
 }
 
+// The last transition of a return: its row number, the return, and the discount of what follows.
+struct Tail {
+  int64_t at;
+  float reward, discount;
+};
+
+__device__ Tail tail_of(const ReplayCuda& r, int64_t task, int64_t sequence, int64_t at) {
+  const int64_t later = r.end[task] - 1 - sequence, result = r.shape.observation + r.shape.action;
+  Tail tail{at, row_at(r, task, at)[result], r.shape.discount};
+  for (int64_t step = 1; step < r.shape.n_step; ++step) {
+    if (step > later || (*flags_of(r, row_at(r, task, tail.at)) & kLast) != 0) break;
+    tail.at = tail.at + 1 == r.rows ? 0 : tail.at + 1;
+    tail.reward += tail.discount * row_at(r, task, tail.at)[result];
+    tail.discount *= r.shape.discount;
+  }
+  return tail;
+}
+
 // One warp, one row of the batch.
 __global__ void __launch_bounds__(kThreads) gather_kernel(ReplayCuda r, BatchCuda batch, Drawn drawn) {
   if (blockIdx.x == 0 && thread() == 0) ++*r.draws;  // draw_kernel has ended, and this one reads it nowhere
@@ -183,18 +210,26 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(ReplayCuda r, BatchCud
   if (i >= batch.rows) return;
   const int64_t task = batch.task[i], at = drawn.row[i], observation = r.shape.observation,
                 action = r.shape.action;
-  float* row = row_at(r, task, at);
-  const int flags = *flags_of(r, row);
-  const float* following = row_at(r, task, at + 1 == r.rows ? 0 : at + 1);
+  const float* row = row_at(r, task, at);
+  const Tail tail = tail_of(r, task, batch.id[i] & ((int64_t{1} << 48) - 1), at);
+  const int flags = *flags_of(r, row_at(r, task, tail.at));
+  const float* following = row_at(r, task, tail.at + 1 == r.rows ? 0 : tail.at + 1);
   copy_lanes(batch.observation + i * observation, row, observation);
   copy_lanes(batch.action + i * action, row + observation, action);
   copy_lanes(batch.next_observation + i * observation,
-             (flags & kLast) != 0 ? final_at(r, task, at) : following, observation);
-  const float weight = r.shape.prioritized ? weight_of(r, drawn, i) : 1.0f;
+             (flags & kLast) != 0 ? final_at(r, task, tail.at) : following, observation);
+  const float weight = r.shape.prioritized ? weight_of(r, drawn, i, task) : 1.0f;
   if (thread() % kWarp != 0) return;
-  batch.reward[i] = row[observation + action];
+  batch.reward[i] = tail.reward;
+  batch.discount[i] = tail.discount;
   batch.terminated[i] = (flags & kTerminated) != 0 ? 1.0f : 0.0f;
   batch.weight[i] = weight;
+}
+
+// A positive priority stays drawable, however small its power.
+__device__ float positive_weight(double powered) {
+  const double most = powered < double{FLT_MAX} ? powered : double{FLT_MAX};
+  return static_cast<float>(most > double{FLT_MIN} ? most : double{FLT_MIN});
 }
 
 // The leaf's new weight, or -1 for a transition that was overwritten since; anything wrong goes to the
@@ -213,9 +248,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const bool stale = sequence < r.begin[task];
   if (stale) atomicAdd(&report[0], 1ull);
-  // A positive priority stays drawable, however small its power.
-  const float positive = static_cast<float>(powered > double{FLT_MIN} ? powered : double{FLT_MIN});
-  weight[i] = stale ? -1.0f : p > 0 ? positive : 0.0f;
+  weight[i] = stale ? -1.0f : p > 0 ? positive_weight(powered) : 0.0f;
 }
 
 // One block, one task; of equal ids the last one's weight is taken.
@@ -233,16 +266,29 @@ __global__ void __launch_bounds__(kThreads)
     if (const int64_t row = row_of(i); row >= 0) atomicMax(&stamp[row], static_cast<int>(i + 1));
   __syncthreads();
   for (int64_t i = thread(); i < n; i += kThreads)
-    if (const int64_t row = row_of(i); row >= 0 && stamp[row] == static_cast<int>(i + 1)) {
+    if (const int64_t row = row_of(i); row >= 0 && stamp[row] == static_cast<int>(i + 1))
       tree.leaves[row] = weight[i];
+  __syncthreads();
+  for (int64_t i = thread(); i < n; i += kThreads)
+    if (const int64_t row = row_of(i); row >= 0) {
       stamp[row] = 0;
+      tree.update_group(row / 16);
     }
   __syncthreads();
   for (int64_t i = thread(); i < n; i += kThreads)
-    if (const int64_t row = row_of(i); row >= 0) tree.update_group(row / 16);
-  __syncthreads();
-  for (int64_t i = thread(); i < n; i += kThreads)
     if (const int64_t row = row_of(i); row >= 0) tree.update_block(row / 256);
+}
+
+// One block, one task: leaves to the power of `exponent`, then all sums.
+__global__ void __launch_bounds__(kThreads) rebuild_kernel(ReplayCuda r, double exponent) {
+  const FlatSumTreeCuda tree = tree_of(r, blockIdx.x);
+  if (exponent != 1)
+    for (int64_t i = thread(); i < tree.blocks * 256; i += kThreads)
+      if (tree.leaves[i] > 0) tree.leaves[i] = positive_weight(power(tree.leaves[i], exponent));
+  __syncthreads();
+  for (int64_t i = thread(); i < tree.blocks * 16; i += kThreads) tree.update_group(i);
+  __syncthreads();
+  for (int64_t i = thread(); i < tree.blocks; i += kThreads) tree.update_block(i);
 }
 
 __global__ void clear_report_kernel(ReplayCuda r) { r.report[0] = r.report[1] = 0; }
@@ -314,4 +360,9 @@ void replay_update_cuda(const ReplayCuda& replay, const int64_t* id, const float
          workspace);
   launch("replay update", update_kernel, blocks_of(replay.shape.tasks, 1), kThreads, 0, stream, replay, id,
          workspace, n);
+}
+
+void replay_rebuild_cuda(const ReplayCuda& replay, double exponent, cudaStream_t stream) {
+  launch("replay rebuild", rebuild_kernel, blocks_of(replay.shape.tasks, 1), kThreads, 0, stream, replay,
+         exponent);
 }

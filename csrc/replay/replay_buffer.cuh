@@ -9,12 +9,17 @@
 // waits for another. All memory is one block that the caller owns, zeroed for an empty replay; nothing here
 // waits for the GPU, and nothing but the pointers is kept on the host, so that every call can be captured in
 // a CUDA graph.
-// Not here: draws without strata, other normalizations of weights than the batch's, returns over several
-// transitions.
+// Not here: stacked rows.
+enum class NormalizationCuda { batch, task, buffer, none };  // as in sampler.h
+
 struct ReplayShapeCuda {
   int64_t tasks, capacity, observation, action;
   bool prioritized, shared;  // neither: uniform; shared: one list of time indices for all tasks
+  bool independent;          // prioritized without strata
+  NormalizationCuda normalization;
   double alpha, beta;
+  int64_t n_step;
+  float discount;
   uint64_t seed;
 };
 
@@ -55,6 +60,7 @@ struct BatchCuda {
   int64_t* task;
   float* weight;
   int64_t* id;
+  float* discount;
 };
 int64_t replay_sample_workspace(const ReplayCuda& replay, int64_t rows);
 void replay_sample_cuda(const ReplayCuda& replay, const BatchCuda& batch, void* workspace,
@@ -64,3 +70,7 @@ void replay_sample_cuda(const ReplayCuda& replay, const BatchCuda& batch, void* 
 // `workspace` holds n floats.
 void replay_update_cuda(const ReplayCuda& replay, const int64_t* id, const float* priority, int64_t n,
                         float* workspace, cudaStream_t stream);
+
+// All priorities to the power of `exponent`, and the trees' sums from their leaves: after loading leaves (1),
+// or for another alpha (the new over the old). Prioritized only.
+void replay_rebuild_cuda(const ReplayCuda& replay, double exponent, cudaStream_t stream);

@@ -2,8 +2,9 @@
 // include this first, then the .cu. Barriers, warp collectives, shared memory and atomics behave as on a GPU;
 // what CUDA leaves undefined (a barrier that not all reach, a lane outside its mask) throws CudaError naming
 // thread and line. Threads run in `order`, each until its next barrier, so a missing barrier shows as a wrong
-// result in some order, unless its harm needs two threads in the midst of their work at once. Shared memory
-// is filled with NaN before each block. Not modelled: races between atomics, weak memory, tensor cores.
+// result in some order, unless its harm needs two threads in the midst of their work at once: that shows as a
+// race (cuda_races.cpp), where the kernels were compiled with -fsanitize=thread. Shared memory is filled with
+// NaN before each block. Not modelled: races between atomics, weak memory, tensor cores.
 #ifndef MTRL_CUDA_LAUNCH_H
 #define MTRL_CUDA_LAUNCH_H
 
@@ -39,7 +40,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define MTRL_UNROLL
-// One section for all static shared memory, so that it can be poisoned.
+// One section for all static shared memory, so that it can be poisoned. (g++ leaves out what templates
+// declare; that is only watched for reads of what its block never wrote.)
 #define __shared__ static __attribute__((section("cuda_shared")))
 extern "C" char __start_cuda_shared[] __attribute__((weak));
 extern "C" char __stop_cuda_shared[] __attribute__((weak));
@@ -56,7 +58,41 @@ struct alignas(16) float4 {
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the fiber that runs
 
+#if defined(MTRL_RACES)
+#elif defined(__SANITIZE_THREAD__)
+#define MTRL_RACES 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MTRL_RACES 1
+#endif
+#endif
+
 namespace cuda_on_host {
+
+// For cuda_races.cpp. `watched`: a kernel's own code is running. `epoch`: counts barriers, over all blocks.
+inline bool watched = false;
+inline uint64_t epoch = 0;
+#ifdef MTRL_RACES
+void forget_accesses();  // at a launch
+void settle_write();     // the running fiber's last write has been done
+#else
+inline void forget_accesses() {}
+inline void settle_write() {}
+#endif
+
+// What follows is the header's, not the kernel's. The compiler must not move it over the edges.
+struct Unwatched {
+  bool before = watched;
+  Unwatched() {
+    watched = false;
+    asm volatile("" ::: "memory");
+  }
+  ~Unwatched() {
+    asm volatile("" ::: "memory");
+    watched = before;
+    asm volatile("" ::: "memory");
+  }
+};
 
 enum class Order { ascending, reversed, random };
 inline Order order = Order::ascending;
@@ -73,7 +109,7 @@ struct Fiber {
   State state = State::left;
   const char* place = "";
   int line = 0;
-  unsigned mask = 0;
+  unsigned mask = 0, warp_barriers = 0;
   uint64_t given = 0;         // to the warp's collective
   uint64_t received[kLanes];  // from its lanes; all bits set where a lane gave nothing
 };
@@ -87,6 +123,7 @@ struct Block {
   void (*body)(void*) = nullptr;
   void* arguments = nullptr;
   const char* fault = nullptr;
+  bool fenced = false;  // has gone through __threadfence
 };
 inline Block block;  // one launch at a time
 
@@ -126,7 +163,10 @@ inline void start_fiber() {
 #ifdef MTRL_ASAN
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
 #endif
+  watched = true;
   block.body(block.arguments);
+  watched = false;
+  settle_write();
   to_scheduler(State::left);
 }
 
@@ -146,6 +186,7 @@ inline void prepare(Fiber& fiber) {
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, start_fiber, 0);
   fiber.state = State::ready;
+  fiber.warp_barriers = 0;
 }
 
 inline void poison_shared(size_t bytes) {
@@ -194,6 +235,7 @@ inline bool release_barrier() {
     if (fiber.state != State::at_barrier || fiber.line != leader->line || fiber.place != leader->place)
       throw CudaError("cuda_on_host", "threads wait for one another: " + at(*leader) + ", " + at(fiber));
   }
+  ++epoch;
   for (size_t t = 0; t < block.threads; ++t)
     if (block.fibers[t].state == State::at_barrier) block.fibers[t].state = State::ready;
   return leader != nullptr;
@@ -225,6 +267,8 @@ inline void run_block() {
   std::vector<size_t> turns(block.threads);
   std::iota(turns.begin(), turns.end(), size_t{0});
   if (order == Order::reversed) std::reverse(turns.begin(), turns.end());
+  ++epoch;
+  block.fenced = false;
   for (size_t t = 0; t < block.threads; ++t) {
     prepare(block.fibers[t]);
     const auto index = static_cast<unsigned>(t);
@@ -251,6 +295,8 @@ void in_every_order(Body body) {
 }
 
 inline void wait(State state, const char* place, int line) {
+  const Unwatched header;
+  settle_write();
   Fiber& fiber = block.fibers[block.running];
   fiber.place = place;
   fiber.line = line;
@@ -259,6 +305,7 @@ inline void wait(State state, const char* place, int line) {
 
 // What the lanes of `mask` gave, once all of them are here.
 inline const uint64_t* collect(unsigned mask, uint64_t given, const char* place, int line) {
+  const Unwatched header;
   Fiber& fiber = block.fibers[block.running];
   fiber.mask = mask;
   fiber.given = given;
@@ -286,12 +333,18 @@ inline unsigned ballot(unsigned mask, bool predicate, const char* place, int lin
   return votes;
 }
 
+inline void wait_for_warp(const char* place, int line) {
+  const Unwatched header;
+  collect(0xFFFFFFFFu, 0, place, line);
+  ++block.fibers[block.running].warp_barriers;
+}
+
 inline int lane() { return static_cast<int>(block.running % kLanes); }
 
 }  // namespace cuda_on_host
 
 #define __syncthreads() cuda_on_host::wait(cuda_on_host::State::at_barrier, __FILE__, __LINE__)
-#define __syncwarp() cuda_on_host::collect(0xFFFFFFFFu, 0, __FILE__, __LINE__)
+#define __syncwarp() cuda_on_host::wait_for_warp(__FILE__, __LINE__)
 #define __shfl_sync(mask, value, from) cuda_on_host::shuffle(mask, value, (from) % 32, 32, __FILE__, __LINE__)
 #define __shfl_xor_sync(mask, value, apart) \
   cuda_on_host::shuffle(mask, value, cuda_on_host::lane() ^ (apart), 32, __FILE__, __LINE__)
@@ -301,13 +354,17 @@ inline int lane() { return static_cast<int>(block.running % kLanes); }
   cuda_on_host::shuffle(mask, value, cuda_on_host::lane() - (by), 32, __FILE__, __LINE__)
 #define __ballot_sync(mask, predicate) cuda_on_host::ballot(mask, predicate, __FILE__, __LINE__)
 
-inline void __threadfence() {}
+inline void __threadfence() {
+  const cuda_on_host::Unwatched header;
+  cuda_on_host::block.fenced = true;
+}
 template <class T>
 T __ldg(const T* from) {
   return *from;
 }
 template <class T>
 T __ldcg(const T* from) {
+  const cuda_on_host::Unwatched header;
   return *from;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
@@ -329,17 +386,20 @@ inline double __longlong_as_double(long long bits) {
 }
 template <class T, class Value>
 T atomicAdd(T* to, Value value) {
+  const cuda_on_host::Unwatched header;
   const T old = *to;
   *to = old + static_cast<T>(value);
   return old;
 }
 template <class T, class Value>
 T atomicMax(T* to, Value value) {
+  const cuda_on_host::Unwatched header;
   const T old = *to;
   *to = std::max(old, static_cast<T>(value));
   return old;
 }
 inline unsigned atomicInc(unsigned* to, unsigned last) {
+  const cuda_on_host::Unwatched header;
   const unsigned old = *to;
   *to = old >= last ? 0 : old + 1;
   return old;
@@ -362,6 +422,7 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 blocks, dim3 t
     throw CudaError(name, "no GPU takes this launch");
   if (block.fibers.size() < block.threads) block.fibers.resize(block.threads);
   block.fault = nullptr;
+  forget_accesses();
   gridDim = blocks;
   blockDim = threads;
   const unsigned count = blocks.x * blocks.y * blocks.z;

@@ -26,6 +26,13 @@ TEST(CudaMinRouting, RoutesAsTheCpuDoes) {
         EXPECT_EQ(got_start, start);
         EXPECT_EQ(got_row, row);
         EXPECT_EQ(std::memcmp(got_least.data(), least.data(), rows * sizeof(float)), 0);
+
+        std::vector<float> dq(members * rows, -1), expected(members * rows), minima(rows, -1);
+        for (int64_t e = 0; e < members; ++e)
+          for (int64_t i = start[e]; i < start[e + 1]; ++i) expected[e * rows + row[i]] = -0.25f;
+        least_gradient_cuda(members, rows, q.data(), -0.25f, dq.data(), minima.data(), nullptr);
+        EXPECT_EQ(dq, expected);
+        EXPECT_EQ(std::memcmp(minima.data(), least.data(), rows * sizeof(float)), 0);
       }
     }
   });

@@ -13,10 +13,13 @@
 namespace {
 
 constexpr int64_t kObservation = 5, kAction = 2;
+constexpr float kDiscount = 0.9f;
 
 struct Case {
   Mode mode;
   int64_t tasks, capacity, steps;
+  Normalization normalization = Normalization::batch;
+  int64_t n_step = 1;
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
     return out << "mode" << static_cast<int>(c.mode) << "_tasks" << c.tasks << "_capacity" << c.capacity;
   }
@@ -46,7 +49,7 @@ struct Batch {
     return bytes(observation) == bytes(o.observation) && bytes(action) == bytes(o.action) &&
            bytes(reward) == bytes(o.reward) && bytes(terminated) == bytes(o.terminated) &&
            bytes(next_observation) == bytes(o.next_observation) && bytes(weight) == bytes(o.weight) &&
-           task == o.task && id == o.id;
+           bytes(discount) == bytes(o.discount) && task == o.task && id == o.id;
   }
 };
 
@@ -61,20 +64,33 @@ class Twins {
               0.4,
               seed,
               best_instruction_set(),
-              ""}),
+              "",
+              c.normalization,
+              {c.n_step, kDiscount}}),
         shape_{c.tasks,
                c.capacity,
                kObservation,
                kAction,
-               c.mode == Mode::prioritized,
+               is_prioritized(c.mode),
                c.mode == Mode::uniform_shared,
+               c.mode == Mode::prioritized_independent,
+               static_cast<NormalizationCuda>(c.normalization),
                0.6,
                0.4,
+               c.n_step,
+               kDiscount,
                seed},
         memory_(replay_cuda_bytes(shape_)),
         cuda_(replay_cuda(shape_, memory_.data())),
         random_(seed) {
     next_ = numbers(c.tasks * kObservation);
+  }
+
+  // Another alpha, and the sums from the leaves.
+  void set_alpha(double alpha) {
+    cpu_.set_alpha(alpha);
+    replay_rebuild_cuda(cuda_, alpha / cuda_.shape.alpha, nullptr);
+    cuda_.shape.alpha = alpha;
   }
 
   // Episodes go on, mostly: the next observation comes back as the observation.
@@ -108,7 +124,7 @@ class Twins {
     replay_sample_cuda(
         cuda_,
         {n, first.data(), got.observation.data(), got.action.data(), got.reward.data(), got.terminated.data(),
-         got.next_observation.data(), got.task.data(), got.weight.data(), got.id.data()},
+         got.next_observation.data(), got.task.data(), got.weight.data(), got.id.data(), got.discount.data()},
         workspace.data(), nullptr);
     EXPECT_EQ(got.id, expected.id);
     EXPECT_EQ(got.weight, expected.weight);
@@ -175,7 +191,7 @@ void compare(const Case& c, uint64_t seed, uint64_t pause) {
     if (c.tasks > 1 && twins.random() % 4 == 0) count[twins.random() % c.tasks] = 0;
     auto id = twins.compare_samples(count);
     if (testing::Test::HasFailure()) FAIL() << "after step " << step;
-    if (c.mode != Mode::prioritized) continue;
+    if (!is_prioritized(c.mode)) continue;
     seen.insert(seen.end(), id.begin(), id.end());
     for (int old = 0; old < 5; ++old)
       id.push_back(seen[twins.random() % seen.size()]);  // stale ones, equal ones
@@ -184,6 +200,7 @@ void compare(const Case& c, uint64_t seed, uint64_t pause) {
     if (twins.random() % 6 == 0) priority[twins.random() % id.size()] = twins.random() % 2 ? NAN : -1.0f;
     if (twins.random() % 9 == 0) id[twins.random() % id.size()] += 1000000;
     twins.compare_updates(id, priority);
+    if (twins.random() % 4 == 0) twins.set_alpha(0.1 * static_cast<double>(1 + twins.random() % 9));
     if (testing::Test::HasFailure()) FAIL() << "after step " << step;
   }
 }
@@ -195,8 +212,12 @@ TEST_P(CudaReplay, IsTheCpusTwin) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaReplay,
                          testing::Values(Case{Mode::prioritized, 1, 2, 20}, Case{Mode::prioritized, 3, 7, 30},
-                                         Case{Mode::uniform, 2, 7, 20},
-                                         Case{Mode::uniform_shared, 2, 9, 20}));
+                                         Case{Mode::uniform, 2, 7, 20, Normalization::batch, 3},
+                                         Case{Mode::uniform_shared, 2, 9, 20},
+                                         Case{Mode::prioritized, 2, 7, 20, Normalization::task, 2},
+                                         Case{Mode::prioritized_independent, 2, 7, 20, Normalization::none},
+                                         Case{Mode::prioritized_independent, 2, 7, 20,
+                                              Normalization::buffer}));
 
 TEST(CudaReplay, IsTheCpusTwinOverSeveralTreeBlocks) { compare({Mode::prioritized, 1, 300, 400}, 1, 20); }
 

@@ -1,0 +1,261 @@
+"""Twin of `mtrl.ops.SacUpdate` on a GPU: one SAC update as a straight list of launches, and as a CUDA graph.
+
+The mathematics of csrc/critic/sac_update.h: the one-hot never enters a product, a row meets only its own head, the
+actor's loss is differentiated through each row's first least critic, down to the action alone, and clip, Adam and
+Polyak average are one pass. Gradients are written where the optimiser reads them. Nothing is asked from the host, so
+the list can be captured. E members, B batch rows, T tasks, A actions, O observations.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtrl import ops_cuda
+
+BETA1, BETA2 = 0.9, 0.999  # as in mtrl.adam
+log = logging.getLogger(__name__)
+
+Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # as in mtrl.ops
+Tensors = tuple[Tensor, ...]
+
+
+class MultiHeadViews:
+    """The parameters of a `networks.MultiHead` (or their gradients) in a flat vector."""
+
+    def __init__(self, shape: dict[str, Any], flat: Tensor) -> None:
+        members, tasks, width = shape["members"], shape["tasks"], shape["width"]
+        inputs, outputs, depth = shape["inputs"], shape["outputs"], shape["depth"]
+        sizes = [
+            (members, tasks, width),
+            (members, tasks, width, outputs),
+            (members, tasks, outputs),
+            (members, inputs, width),
+            *[(members, width, width)] * (depth - 1),
+            *[(members, width)] * depth,
+        ]
+        self.task_row, self.head_kernel, self.head_bias, *layers = (
+            flat[start : start + math.prod(size)].view(size)
+            for start, size in zip(shape["start"], sizes, strict=True)
+        )
+        self.kernel, self.bias = layers[:depth], layers[depth:]
+
+    def forward(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The hidden layers of rows x [B, D], each [E, B, W], and the outputs [E, B, O]."""
+        hidden = [ops_cuda.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)]
+        for kernel, bias in zip(self.kernel[1:], self.bias[1:], strict=True):
+            hidden.append(ops_cuda.ensemble_linear(hidden[-1], kernel, bias, None, None))
+        return hidden, ops_cuda.own_head(hidden[-1], self.head_kernel, self.head_bias, task)
+
+    def slopes(self, hidden: list[Tensor], task: Tensor, dout: Tensor) -> list[Tensor]:
+        """The gradients before the ReLU of each hidden layer, from those of the outputs."""
+        dy, _, _ = ops_cuda.own_head_backward(hidden[-1], self.head_kernel, task, dout, False, True)
+        dz = [ops_cuda.mask(hidden[-1], dy)]
+        for y, kernel in zip(hidden[-2::-1], self.kernel[:0:-1], strict=True):
+            dz.insert(0, ops_cuda.mask(y, ops_cuda.product(dz[0], kernel.mT)))
+        return dz
+
+    def write_gradients(
+        self, x: Tensor, hidden: list[Tensor], dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
+    ) -> None:
+        """Fills these views with the gradients of the parameters."""
+        inputs = [ops_cuda.of_each(x, self.kernel[0]), *hidden[:-1]]
+        for layer, (below, slope) in enumerate(zip(inputs, dz, strict=True)):
+            ops_cuda.product(below.mT, slope, out=self.kernel[layer])
+            if layer:
+                ops_cuda.bias_gradient(slope, self.bias[layer])
+            else:
+                ops_cuda.bias_gradient(slope, self.bias[0], self.task_row, by_task)
+        head = (self.head_kernel, self.head_bias)
+        ops_cuda.built().head_gather_weight_gradient(hidden[-1], *by_task, dout, *head, ops_cuda.stream_of(x))
+
+
+class SacUpdateCuda:
+    """A whole SAC update of a multi-head actor and critic ensemble on a GPU, called as `mtrl.ops.SacUpdate`.
+
+    `settings` are the numbers of the section `agent`. With `graph` = auto or on the third update of a batch size is
+    captured and later ones are replayed; where CUDA refuses, auto goes on without, and on raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        actor: dict[str, Any],
+        critic: dict[str, Any],
+        graph: Literal["auto", "on", "off"],
+    ) -> None:
+        self._settings, self._actor, self._critic, self._graph = settings, actor, critic, graph
+        self._clip = (settings["log_std_min"], settings["log_std_max"])
+        self._actions = actor["outputs"] // 2
+        self._calls: dict[int, GraphedCall] = {}
+
+    def __call__(
+        self,
+        actor: Flat,
+        critic: Flat,
+        target: Tensor,
+        log_temperature: Flat,
+        batch: Tensors,
+        noise: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Updates the flat vectors in place. Returns the metrics in the order of `ops.METRICS` and the priorities [B].
+
+        Both stay on the device. The vectors must be the same ones in every call.
+        """
+        rows = len(noise[0])
+        if rows not in self._calls:
+            flats = [flat[:4] for flat in (actor, critic, log_temperature)]
+            steps = torch.zeros(3, dtype=torch.int64, device=target.device)
+            self._calls[rows] = GraphedCall(
+                lambda *inputs: self._run(flats, target, steps, inputs), steps, self._graph
+            )
+        call = self._calls[rows]
+        for place, flat in enumerate((actor, critic, log_temperature)):
+            call.state[place].fill_(flat[4] - 1)  # a graph's own constants are those of its capture
+        metrics, priority = call(*batch, *noise)
+        return metrics, priority
+
+    @torch.no_grad()
+    def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
+        output = MultiHeadViews(self._actor, actor).forward(observation, task)[1][0]
+        action = observation.new_empty((len(observation), self._actions))
+        self._sample(output, noise, action)
+        return action
+
+    @torch.no_grad()
+    def _run(
+        self, flats: Sequence[Tensors], target_value: Tensor, steps: Tensor, inputs: Tensors
+    ) -> tuple[Tensor, Tensor]:
+        observation, action, reward, terminated, next_observation, task, weight, discount, *noises = inputs
+        next_noise, noise = noises
+        kernels, stream, settings = ops_cuda.built(), ops_cuda.stream_of(reward), self._settings
+        actor, actor_gradient = (MultiHeadViews(self._actor, flat) for flat in flats[0][:2])
+        critic, critic_gradient = (MultiHeadViews(self._critic, flat) for flat in flats[1][:2])
+        target = MultiHeadViews(self._critic, target_value)
+        log_temperature, temperature_gradient = flats[2][:2]
+        rows, members = len(reward), self._critic["members"]
+        by_task = ops_cuda.rows_by_task(task, self._actor["tasks"])
+        temperature = log_temperature.exp()[task]
+
+        # Critics, towards the target from the next actions.
+        output = actor.forward(next_observation, task)[1][0]
+        x, log_prob = self._joined(output, next_noise, next_observation)
+        next_q = target.forward(x, task)[1].view(members, rows)
+        x = torch.cat((action, observation), 1)
+        hidden, q = critic.forward(x, task)
+        y, priority, means = torch.empty_like(reward), torch.empty_like(reward), reward.new_empty(2)
+        dq = torch.empty_like(q)
+        space = ops_cuda.workspace(kernels.td_target_workspace(rows), reward)
+        kernels.td_target(
+            reward, terminated, next_q, log_prob, temperature, q.view(members, rows), weight,
+            discount, y, dq.view(members, rows), priority, means, space, stream,
+        )  # fmt: skip
+        dz = critic.slopes(hidden, task, dq)
+        critic_gradient.write_gradients(x, hidden, dz, dq, by_task)
+        critic_norm = self._step(flats[1], target_value, steps[1:2], "critic")
+
+        # The actor, through the first least of the new critics.
+        policy, output = actor.forward(observation, task)
+        x, log_prob = self._joined(output[0], noise, observation)
+        hidden, q = critic.forward(x, task)
+        least = torch.empty_like(reward)
+        kernels.least_gradient(q.view(members, rows), -1 / rows, dq.view(members, rows), least, stream)
+        dz = critic.slopes(hidden, task, dq)
+        daction = ops_cuda.product(dz[0], critic.kernel[0][:, : self._actions].mT).sum(0)
+        dout = torch.empty_like(output)
+        kernels.tanh_gaussian_backward(
+            output[0], noise, *self._clip, x, daction, temperature / rows, dout[0], stream
+        )
+        dz = actor.slopes(policy, task, dout)
+        actor_gradient.write_gradients(observation, policy, dz, dout, by_task)
+        actor_norm = self._step(flats[0], None, steps[0:1], "actor")
+        actor_loss = (temperature * log_prob - least).mean()
+
+        # The temperatures; each is a sum over its task's rows.
+        slope = (log_prob + settings["target_entropy"]).mul_(-1 / rows).view(1, rows, 1)
+        every = slope.new_empty((1, 1))
+        ops_cuda.bias_gradient(slope, every, temperature_gradient.view(1, -1, 1), by_task)
+        temperature_loss = (log_temperature * temperature_gradient).sum()
+        self._step(flats[2], None, steps[2:3], "temperature")
+        metrics = (means[0], actor_loss, temperature_loss, means[1], actor_norm, critic_norm)
+        return torch.stack(metrics), priority
+
+    def _joined(self, output: Tensor, noise: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """What a critic takes of new actions, [B, A + O], and their log-densities [B]."""
+        x = observation.new_empty((len(observation), self._actions + observation.shape[1]))
+        x[:, self._actions :] = observation
+        return x, self._sample(output, noise, x)
+
+    def _sample(self, output: Tensor, noise: Tensor | None, action: Tensor) -> Tensor:
+        log_prob = output.new_empty(len(output))
+        density = None if noise is None else log_prob
+        ops_cuda.built().tanh_gaussian_sample(
+            output, noise, *self._clip, action, density, ops_cuda.stream_of(output)
+        )
+        return log_prob
+
+    def _step(self, flat: Tensors, target: Tensor | None, steps: Tensor, name: str) -> Tensor:
+        value, gradient, mean, square = flat
+        settings = self._settings
+        decay, clip = settings["weight_decay"], settings.get(f"{name}_clip", math.inf)
+        if name == "temperature":
+            decay = 0.0
+        numbers = (
+            settings[f"{name}_lr"],
+            BETA1,
+            BETA2,
+            settings["adam_eps"],
+            decay,
+            clip,
+            settings["polyak"],
+        )
+        return ops_cuda.adam_polyak(value, gradient, (mean, square), target, numbers, steps)
+
+
+class GraphedCall:
+    """A function of tensors that becomes a CUDA graph at its third call: two calls as usual set up what libraries
+    set up at their first. `state` is what the caller may change in place between calls.
+    """
+
+    def __init__(self, function: Callable[..., Tensors], state: Tensor, mode: Literal["auto", "on", "off"]):
+        self.state, self._function, self._mode = state, function, mode
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: Tensors = ()
+        self._outputs: Tensors = ()
+
+    def __call__(self, *inputs: Tensor) -> Tensors:
+        """The outputs, which are the caller's to keep."""
+        self._calls += 1
+        if self._mode != "off" and self._graph is None and self._calls > 2:
+            self._capture(inputs)
+        if self._graph is None:
+            return self._function(*inputs)
+        for held, given in zip(self._inputs, inputs, strict=True):
+            held.copy_(given)
+        self._graph.replay()
+        return tuple(output.clone() for output in self._outputs)
+
+    def _capture(self, inputs: Tensors) -> None:
+        self._inputs = tuple(given.clone() for given in inputs)
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._outputs = self._function(*self._inputs)
+        except RuntimeError as error:
+            if self._mode == "on":
+                raise RuntimeError(
+                    f"CUDA refused to capture the update: {error}; use agent.cuda_graph=auto"
+                ) from error
+            log.warning(
+                "updates run without a CUDA graph, which CUDA refused: %s", str(error).splitlines()[0]
+            )
+            self._mode, self._inputs, self._outputs = "off", (), ()
+            return
+        self._graph = graph
