@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check venv build sanitize chaos clean
+.PHONY: help demo test test-cpp test-python check venv build sanitize test-arm chaos clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -42,6 +42,9 @@ check: build  ## what CI checks beside the tests
 sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
 	tests/csrc/run build/sanitize-address address,undefined
 	tests/csrc/run build/sanitize-thread thread
+
+test-arm: $(STAMP)  ## the C++ tests built for 64-bit ARM and run under qemu (see tests/csrc/aarch64.cmake)
+	tests/csrc/run build/arm '' -DCMAKE_TOOLCHAIN_FILE=tests/csrc/aarch64.cmake
 
 chaos: build  ## faults of every kind, one after another, on a real Slurm; takes long
 	python tests/chaos/chaos.py

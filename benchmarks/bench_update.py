@@ -5,9 +5,9 @@ fused by torch. "loop" keeps one module per critic, "bmm" batches the critics' p
 them, "compile" is the loop under torch.compile, "twin" is this project's own torch backend. "products" is only the
 matrix products of that usual step: an update that makes them all cannot be faster with the same library.
 
-JAX does not live well beside torch: name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns
-in a process of its own (update_jax.py). MTRL_BENCH_THREADS sets the number of threads, 1 by default. One thread is
-timed in CPU seconds, which other work on the machine disturbs less; several are timed by the wall clock.
+All take turns in one process; each has a row of wall time and one of CPU time. JAX does not live well beside torch:
+name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns in a process of its own
+(update_jax.py). MTRL_BENCH_THREADS lists the numbers of threads, "1,2" by default.
 
 With --device cuda all of it is on the GPU, ours as a CUDA graph, and "CUDA graph" is the peer's whole update captured
 as one too; "compile, CUDA graphs" are torch.compile's own.
@@ -16,6 +16,7 @@ as one too; "compile, CUDA graphs" are torch.compile's own.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from typing import Any
 
 import click
 import torch
-from interleave import Case, gpu_clock, run
+from interleave import Case, Row, gpu_clock, relative_spread, run
 from torch import Tensor, nn
 
 from mtrl import losses
@@ -35,12 +36,11 @@ from mtrl.config import build_config
 from mtrl.networks import tanh_gaussian
 from mtrl.tasks import ALL_TASKS, BENCHMARKS
 
-THREADS = int(os.environ.get("MTRL_BENCH_THREADS", "1"))
+THREADS = [int(n) for n in os.environ.get("MTRL_BENCH_THREADS", "1,2").split(",")]
 TASKS = {1: ("reach-v3",), 10: BENCHMARKS["MT10"], 50: ALL_TASKS}
 # critics, width, batch, tasks
 QUICK = [(2, 64, 128, 1), (2, 256, 1280, 10)]
 FULL = [
-    (2, 16, 128, 1),
     (2, 64, 128, 1),
     (2, 256, 1280, 10),
     (2, 400, 1280, 10),
@@ -228,10 +228,10 @@ def products(members: int, width: int, batch: int, tasks: int) -> Callable[[], N
 class Jax:
     """The update in another Python, which says how many CPU seconds each update took there."""
 
-    def __init__(self, python: str, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, python: str, shape: tuple[int, int, int, int], threads: int) -> None:
         script = Path(__file__).parent / "update_jax.py"
         self.process = subprocess.Popen(
-            [python, str(script), *map(str, shape), str(THREADS)],
+            [python, str(script), *map(str, shape), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -250,47 +250,74 @@ class Jax:
         self.cpu_seconds += float(line)
 
 
-def cpu_seconds(jax: Jax) -> float:
-    """Of this process and of the updates in the other."""
-    return time.process_time() + jax.cpu_seconds
+def compare(
+    case: str, updates: dict[str, Callable[[], object]], jax: Jax | None, threads: int, runs: int, calls: int
+) -> Iterator[Row]:
+    """Lets all take turns, "ours" among them; a row of wall time and one of CPU time for each other."""
+
+    def clocks() -> tuple[float, float]:
+        return time.perf_counter(), time.process_time() + (jax.cpu_seconds if jax else 0.0)
+
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in updates}
+    for turn in range(runs + 1):
+        for name, update in updates.items():
+            before = clocks()
+            for _ in range(calls):
+                update()
+            if turn:
+                times[name].append(
+                    tuple((b - a) / calls * 1e6 for a, b in zip(before, clocks(), strict=True))
+                )
+    for name in updates:
+        if name == "ours":
+            continue
+        for i, what in enumerate(("wall", "CPU")):
+            ours, theirs = ([t[i] for t in times[who]] for who in ("ours", name))
+            mine, other = statistics.median(ours), statistics.median(theirs)
+            spread = max(relative_spread(ours), relative_spread(theirs))
+            yield Row(f"{case} {what}", name, mine, other, other / mine, threads, runs, spread)
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    torch.set_num_threads(THREADS)
-    for members, width, batch, tasks in QUICK if quick else FULL:
-        rows = Rows(batch, tasks)
-        overrides = {
-            "env.tasks": TASKS[tasks],
-            "network.actor.width": width,
-            "network.critic.width": width,
-            "agent.critics": members,
-            "run.threads": THREADS,
-        }
-        ours = Agent(build_config("paper", overrides))
-        twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}))
-        loop, bmm, vmap = (Peer(kind, members, width, tasks) for kind in (Loop, Bmm, Vmap))
-        peers: dict[str, Callable[[], object]] = {
-            "torch loop": partial(loop.update, rows),
-            "torch bmm": partial(bmm.update, rows),
-            "torch vmap": partial(vmap.update, rows),
-            "torch twin": partial(twin.update, rows),
-            "products": products(members, width, batch, tasks),
-        }
-        if width >= 2048:
-            peers = {name: peers[name] for name in ("torch loop", "products")}
-        if not quick and (members, width, batch) == (2, 256, 1280):
-            compiled = Peer(Loop, members, width, tasks, compiled="default")
-            peers["torch compile"] = partial(compiled.update, rows)
-        clock = time.process_time if THREADS == 1 else time.perf_counter
-        if python := os.environ.get("MTRL_JAX_PYTHON"):
-            jax = Jax(python, (members, width, batch, tasks))
-            peers["jax"] = jax.update
-            if THREADS == 1:
-                clock = partial(cpu_seconds, jax)
-        name = f"E{members} width {width} batch {batch} tasks {tasks}"
-        calls = 10 if width <= 64 else 1
-        for peer, update in peers.items():
-            yield Case(name, peer, partial(ours.update, rows), update, THREADS, calls, clock=clock)
+def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterator[Row]:
+    members, width, batch, tasks = shape
+    rows = Rows(batch, tasks)
+    overrides: dict[str, Any] = {
+        "env.tasks": TASKS[tasks],
+        "network.actor.width": width,
+        "network.critic.width": width,
+        "agent.critics": members,
+        "run.threads": threads,
+    }
+
+    def agent(**changes: Any) -> Callable[[], object]:
+        changed = {name.replace("__", "."): value for name, value in changes.items()}
+        return partial(Agent(build_config("paper", overrides | changed)).update, rows)
+
+    kinds: dict[str, type[nn.Module]] = {"loop": Loop, "bmm": Bmm, "vmap": Vmap}
+    if width >= 2048:
+        del kinds["vmap"]
+    updates = {"ours": agent()}
+    if threads > 1:
+        updates["ours, one thread"] = agent(run__threads=1)
+    for name, kind in kinds.items():
+        updates[f"torch {name}"] = partial(Peer(kind, members, width, tasks).update, rows)
+    if (members, width, batch) == (2, 256, 1280):
+        updates["torch compile"] = partial(Peer(Loop, members, width, tasks, compiled="default").update, rows)
+        updates["torch twin"] = agent(agent__backend="torch")
+    updates["products"] = products(members, width, batch, tasks)
+    python = os.environ.get("MTRL_JAX_PYTHON")
+    jax = Jax(python, shape, threads) if python and width < 2048 else None
+    if jax:
+        updates["jax"] = jax.update
+    name = f"E{members} width {width} batch {batch} tasks {tasks}"
+    yield from compare(name, updates, jax, threads, runs, calls=10 if width <= 64 else 1)
+
+
+def cases(quick: bool) -> Iterator[Row]:
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        for shape in QUICK if quick else FULL:
+            yield from rows_of(shape, threads, runs=3 if quick else 5 if shape[1] >= 1024 else 9)
 
 
 def captured(peer: Peer, rows: Rows) -> Callable[[], None]:
@@ -353,4 +380,4 @@ def cuda_cases(quick: bool) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    run(cases, runs=9, cuda_cases=cuda_cases)
+    run(cases, cuda_cases=cuda_cases)

@@ -57,15 +57,15 @@ def measure(case: Case, runs: int) -> Row:
             if turn:
                 times.append((case.clock() - start) / case.calls * 1e6)
     ours, theirs = map(statistics.median, microseconds)
-    spread = max(_relative_spread(times) for times in microseconds)
+    spread = max(relative_spread(times) for times in microseconds)
     return Row(case.case, case.peer, ours, theirs, theirs / ours, case.threads, runs, spread)
 
 
-Cases = Callable[[bool], Iterable[Case]]
+Cases = Callable[[bool], Iterable["Case | Row"]]
 
 
 def run(cases: Cases, *, runs: int = 21, quick_runs: int = 5, cuda_cases: Cases | None = None) -> None:
-    """The command line of a benchmark: `cases` is told whether to be quick and gives what is to be compared."""
+    """The command line of a benchmark: `cases` is told whether to be quick and gives what to compare, or rows."""
 
     @click.command()
     @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -74,7 +74,7 @@ def run(cases: Cases, *, runs: int = 21, quick_runs: int = 5, cuda_cases: Cases 
     def main(quick: bool, path: Path | None, device: str) -> None:
         rows = []
         for case in (cases if device == "cpu" else _on_gpu(cuda_cases))(quick):
-            row = measure(case, quick_runs if quick else runs)
+            row = case if isinstance(case, Row) else measure(case, quick_runs if quick else runs)
             rows.append(row)
             click.echo(
                 f"{row.case:32} {row.peer:24} ours {row.ours_us:11.1f} us   peer {row.peer_us:11.1f} us   "
@@ -109,6 +109,6 @@ def _on_gpu(cuda_cases: Cases | None) -> Cases:
     return cuda_cases
 
 
-def _relative_spread(times: list[float]) -> float:
+def relative_spread(times: list[float]) -> float:
     low, middle, high = statistics.quantiles(times, n=4)
     return (high - low) / middle

@@ -13,7 +13,7 @@ from torch import Tensor
 from mtrl import losses, ops, ops_cuda, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
-from mtrl.cpus import usable_cpus
+from mtrl.cpus import allowed_threads
 from mtrl.gradient_surgery import GradientRule, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.networks.mtmhsac import MultiHead
@@ -187,6 +187,7 @@ class Agent:
     def _build_fused(
         self, actor_starts: list[int], critic_starts: list[int]
     ) -> ops.SacUpdate | SacUpdateCuda | None:
+        products = ops.choose_matmul(self.config.run.matmul)  # those of the operators too
         if reason := self._why_not_fused():
             log.info("updates run through autograd: %s", reason)
             return None
@@ -195,8 +196,8 @@ class Agent:
         critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
         if ops_cuda.serves(self.device):
             return SacUpdateCuda(numbers, actor, critic, self.config.agent.cuda_graph)
-        threads = min(self.config.run.threads, usable_cpus())
-        log.info("updates run as one fused step, %s products, %d threads", ops.matmul_kernel(), threads)
+        threads = allowed_threads(self.config.run.threads)
+        log.info("updates run as one fused step, products on %s, %d threads", products, threads)
         return ops.SacUpdate(numbers, actor, critic, threads)
 
     def _why_not_fused(self) -> str:

@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _python,
         _torch,
         _extension,
+        _products,
         _cuda,
         _mujoco,
         _metaworld,
@@ -63,6 +64,17 @@ def _extension() -> Finding:
             "extension", "broken", str(error), "pip install -e . (or `make build`) and read its first error"
         )
     return Finding("extension", "good", f"mtrl._core, kernels for {core.instruction_set()}")
+
+
+def _products() -> Finding:
+    try:
+        ops = importlib.import_module("mtrl.ops")
+    except ImportError as error:
+        return Finding("matrix products", "missing", f"unknown: {error}", "mend torch or the extension first")
+    own, blas = ops.choose_matmul("own"), ops.choose_matmul("blas")
+    return Finding(
+        "matrix products", "good", f"on {ops.choose_matmul('auto')}; run.matmul takes {own} or {blas}"
+    )
 
 
 def _cuda() -> Finding:

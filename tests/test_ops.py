@@ -1,5 +1,7 @@
 """The kernels as torch operators, against their plain twins differentiated in float64."""
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,14 +17,17 @@ SIZES = st.sampled_from((1, 2, 5, 15, 16, 17, 31, 33, 48, 64, 70))
 KERNELS = ["avx512", "avx2", "portable"]
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=[*KERNELS, "blas"])
 def matmul_kernel(request):
-    best = _core.matmul_kernel()
-    if KERNELS.index(request.param) < KERNELS.index(best):
+    best = ops.choose_matmul("own")
+    if request.param == "blas":
+        ops.choose_matmul("blas")
+    elif KERNELS.index(request.param) < KERNELS.index(best):
         pytest.skip(f"this machine has no {request.param}")
-    _core.choose_matmul_kernel(request.param)
+    else:
+        _core.choose_matmul_kernel(request.param)
     yield request.param
-    _core.choose_matmul_kernel(best)
+    ops.choose_matmul("own")
 
 
 def normal(seed, *shape):
@@ -84,6 +89,22 @@ def test_every_matrix_kernel_gives_the_twins_numbers(matmul_kernel):
         ours, theirs = both(ops.ensemble_linear, plain.ensemble_linear, tensors)
         for mine, twin in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine.double(), twin, rtol=1e-4, atol=1e-3)
+
+
+def test_products_are_taken_from_blas_where_own_kernels_would_be_portable(monkeypatch):
+    assert ops.choose_matmul("auto") == ops.choose_matmul("own") == _core.matmul_kernel()
+    monkeypatch.setattr("mtrl.ops._own_kernel", lambda: "portable")
+    assert ops.choose_matmul("auto").startswith("blas (")
+    assert _core.matmul_kernel() == "blas"
+    assert ops.choose_matmul("own") == _core.matmul_kernel() == "portable"
+    monkeypatch.undo()
+    ops.choose_matmul("own")
+
+
+def test_a_blas_of_another_form_is_refused():
+    module = importlib.import_module("scipy.linalg.cython_blas")
+    with pytest.raises(TypeError, match="expected one with 32-bit integers"):
+        _core.offer_blas(module.__pyx_capi__["sdot"])
 
 
 @given(

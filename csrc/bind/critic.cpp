@@ -264,6 +264,14 @@ void sac_act(SacUpdate& self, py::object actor, py::object observation, py::obje
   self.act(value, rows, seen, ids, draws, chosen);
 }
 
+// SciPy's capsule of its BLAS (scipy.linalg.cython_blas) is named by the signature of what it points to.
+void offer_blas_capsule(const py::capsule& sgemm) {
+  const std::string signature = sgemm.name();
+  if (signature.rfind("void (char *, char *, int *, int *, int *, ", 0) != 0)
+    throw py::type_error("sgemm has the signature " + signature + "; expected one with 32-bit integers");
+  offer_blas(reinterpret_cast<Sgemm>(sgemm.get_pointer()));
+}
+
 }  // namespace
 
 void bind_critic(py::module_& m) {
@@ -271,9 +279,10 @@ void bind_critic(py::module_& m) {
   m.def("choose_matmul_kernel", [](const std::string& name) {
     if (!choose_matmul_kernel(name.c_str())) {
       throw py::value_error("no matrix kernel '" + name +
-                            "' on this machine; there are avx512, avx2 and portable");
+                            "' on this machine; there are avx512, avx2, portable and, once offered, blas");
     }
   });
+  m.def("offer_blas", &offer_blas_capsule, "Makes this sgemm the matrix kernel `blas`.");
   m.def("ensemble_linear_workspace", [](int64_t members, int64_t rows, int64_t inputs, int64_t outputs) {
     return ensemble_linear_workspace({members, rows, inputs, outputs, 0, false});
   });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "critic/even_block.h"
 #include "critic/instruction_set.h"
 #include "critic/matmul.h"
 
@@ -9,8 +10,9 @@ namespace {
 
 constexpr int64_t kRows =
     252;  // rows finished together while they are in cache; a multiple of every tile height
-constexpr int64_t kSumRows = 256;  // rows summed in one go
-constexpr int64_t kStrip = 64;     // columns whose sums stay in registers
+constexpr int64_t kSumRows = 256;                           // rows summed in one go
+constexpr int64_t kBlockInputs = 252, kBlockOutputs = 256;  // the largest block of a weight gradient
+constexpr int64_t kStrip = 64;                              // columns whose sums stay in registers
 
 MTRL_BODY void add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, const float* task_row,
                                   const int64_t* task, float* y, int64_t y_row) {
@@ -85,12 +87,17 @@ void bias_gradient(int64_t rows, int64_t cols, int64_t tasks, const float* dz, i
   add_column_sums(tasks, cols, dtask_row, cols, dbias);
 }
 
-int64_t weight_block_workspace() { return packed_size(kSumRows, kWeightBlock); }
+WeightBlock weight_block(int64_t inputs, int64_t outputs) {
+  return {even_block(inputs, kBlockInputs, 14), even_block(outputs, kBlockOutputs, 32)};
+}
+
+int64_t weight_block_workspace() { return packed_size(kSumRows, kBlockOutputs); }
 
 void weight_gradient_block(int64_t rows, int64_t inputs, int64_t outputs, int64_t i, int64_t j,
                            const float* x, int64_t x_row, const float* dz, int64_t dz_row, float* dkernel,
                            float* workspace) {
-  const int64_t height = std::min(kWeightBlock, inputs - i), cols = std::min(kWeightBlock, outputs - j);
+  const WeightBlock block = weight_block(inputs, outputs);
+  const int64_t height = std::min(block.inputs, inputs - i), cols = std::min(block.outputs, outputs - j);
   for (int64_t b = 0; b < rows; b += kSumRows) {
     const Packed right =
         pack(std::min(kSumRows, rows - b), cols, {dz + b * dz_row + j, dz_row, 1}, workspace);
@@ -132,13 +139,14 @@ void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* 
                                       const float* dz, float* dkernel, float* dbias, float* dtask_row,
                                       float* workspace) {
   const int64_t inputs = layer.inputs, outputs = layer.outputs, rows = layer.rows;
+  const WeightBlock block = weight_block(inputs, outputs);
   for (int64_t e = 0; e < layer.members; ++e) {
     const float* z = dz + e * rows * outputs;
     const float* left = layer.shared ? x : x + e * rows * inputs;
     bias_gradient(rows, outputs, layer.tasks, z, outputs, task, dbias + e * outputs,
                   layer.tasks ? dtask_row + e * layer.tasks * outputs : nullptr);
-    for (int64_t i = 0; i < inputs; i += kWeightBlock) {
-      for (int64_t j = 0; j < outputs; j += kWeightBlock) {
+    for (int64_t i = 0; i < inputs; i += block.inputs) {
+      for (int64_t j = 0; j < outputs; j += block.outputs) {
         weight_gradient_block(rows, inputs, outputs, i, j, left, inputs, z, outputs,
                               dkernel + e * inputs * outputs, workspace);
       }

@@ -44,9 +44,12 @@ void add_bias_relu(int64_t rows, int64_t cols, const float* bias, const float* t
 // dz = 0 where y <= 0.
 void mask_rows(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row);
 
-// kWeightBlock x kWeightBlock of dkernel = x^T dz, starting at input i and output j; overwrites it. Other
-// blocks may be made at the same time. `workspace` holds weight_block_workspace floats.
-constexpr int64_t kWeightBlock = 252;
+// Of dkernel = x^T dz the block that starts at input i and output j, multiples of the block's sizes;
+// overwrites it. Other blocks may be made at the same time. `workspace` holds weight_block_workspace floats.
+struct WeightBlock {
+  int64_t inputs, outputs;
+};
+WeightBlock weight_block(int64_t inputs, int64_t outputs);
 int64_t weight_block_workspace();
 void weight_gradient_block(int64_t rows, int64_t inputs, int64_t outputs, int64_t i, int64_t j,
                            const float* x, int64_t x_row, const float* dz, int64_t dz_row, float* dkernel,

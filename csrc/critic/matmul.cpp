@@ -90,7 +90,11 @@ constexpr Kernel kKernel = make_kernel("avx512", std::make_integer_sequence<int,
 }  // namespace avx512
 #endif
 
+constexpr Kernel kBlas{"blas", 1, 1, {}};
+std::atomic<Sgemm> offered{nullptr};
+
 const Kernel* find_kernel(const char* name) {
+  if (!std::strcmp(name, "blas")) return offered.load() ? &kBlas : nullptr;
 #if defined(__x86_64__)
   if (!std::strcmp(name, "avx512")) return __builtin_cpu_supports("avx512f") ? &avx512::kKernel : nullptr;
   if (!std::strcmp(name, "avx2")) {
@@ -129,7 +133,21 @@ void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) 
   }
 }
 
+// Row-major c = a b is column-major c^T = b^T a^T. A stride that is never walked may be too short for BLAS.
+void blas_matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add) {
+  const bool unit = a.row == 1 && a.col != 1;
+  char plain = 'N', left = unit ? 'T' : 'N';
+  int m = static_cast<int>(b.cols), n = static_cast<int>(rows), k = static_cast<int>(b.inner);
+  int a_step = static_cast<int>(unit ? std::max(a.col, rows) : std::max(a.row, b.inner));
+  int c_step = static_cast<int>(std::max(c_row, b.cols));
+  float one = 1.0f, beta = add ? 1.0f : 0.0f;
+  offered.load()(&plain, &left, &m, &n, &k, &one, const_cast<float*>(b.data), &m, const_cast<float*>(a.data),
+                 &a_step, &beta, c, &c_step);
+}
+
 }  // namespace
+
+void offer_blas(Sgemm sgemm) { offered = sgemm; }
 
 const char* matmul_kernel() { return chosen().load()->name; }
 
@@ -146,6 +164,10 @@ int64_t packed_size(int64_t inner, int64_t cols) {
 
 Packed pack(int64_t inner, int64_t cols, View b, float* into) {
   const Kernel& kernel = *chosen().load();
+  if (&kernel == &kBlas) {
+    pack_panel(inner, cols, cols, b, into);
+    return {inner, cols, into};
+  }
   float* to = into;
   for (int64_t p = 0; p < inner; p += kInner) {
     const int64_t steps = std::min(kInner, inner - p);
@@ -161,6 +183,7 @@ Packed pack(int64_t inner, int64_t cols, View b, float* into) {
 
 void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add) {
   const Kernel& kernel = *chosen().load();
+  if (&kernel == &kBlas) return blas_matmul(rows, a, b, c, c_row, add);
   const bool unit = a.row == 1;
   const float* panel = b.data;
   for (int64_t p = 0; p < b.inner; p += kInner) {

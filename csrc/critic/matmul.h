@@ -5,7 +5,7 @@
 // Single-precision matrix products for the shapes of batched MLPs. No threads inside; safe to call from
 // several. The instruction set (AVX-512, AVX2 + FMA, or portable: SSE2, NEON) is chosen once, at the first
 // call. Every output is one chain of sums in the order of `inner`, so its bits depend on the instruction set
-// and on nothing else.
+// and on nothing else. A BLAS may take the place of these kernels; then its own promises hold.
 
 // A matrix seen through strides, in floats: element (i, j) is data[i * row + j * col]. One of the strides
 // must be 1.
@@ -28,8 +28,14 @@ Packed pack(int64_t inner, int64_t cols, View b, float* into);
 // c_row floats apart.
 void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add);
 
-// "avx512", "avx2" or "portable": what the products run on.
+// "avx512", "avx2", "portable" or "blas": what the products run on.
 const char* matmul_kernel();
-// Takes a named kernel instead of the best one; false if this machine has no such kernel. For tests and
-// benchmarks.
+// Takes a named kernel instead of the best one; false if there is no such kernel here.
 bool choose_matmul_kernel(const char* name);
+
+// Fortran's sgemm with 32-bit integers. Must be safe to call from several threads, and is best
+// single-threaded.
+using Sgemm = void (*)(char* transa, char* transb, int* m, int* n, int* k, float* alpha, float* a, int* lda,
+                       float* b, int* ldb, float* beta, float* c, int* ldc);
+// Makes this library's sgemm the kernel "blas".
+void offer_blas(Sgemm sgemm);

@@ -12,6 +12,7 @@
 
 #include "critic/adam_polyak.h"
 #include "critic/ensemble_linear.h"
+#include "critic/even_block.h"
 #include "critic/head_gather.h"
 #include "critic/matmul.h"
 #include "critic/min_routing.h"
@@ -19,7 +20,7 @@
 
 namespace {
 
-constexpr int64_t kRows = 252;  // rows that go through all layers together; a multiple of every tile height
+constexpr int64_t kRows = 252;  // at most so many rows go through all layers together
 constexpr int64_t kAlign = 16;  // floats of a cache line
 
 // Activations of a power-of-two width would fall on the same few cache sets, row upon row.
@@ -28,7 +29,14 @@ int64_t padded(int64_t width) {
   return (lines % 8 == 0 && lines > 8 ? lines + 1 : lines) * kAlign;
 }
 
-int64_t blocks(int64_t rows) { return (rows + kRows - 1) / kRows; }
+// Rows cut into blocks of almost one size.
+struct Blocks {
+  int64_t rows, size;
+
+  explicit Blocks(int64_t n) : rows(n), size(even_block(n, kRows, 14)) {}
+  int64_t count() const { return (rows + size - 1) / size; }
+  int64_t length(int64_t begin) const { return std::min(size, rows - begin); }
+};
 
 // The parameters of a multi-head ensemble in a flat vector (or their gradients, in the vector of gradients).
 template <class T>
@@ -114,8 +122,7 @@ const MultiHeadShape& SacUpdate::critic_shape() const { return critic_->shape; }
 
 void SacUpdate::reserve(int64_t rows) {
   if (rows == rows_ && kernel_ == matmul_kernel()) return;  // the room depends on both
-  const int64_t inputs = critic_->shape.inputs, members = critic_->shape.members,
-                tall = std::min(kRows, rows);
+  const int64_t inputs = critic_->shape.inputs, members = critic_->shape.members, tall = Blocks(rows).size;
   const int64_t head = std::max(head_gather_workspace(head_of(actor_->shape, rows)),
                                 head_gather_workspace(head_of(critic_->shape, rows)));
   scratch_size_ = 2 * tall * std::max(actor_->row, critic_->row) + tall * 2 * actions_ + kAlign +
@@ -158,7 +165,7 @@ TanhGaussian SacUpdate::gaussian(int64_t rows) const {
 }
 
 SacUpdate::Scratch SacUpdate::scratch(int thread) const {
-  const int64_t tall = std::min(kRows, rows_), block = tall * std::max(actor_->row, critic_->row);
+  const int64_t tall = Blocks(rows_).size, block = tall * std::max(actor_->row, critic_->row);
   float* at = scratch_ + thread * scratch_size_;
   const int64_t outputs = (tall * 2 * actions_ + kAlign - 1) / kAlign * kAlign;
   return {{at, at + block}, at + 2 * block, at + 2 * block + outputs};
@@ -226,8 +233,9 @@ void SacUpdate::weight_gradients(const Network& network, int64_t rows, const flo
   std::vector<Job> jobs;
   for (int64_t layer = s.depth - 1; layer >= 0; --layer) {
     for (int64_t e = 0; e < s.members; ++e) {
-      for (int64_t i = 0; i < at.inputs(layer); i += kWeightBlock) {
-        for (int64_t j = 0; j < s.width; j += kWeightBlock) jobs.push_back({layer, e, i, j});
+      const WeightBlock block = weight_block(at.inputs(layer), s.width);
+      for (int64_t i = 0; i < at.inputs(layer); i += block.inputs) {
+        for (int64_t j = 0; j < s.width; j += block.outputs) jobs.push_back({layer, e, i, j});
       }
     }
   }
@@ -278,9 +286,10 @@ double SacUpdate::step(const AdamState& state, double lr, double weight_decay, d
 void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
   const int64_t inputs = actions_ + observations_;
   pack_forward(*actor_, actor);
-  team_.run(2 * blocks(batch.rows), [&](int64_t i, int thread) {
-    const bool next = i >= blocks(batch.rows);
-    const int64_t b = i % blocks(batch.rows) * kRows, rows = std::min(kRows, batch.rows - b);
+  const Blocks blocks(batch.rows);
+  team_.run(2 * blocks.count(), [&](int64_t i, int thread) {
+    const bool next = i >= blocks.count();
+    const int64_t b = i % blocks.count() * blocks.size, rows = blocks.length(b);
     const Scratch own = scratch(thread);
     std::vector<float*> hidden = actor_->from(actor_->hidden, 0, batch.rows, b);
     for (size_t layer = 0; next && layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
@@ -301,8 +310,9 @@ void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
 void SacUpdate::evaluate_targets(const float* target, const SacBatch& batch) {
   const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
   pack_forward(*target_, target);
-  team_.run(members * blocks(batch.rows), [&](int64_t i, int thread) {
-    const int64_t e = i % members, b = i / members * kRows, rows = std::min(kRows, batch.rows - b);
+  const Blocks blocks(batch.rows);
+  team_.run(members * blocks.count(), [&](int64_t i, int thread) {
+    const int64_t e = i % members, b = i / members * blocks.size, rows = blocks.length(b);
     const Scratch own = scratch(thread);
     std::vector<float*> hidden(target_->shape.depth);
     for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
@@ -319,8 +329,9 @@ void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& b
   const float share = 2.0f / static_cast<float>(members * batch.rows);
   pack_forward(*critic_, critic.value);
   pack_backward(*critic_, critic.value, 0);
-  team_.run(members * blocks(batch.rows), [&](int64_t i, int thread) {
-    const int64_t e = i % members, b = i / members * kRows, rows = std::min(kRows, batch.rows - b);
+  const Blocks blocks(batch.rows);
+  team_.run(members * blocks.count(), [&](int64_t i, int thread) {
+    const int64_t e = i % members, b = i / members * blocks.size, rows = blocks.length(b);
     const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
     const std::vector<float*> dz = critic_->from(critic_->dz, e, batch.rows, b);
     const Scratch own = scratch(thread);
@@ -353,8 +364,9 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
   const Parameters<const float> at{s, critic};
   pack_forward(*critic_, critic);
   pack_backward(*critic_, critic, actions_);
-  team_.run(s.members * blocks(batch.rows), [&](int64_t i, int thread) {
-    const int64_t e = i % s.members, b = i / s.members * kRows, rows = std::min(kRows, batch.rows - b);
+  const Blocks blocks(batch.rows);
+  team_.run(s.members * blocks.count(), [&](int64_t i, int thread) {
+    const int64_t e = i % s.members, b = i / s.members * blocks.size, rows = blocks.length(b);
     const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
     forward_rows(*critic_, critic, e, rows, new_x_ + b * s.inputs, batch.task + b, hidden.data(),
                  q_ + e * batch.rows + b, scratch(thread).workspace);
@@ -362,12 +374,12 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
   route_rows(s.members, batch.rows, q_, route_start_.data(), route_.data(), least_);
   std::vector<std::pair<int64_t, int64_t>> jobs;  // member, first of its routed rows
   for (int64_t e = 0; e < s.members; ++e) {
-    for (int64_t r = route_start_[e]; r < route_start_[e + 1]; r += kRows) jobs.emplace_back(e, r);
+    for (int64_t r = route_start_[e]; r < route_start_[e + 1]; r += blocks.size) jobs.emplace_back(e, r);
   }
   const float dq = -1.0f / static_cast<float>(batch.rows);
   team_.run(static_cast<int64_t>(jobs.size()), [&](int64_t index, int thread) {
     const auto [e, first] = jobs[index];
-    const int64_t *row = route_.data() + first, rows = std::min(kRows, route_start_[e + 1] - first);
+    const int64_t *row = route_.data() + first, rows = std::min(blocks.size, route_start_[e + 1] - first);
     const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, 0);
     const Scratch own = scratch(thread);
     float *dz = own.activations[0], *dx = own.activations[1];
@@ -389,8 +401,9 @@ void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batc
   const int64_t inputs = actions_ + observations_;
   const float share = 1.0f / static_cast<float>(batch.rows);
   pack_backward(*actor_, actor.value, 0);
-  team_.run(blocks(batch.rows), [&](int64_t i, int thread) {
-    const int64_t b = i * kRows, rows = std::min(kRows, batch.rows - b);
+  const Blocks blocks(batch.rows);
+  team_.run(blocks.count(), [&](int64_t i, int thread) {
+    const int64_t b = i * blocks.size, rows = blocks.length(b);
     for (int64_t r = b; r < b + rows; ++r) dlog_prob_[r] = alpha_[r] * share;
     tanh_gaussian_backward(gaussian(rows), output_ + b * 2 * actions_, batch.noise + b * actions_,
                            new_x_ + b * inputs, inputs, daction_ + b * actions_, dlog_prob_ + b,
@@ -444,7 +457,7 @@ void SacUpdate::act(const float* actor, int64_t rows, const float* observation, 
   const Scratch own = scratch(0);
   std::vector<float*> hidden(actor_->shape.depth);
   for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
-  for (int64_t b = 0, tall = std::min(kRows, rows_); b < rows; b += tall) {
+  for (int64_t b = 0, tall = Blocks(rows_).size; b < rows; b += tall) {
     const TanhGaussian block = gaussian(std::min(tall, rows - b));
     forward_rows(*actor_, actor, 0, block.rows, observation + b * observations_, task + b, hidden.data(),
                  own.output, own.workspace);

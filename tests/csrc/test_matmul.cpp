@@ -9,12 +9,32 @@
 
 namespace {
 
+// What a BLAS does, and how it refuses: leading dimensions that are too short, even where no second column
+// is.
+void column_major(char* transa, char* transb, int* m, int* n, int* k, float* alpha, float* a, int* lda,
+                  float* b, int* ldb, float* beta, float* c, int* ldc) {
+  const bool ta = *transa == 'T', tb = *transb == 'T';
+  ASSERT_GE(*lda, ta ? *k : *m);
+  ASSERT_GE(*ldb, tb ? *n : *k);
+  ASSERT_GE(*ldc, *m);
+  for (int j = 0; j < *n; ++j) {
+    for (int i = 0; i < *m; ++i) {
+      double sum = 0.0;
+      for (int p = 0; p < *k; ++p)
+        sum += static_cast<double>(a[ta ? p + i * *lda : i + p * *lda]) * b[tb ? j + p * *ldb : p + j * *ldb];
+      float& out = c[i + j * *ldc];
+      out = static_cast<float>(*alpha * sum + (*beta != 0.0f ? *beta * out : 0.0f));
+    }
+  }
+}
+
 // Every shape and layout on one named kernel, against sums in double. Results lie in the middle of guarded
 // rows.
 class Matmul : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     best_ = matmul_kernel();
+    offer_blas(column_major);
     if (!choose_matmul_kernel(GetParam())) GTEST_SKIP() << "this machine has no " << GetParam();
   }
   void TearDown() override { choose_matmul_kernel(best_.c_str()); }
@@ -66,7 +86,7 @@ TEST_P(Matmul, EveryLayoutOfOddShapes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, Matmul, testing::Values("avx512", "avx2", "portable"),
+INSTANTIATE_TEST_SUITE_P(Kernels, Matmul, testing::Values("avx512", "avx2", "portable", "blas"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(MatmulKernel, UnknownNamesAreRefused) { EXPECT_FALSE(choose_matmul_kernel("avx1024")); }
