@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mtrl.agent import Agent
 from mtrl.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from mtrl.config import Config, ConfigError
-from mtrl.cpus import usable_cpus
+from mtrl.cpus import allowed_threads, usable_cpus
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.replay import pooled_counts
@@ -49,7 +49,7 @@ def train(
     configuration, CheckpointError or RunFileError where `directory` holds a run of another one, OSError where it cannot
     be written.
     """
-    torch.set_num_threads(config.run.threads)
+    torch.set_num_threads(allowed_threads(config.run.threads))
     directory.mkdir(parents=True, exist_ok=True)
     seed, tasks, steps = config.train.seed, len(config.env.tasks), config.train.vector_steps
     device = resolve_device(config.run.device)

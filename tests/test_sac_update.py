@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from reference_critic import first_update
 from test_agent import Rows, make_batch, noises
@@ -99,21 +99,24 @@ def test_errors_and_gradients_equal_autograd_in_float64(critics, depths, width, 
     check_one_update(agent, batch, ROUNDING)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(**SHAPES)
 def test_parameters_stay_with_autograd_in_float64_for_fifty_updates(
     critics, depths, width, tasks, per_task, seed
 ):
     agent = build(critics, depths, width, tasks, seed)
-    twin = in_double(agent)
+    twin, start = in_double(agent), in_double(agent)
     for step in range(50):
         batch = make_batch(tasks, per_task, seed + step, terminated=0.2)
         agent.update(batch)
         twin.update(double(batch))
-    for adam in ("critic_adam", "actor_adam", "temperature_adam"):
-        away = (getattr(agent, adam).value.double() - getattr(twin, adam).value).abs().max()
-        assert away < 1.5e-4, adam
-    assert (agent.target_value.double() - twin.target_value).abs().max() < 1.5e-4
+    for name in ("critic_adam", "actor_adam", "temperature_adam"):
+        ours, theirs, first = (getattr(one, name).value.double() for one in (agent, twin, start))
+        # A share of the way gone. Training magnifies rounding: rows cross kinks, and Adam takes steps of lr for
+        # gradients near its eps as well. A wrong gradient goes another way altogether.
+        assert (ours - theirs).norm() < 0.02 * (theirs - first).norm(), name
+    away = (agent.target_value.double() - twin.target_value).norm()
+    assert away < 0.02 * (twin.target_value - start.target_value).norm()
 
 
 SIZES = {  # critics, depths of actor and critic, width, tasks, rows per task
