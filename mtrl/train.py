@@ -105,12 +105,12 @@ def train(
                 for i in range(0 if exploring else config.train.updates_per_step):
                     batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
                     update = agent.update(batch)
+                    if not torch.stack(list(update.metrics.values())).isfinite().all():
+                        log.mark_diverged(step)
+                        return "diverged"
                     if config.replay.mode.startswith("prioritized"):
                         replay.update_priorities(batch.id, update.priority)
 
-            if update is not None and not torch.stack(list(update.metrics.values())).isfinite().all():
-                log.mark_diverged(step)
-                return "diverged"
             if step in evaluate_at:
                 log.evaluate(step, agent, batch, update)
             report(Progress(step, steps, step * tasks, log.success))

@@ -125,8 +125,10 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path, finished: Path)
         train(short_config(agent__discount=0.9), tmp_path)
 
 
-def test_divergence_is_noticed_and_recorded(tmp_path: Path) -> None:
-    assert train(short_config(agent__critic_lr=1e30, agent__critic_clip=1e30), tmp_path) == "diverged"
+@pytest.mark.parametrize("more", [{}, {"replay__mode": "prioritized", "train__updates_per_step": 2}])
+def test_divergence_is_noticed_and_recorded(tmp_path: Path, more: dict[str, Any]) -> None:
+    config = short_config(agent__critic_lr=1e30, agent__critic_clip=1e30, **more)
+    assert train(config, tmp_path) == "diverged"
     with h5py.File(tmp_path / "run.h5") as file:
         assert 30 < file.attrs["diverged_at_vector_step"] <= 90
     assert read_run(tmp_path / "run.h5").per_run.shape[0] < 3
