@@ -124,6 +124,10 @@ class Agent(Section):
             raise ValueError("one of batch and batch_per_task must be 0, the other above")
         if self.gradient_surgery == "gradnorm" and self.loss_weights != "equal":
             raise ValueError("gradnorm learns the weights of tasks; use loss_weights=equal with it")
+        if self.loss_weights == "temperature" and self.shared_temperature:
+            raise ValueError(
+                "a shared temperature gives tasks no weights of their own; use loss_weights=equal with it"
+            )
         reach = 10 / (1 - self.discount)
         if self.value != "scalar" and self.scaling == "none" and self.value_max < reach:
             raise ValueError(

@@ -59,6 +59,10 @@ def test_last_step_is_always_evaluated() -> None:
             {"agent.gradient_surgery": "gradnorm", "agent.loss_weights": [1.0, 2.0]},
             "gradnorm learns the weights of tasks; use loss_weights=equal",
         ),
+        (
+            {"agent.loss_weights": "temperature", "agent.shared_temperature": True},
+            "a shared temperature gives tasks no weights of their own",
+        ),
         ({"agent.loss_weights": [1.0, 2.0]}, "agent.loss_weights has 2 numbers for 1 tasks"),
         ({"agent.loss_weights": [0.0]}, "greater than 0"),
         ({"agent.value": "c51"}, "use scaling=return, or value_max=1000"),
