@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check venv build sanitize test-arm chaos clean
+.PHONY: help demo test test-cpp test-python check venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -46,8 +46,14 @@ sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and 
 test-arm: $(STAMP)  ## the C++ tests built for 64-bit ARM and run under qemu (see tests/csrc/aarch64.cmake)
 	tests/csrc/run build/arm '' -DCMAKE_TOOLCHAIN_FILE=tests/csrc/aarch64.cmake
 
-chaos: build  ## faults of every kind, one after another, on a real Slurm; takes long
-	python tests/chaos/chaos.py
+chaos: build  ## faults of every kind, one after another, on a real Slurm, three seeds; takes long
+	for seed in 1 2 3; do python tests/chaos/chaos.py --seed $$seed || exit 1; done
+
+mini-cluster: $(STAMP)  ## a real Slurm on this machine, to try things on; `make mini-cluster-stop` ends it
+	@python slurm/mini/cluster.py start
+
+mini-cluster-stop: $(STAMP)
+	@python slurm/mini/cluster.py stop
 
 clean:  ## removes the environment and the build, never runs/
 	rm -rf $(VENV) build mtrl/_core*.so *.egg-info

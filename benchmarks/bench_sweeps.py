@@ -1,9 +1,9 @@
 """A sweep of 10,000 cells against the bars of its design: expansion, plan, submission, status, relaunch, --help.
 
 The peer of each case is a bar in seconds (`bar`): ratio > 1 means within it. What runs in this process is timed by
-its processor time, because on a shared machine the clock on the wall times the neighbours; --help and what waits for
-Slurm are timed by the wall. Submission and the statuses run on the
-real Slurm of slurm/mini; without its packages they are left out.
+its processor time, because on a shared machine the clock on the wall times the neighbours; --help, the overhead of a
+job and what waits for Slurm are timed by the wall. Submission and the statuses run on the real Slurm of slurm/mini;
+without its packages they are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from slurm.limits import read_limits
 from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
 from slurm.profiles import Profile
 from slurm.queue import read_queue
-from slurm.records import Task
+from slurm.records import Record, Task, write_record
 from slurm.state import cell_directory, write_done
 from slurm.submit import CellRequest, plan_arrays, submit
 from slurm.survey import survey
@@ -38,6 +38,11 @@ from sweeps.plan import disk_needed, plan_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 WALL = time.perf_counter
+TINY = (
+    "env.tasks=reach-v3", "env.horizon=20", "env.goals_per_task=1", "agent.batch_per_task=8",
+    "network.actor.width=8", "network.critic.width=8", "train.vector_steps=60", "train.random_steps=30",
+    "evaluate.every=60", "evaluate.episodes=1", "run.device=cpu",
+)  # fmt: skip
 WORDS = ("~env.tasks", "env.tasks=MT10", "network.actor.width+network.critic.width=32,64")
 
 
@@ -57,8 +62,12 @@ def row(
         start = clock()
         work()
         seconds.append(clock() - start)
+    return _row(case, bar, seconds)
+
+
+def _row(case: str, bar: float, seconds: list[float]) -> Row:
     seconds.sort()
-    middle = seconds[len(seconds) // 2]
+    middle, runs = seconds[len(seconds) // 2], len(seconds)
     spread = (seconds[-1] - seconds[0]) / middle
     return Row(case, f"bar {bar:g} s", middle * 1e6, bar * 1e6, bar / middle, 1, runs, spread)
 
@@ -77,6 +86,40 @@ def planning_rows(count: int, runs: int) -> list[Row]:
         ),
         row("--help", lambda: subprocess.run(help_words, capture_output=True, check=True), 0.3, runs, WALL),
     ]
+
+
+def overhead_rows(folder: Path, runs: int) -> list[Row]:
+    """What a job takes beside importing the trainer and training, and what one more cell in it takes."""
+    more = 20
+    alone, packed = [], []
+    for turn in range(runs):
+        seconds = [_overhead_of_job(folder / f"{count}-{turn}", count) for count in (1, 1 + more)]
+        alone.append(seconds[0])
+        packed.append((seconds[1] - seconds[0]) / more)
+    return [_row("job, beside import and training", 0.150, alone), _row("one more cell in it", 0.020, packed)]
+
+
+JOB = """
+import sys, time, mtrl.train
+from pathlib import Path
+start = time.perf_counter()
+from slurm.job import run_job
+run_job(Path(sys.argv[1]), "token")
+print(time.perf_counter() - start)
+"""
+
+
+def _overhead_of_job(sweep: Path, count: int) -> float:
+    """The wall seconds of a job of so many tiny cells, one after another, from the import of the trainer on, less those
+    in which they trained."""
+    open_sweep_folder(sweep)
+    words = [*TINY, f"train.seed=range({count})"]
+    entries = add_cells(sweep, expand(override(load_grid("scaling"), words)))
+    tasks = [Task(entry.run_id, entry.offset) for entry in entries]
+    write_record(sweep, Record("token", [tasks], Profile(name="bench").model_dump(mode="json"), 100))
+    done = subprocess.run([sys.executable, "-c", JOB, str(sweep)], check=True, capture_output=True, text=True)
+    markers = [json.loads((cell_directory(sweep, task.run_id) / "DONE.json").read_text()) for task in tasks]
+    return float(done.stdout.split()[-1]) - sum(marker["seconds"] for marker in markers)
 
 
 def pretend_finished(sweep: Path, entries: list[Entry]) -> None:
@@ -145,6 +188,8 @@ def _cluster_rows(count: int, runs: int, sweep: Path) -> list[Row]:
 def main(quick: bool, path: Path | None) -> None:
     count, runs = (200, 3) if quick else (10_000, 3)
     rows = planning_rows(count, runs)
+    with tempfile.TemporaryDirectory() as place:
+        rows += overhead_rows(Path(place), runs)
     try:
         require_programs()
         with tempfile.TemporaryDirectory(prefix=f"mtrl-bench-{getpass.getuser()}-", dir="/tmp") as place:

@@ -16,7 +16,9 @@ PASSING = (
     "Resource temporarily unavailable",
     "Unexpected message received",
 )
-FULL = "temporarily unable to accept job"  # sbatch then waits by itself for the queue to empty: that may take days
+# sbatch then waits by itself for the queue to empty, for minutes: that is an answer, and the wait is cut short.
+FULL = "temporarily unable to accept job"
+LOOK_SECONDS = 0.5  # between looks at what a command that takes long has said so far
 
 
 class SlurmError(RuntimeError):
@@ -44,17 +46,30 @@ def call(words: Sequence[str], *, seconds: float = 30, tries: int = 5) -> str:
 
 def _call_once(words: Sequence[str], seconds: float) -> str:
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError:
         raise SlurmError(f"no command {words[0]}; run this on a login node of the cluster") from None
-    except subprocess.TimeoutExpired as error:
-        said = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
-        raise SlurmError(
-            f"{words[0]} did not answer within {seconds:.0f} s. {said}".strip(), passing=True
-        ) from None
-    if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+    with process:
+        answer, said = _communicate(process, words[0], seconds)
+    if process.returncode:
+        said = said.strip() or answer.strip() or f"exit code {process.returncode}"
         raise SlurmError(f"{words[0]}: {said}", passing=any(text in said for text in PASSING))
-    return done.stdout
+    return answer
+
+
+def _communicate(process: subprocess.Popen[str], name: str, seconds: float) -> tuple[str, str]:
+    """What the command prints. Ends it, and raises, when `seconds` are over or it says that the queue is full."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return process.communicate(timeout=max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
+            full, late = FULL in said, time.monotonic() >= end
+            if full or late:
+                process.kill()
+                process.communicate()
+                what = f"{name}: {said}" if full else f"{name} did not answer within {seconds:.0f} s. {said}"
+                raise SlurmError(what.strip(), passing=not full) from None

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import getpass
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from slurm.commands import call
+from slurm.commands import SlurmError, call
 
 
 @dataclass(frozen=True)
 class Limits:
     max_array: int = 1_001  # tasks in one array; the largest task number is one less
     max_jobs: int = 10_000  # jobs and array tasks that the controller holds at once, of all users
+    max_submit: int | None = (
+        None  # jobs and array tasks that this user may have in the queue; None: no such limit
+    )
     preempt_mode: str = "OFF"
     requeue: bool = True  # whether jobs are requeued unless they say otherwise
     accounting: bool = False  # whether sacct knows ended jobs
     version: str = ""
 
 
-def read_limits() -> Limits:
-    """One `scontrol show config`. Raises SlurmError."""
-    return parse_limits(call(["scontrol", "show", "config"]))
+def read_limits(account: str = "", qos: str = "") -> Limits:
+    """One `scontrol show config`, and where there is accounting the submit limits of this user. Raises SlurmError."""
+    limits = parse_limits(call(["scontrol", "show", "config"]))
+    if not limits.accounting:
+        return limits
+    return replace(limits, max_submit=_read_max_submit(account, qos))
 
 
 def parse_limits(text: str) -> Limits:
@@ -34,3 +42,26 @@ def parse_limits(text: str) -> Limits:
         accounting="none" not in values.get("AccountingStorageType", "none"),
         version=values.get("SLURM_VERSION", ""),
     )
+
+
+def _read_max_submit(account: str, qos: str) -> int | None:
+    """The least of the submit limits on this user, in the account and the QOS where they are named. None where there is
+    no such limit, or where accounting does not say: sbatch is the judge then."""
+    form = ["--noheader", "--parsable2", "show"]
+    try:
+        associations = call(
+            ["sacctmgr", *form, "associations", f"user={getpass.getuser()}", "format=Account,MaxSubmitJobs"],
+            seconds=10, tries=1,
+        )  # fmt: skip
+        kinds = call(["sacctmgr", *form, "qos", "format=Name,MaxSubmitJobsPerUser"], seconds=10, tries=1)
+    except SlurmError:
+        return None
+    return min([*_numbers(associations, account), *(_numbers(kinds, qos) if qos else [])], default=None)
+
+
+def _numbers(text: str, name: str) -> Iterator[int]:
+    """The limits in lines `name|limit`: of that name, or of all names where none is given."""
+    for line in text.splitlines():
+        key, _, limit = line.partition("|")
+        if limit.isdigit() and name in ("", key):
+            yield int(limit)

@@ -29,7 +29,7 @@ def run_inline(jobs: Sequence[CellJob], finished: Finished) -> None:
         for job in jobs:
             if stop():
                 return
-            outcome = run_cell(job, log=False)
+            outcome = run_cell(job)
             finished(job, outcome)
             if outcome == "stopped":
                 return

@@ -5,6 +5,7 @@ They come from this package's profiles/, from ~/.config/mtrl/profiles/, or from 
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import tomllib
@@ -44,6 +45,7 @@ class Profile(BaseModel):
     heartbeat_seconds: float = Field(30.0, gt=0)
     setup: tuple[str, ...] = ()  # shell lines before Python starts: modules, scratch folders
     container: tuple[str, ...] = ()  # words before Python, as ["apptainer", "exec", "--nv", "mtrl.sif"]
+    slurm_conf: str = ""  # SLURM_CONF of that cluster, where it is not the one that this machine knows
     python: str = ""  # the interpreter on the nodes; by default the one that launches
     options: dict[str, str] = {}  # further options of sbatch, as licenses = "scratch:1"
 
@@ -81,6 +83,12 @@ def load_profile(name: str) -> Profile:
         key = ".".join(str(part) for part in problem["loc"])
         hint = nearest(key, Profile.model_fields) if problem["type"] == "extra_forbidden" else ""
         raise ProfileError(f"{path}, {key}: {problem['msg']}{hint}") from None
+
+
+def point_at(profile: Profile) -> None:
+    """From here on this process's Slurm commands mean the cluster of the profile, unless SLURM_CONF already says."""
+    if profile.slurm_conf:
+        os.environ.setdefault("SLURM_CONF", profile.slurm_conf.replace("$USER", getpass.getuser()))
 
 
 def own_folder() -> Path:

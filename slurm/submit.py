@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from slurm.commands import SlurmError, call
+from slurm.commands import FULL, SlurmError, call
 from slurm.limits import Limits
 from slurm.profiles import Profile
 from slurm.queue import read_queue
@@ -22,6 +22,7 @@ from slurm.records import Record, Task, new_token, record_path, write_record
 
 Item = TypeVar("Item")
 SBATCH_SECONDS = 20
+NO_ROOM = (FULL, "submit limit", "MaxSubmitJob", "GrpSubmitJob")  # refusals that a smaller array may escape
 GROWTH = 1.5  # of the memory, after a cell ran out of it
 
 
@@ -66,18 +67,33 @@ def memory_class(cell: CellRequest, profile: Profile) -> int:
     return round(needed * GROWTH**cell.task.history.grown)
 
 
-def submit(sweep: Path, records: Sequence[Record], report: Callable[[Record], None]) -> Submitted:
-    """Submits the arrays one after another. A refusal, as at a submission limit, ends it: what is left over waits for
-    the next launch. Raises SlurmError when Slurm does not answer at all."""
+def submit(
+    sweep: Path, records: Sequence[Record], report: Callable[[Record], None], *, room: int | None = None
+) -> Submitted:
+    """Submits the arrays one after another, at most `room` tasks of them. An array that the cluster has no room for is
+    halved until a part of it fits; a refusal of a single task ends it: what is left over waits for the next launch.
+    Raises SlurmError when Slurm does not answer at all."""
     accepted: list[Record] = []
-    for index, record in enumerate(records):
+    waiting = list(reversed(records))
+    while waiting:
+        record = waiting.pop()
+        left = len(record.tasks) if room is None else room - sum(len(one.tasks) for one in accepted)
+        if left <= 0:
+            return _refused(
+                accepted, [record, *reversed(waiting)], f"you may have {room} more jobs in the queue"
+            )
+        if left < len(record.tasks):
+            waiting += reversed(_split(record, left))
+            continue
         write_record(sweep, record)
         try:
             record = replace(record, job=_submit_one(sweep, record))
         except SlurmError as error:
             record_path(sweep, record.token).unlink()
-            left_over = [task for later in records[index:] for tasks in later.tasks for task in tasks]
-            return Submitted(accepted, left_over, str(error))
+            if len(record.tasks) > 1 and any(text in str(error) for text in NO_ROOM):
+                waiting += reversed(_split(record, len(record.tasks) // 2))
+                continue
+            return _refused(accepted, [record, *reversed(waiting)], str(error))
         write_record(sweep, record)
         accepted.append(record)
         report(record)
@@ -127,6 +143,16 @@ def _submit_one(sweep: Path, record: Record) -> str:
     raise AssertionError("unreachable")
 
 
+def _split(record: Record, first: int) -> list[Record]:
+    parts = record.tasks[:first], record.tasks[first:]
+    return [replace(record, token=new_token(), tasks=part) for part in parts]
+
+
+def _refused(accepted: list[Record], records: Sequence[Record], why: str) -> Submitted:
+    left_over = [task for record in records for tasks in record.tasks for task in tasks]
+    return Submitted(accepted, left_over, why)
+
+
 def _sbatch(sweep: Path, name: str, profile: Profile, memory_mb: int, token: str) -> list[str]:
     output = str(sweep.resolve() / "slurm" / f"{token}.out").replace("%", "%%")
     options = {
@@ -152,8 +178,9 @@ def _sbatch(sweep: Path, name: str, profile: Profile, memory_mb: int, token: str
 
 
 def _script(profile: Profile, commands: Sequence[Sequence[str]], *, replace_shell: bool = False) -> str:
-    """A script for bash. With `replace_shell` Python takes the shell's place, and so gets the signals itself."""
-    start = "exec " if replace_shell else ""
+    """A script for bash. With `replace_shell` Python takes the shell's place, and so gets the signals itself; until it
+    listens, a USR2 is ignored: Slurm may send it a minute early, and it would end the job."""
+    start = "trap '' USR2\nexec " if replace_shell else ""
     lines = [start + shlex.join([*profile.container, *command]) for command in commands]
     return "\n".join(["#!/bin/bash", "set -e", *profile.setup, *lines, ""])
 

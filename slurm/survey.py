@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from slurm.accounting import read_ended
 from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, latest_tasks, read_records
 from slurm.state import CellState, cancelled_cells, parse_lines, read_state
@@ -64,25 +65,46 @@ class Survey:
 
 
 def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: bool = False) -> Survey:
-    """The states of those cells. `verify` looks at the run file of each finished cell anew."""
+    """The states of those cells. `verify` looks at the run file of each finished cell anew.
+
+    Where jobs of unfinished cells have left the queue, the cluster's accounting, if any, is asked how they ended.
+    """
+    run_ids = list(run_ids)
     records = read_records(sweep)
-    found = Survey(sweep, {}, records, latest_tasks(records), queue)
     known = {} if verify else _read_finished(sweep)
     begun = _cells_begun(sweep)
     cancelled = cancelled_cells(sweep)
-    fresh = []
-    for run_id in run_ids:
-        if run_id in known:
-            found.cells[run_id] = known[run_id]
-            continue
-        state = read_state(sweep, run_id) if run_id in begun else CellState(run_id, "missing")
-        if state.finished:
-            fresh.append(state)
-        else:
-            state = _with_queue(state, found, cancelled=run_id in cancelled)
-        found.cells[run_id] = state
-    _remember_finished(sweep, fresh, anew=verify)
+    cells = {
+        run_id: known.get(run_id)
+        or (read_state(sweep, run_id) if run_id in begun else CellState(run_id, "missing"))
+        for run_id in run_ids
+    }
+    found = Survey(sweep, cells, records, latest_tasks(records), queue)
+    unsure = [run_id for run_id, cell in cells.items() if not cell.finished and run_id not in cancelled]
+    found = _with_ended(found, unsure)
+    _remember_finished(
+        sweep, [cell for cell in cells.values() if cell.finished and cell.run_id not in known], anew=verify
+    )
+    for run_id, state in cells.items():
+        if not state.finished:
+            cells[run_id] = _with_queue(state, found, cancelled=run_id in cancelled)
     return found
+
+
+def _with_ended(found: Survey, run_ids: Sequence[str]) -> Survey:
+    """The same, its queue completed by what accounting knows of the jobs that are gone from it."""
+    if found.queue is None:
+        return found
+    places = [found.submitted[run_id][:2] for run_id in run_ids if run_id in found.submitted]
+    gone = {
+        record.job
+        for record, number in places
+        if record.job and (record.job, number) not in found.queue.tasks
+    }
+    if not gone:
+        return found
+    queue = replace(found.queue, tasks={**read_ended(gone), **found.queue.tasks})
+    return replace(found, queue=queue)
 
 
 def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellState:
@@ -115,7 +137,7 @@ def _over(state: CellState, reason: str) -> CellState:
     """A cell whose job has ended."""
     if state.state == "failed":
         return state
-    return replace(state, state="stopped" if state.heartbeat else "missing", reason=reason)
+    return replace(state, state="stopped" if state.heartbeat else "missing", reason=state.reason or reason)
 
 
 def _cells_begun(sweep: Path) -> set[str]:

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -56,9 +56,8 @@ def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = 
     try:
         with hold_cell(job.directory), StopFlag() as stop:
             stop.signal = told_to_stop.signal if told_to_stop else None
-            if log:
-                _send_output_to(job.directory / "log.txt")
-            return _run_held_cell(job, stop)
+            with _output_to(job.directory / "log.txt") if log else nullcontext():
+                return _run_held_cell(job, stop)
     except CellBusyError as error:
         print(f"{job.run_id}: {error}", file=sys.stderr)
         return "busy"
@@ -114,7 +113,11 @@ class Heartbeat:
     def __call__(self, progress: Progress) -> None:
         if self._first:
             self._first = False
-            self._facts["repeated_steps"] += max(0, self._reached - progress.vector_step + 1)
+            repeated = max(0, self._reached - progress.vector_step + 1)
+            self._facts["repeated_steps"] += repeated
+            if self._reached:
+                begun = progress.vector_step - 1
+                print(f"attempt {self.attempt}: goes on at step {begun}, {repeated} steps again", flush=True)
         self._facts["vector_step"] = progress.vector_step
         if time.monotonic() >= self._next:
             self._facts["vector_steps"] = progress.vector_steps
@@ -229,11 +232,22 @@ def _remove_checkpoints(directory: Path) -> None:
     shutil.rmtree(directory / "checkpoint", ignore_errors=True)
 
 
-def _send_output_to(path: Path) -> None:
-    """From here on this process and its children print to `path`, after what earlier attempts printed."""
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Within, this process and its children print to `path`, after what earlier attempts printed."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    before = [os.dup(1), os.dup(2)]
+    _point_output_at(handle, handle)
+    try:
+        yield
+    finally:
+        _point_output_at(*before)
+        for number in (handle, *before):
+            os.close(number)
+
+
+def _point_output_at(output: int, error: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
+    os.dup2(output, 1)
+    os.dup2(error, 2)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
 
 from slurm.commands import SlurmError, call
-from slurm.limits import read_limits
+from slurm.limits import Limits, read_limits
 from slurm.local import cores, run_inline, run_local
-from slurm.profiles import Profile
+from slurm.profiles import Profile, point_at
 from slurm.queue import Queue, read_queue
-from slurm.records import History, Record, Task, close_record, read_records, record_path, write_record
+from slurm.records import (
+    History,
+    Record,
+    Task,
+    close_record,
+    last_profile,
+    read_records,
+    record_path,
+    write_record,
+)
 from slurm.retry import Verdict, blamed_nodes, insist, judge
 from slurm.state import Outcome, cancelled_cells, cell_directory, read_state
 from slurm.submit import CellRequest, plan_arrays, submit, submit_after
@@ -27,7 +39,6 @@ from sweeps.manifest import Entry, SweepError, hold_sweep, record_launch
 from sweeps.plan import PlannedCell, disk_needed, plan_cells
 from sweeps.show import LiveCells, size
 
-INTERRUPTED = 130
 SETTLING_SECONDS = 15.0  # how long an sbatch may still be on its way after its launcher died
 LOCAL_HEARTBEAT_SECONDS = 0.5
 
@@ -39,26 +50,49 @@ FIT = str(Path(__file__).resolve().parent.parent / "analysis" / "fit_scaling_law
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of a launch on Slurm."""
+    """What came of a launch, whoever runs the cells."""
 
-    submitted: int  # cells
-    arrays: list[Record]
-    given_up: dict[str, str]  # run id -> reason
+    submitted: int  # cells handed to Slurm, or run here
+    over: int  # cells that are done or diverged now
+    given_up: dict[str, str]  # run id -> reason: by the rules of `slurm.retry`, or failed here
+    arrays: list[Record] = field(default_factory=list)
     refusal: str = ""
+    busy: list[str] = field(default_factory=list)  # held by another process
+    interrupted: bool = False
 
 
-def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> int:
-    """Runs the unfinished cells on this machine; returns the exit code that their outcomes deserve."""
+def run(
+    sweep: Path,
+    entries: Sequence[Entry],
+    executor: str,
+    profile: Profile | None = None,
+    *,
+    by_rule: bool = False,
+    then: Sequence[str] = (),
+) -> Launched:
+    """Runs what is missing of `entries`: `inline` in this process, `local` in processes of this machine, and returns
+    when they have ended; `slurm` as the jobs of `profile`, and returns once they are submitted."""
+    after = commands_after(sweep, then)
+    if executor == "slurm":
+        assert profile is not None
+        return launch_on_slurm(sweep, entries, profile, by_rule=by_rule, then=then)
+    launched = run_here(sweep, entries, executor)
+    if launched.over == len(entries):
+        for command in after:
+            if code := subprocess.run(command).returncode:
+                raise SweepError(f"{shlex.join(command)} ended with exit code {code}")
+    return launched
+
+
+def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
+    """Runs the unfinished cells on this machine."""
     from rich.console import Console
 
     with hold_sweep(sweep):
         cancelled = cancelled_cells(sweep)
-        missing = [
-            entry
-            for entry in entries
-            if entry.run_id not in cancelled and not read_state(sweep, entry.run_id).finished
-        ]
-        click.echo(f"{sweep}: {len(entries)} cells, {len(missing)} to run")
+        over = {entry.run_id for entry in entries if read_state(sweep, entry.run_id).finished}
+        missing = [entry for entry in entries if entry.run_id not in cancelled | over]
+        click.echo(f"{sweep}: {len(entries)} cells, {len(missing)} to run", err=True)
         outcomes: dict[str, Outcome] = {}
         if missing:
             planned = plan_cells([entry.cell for entry in missing], gpu=False)
@@ -66,7 +100,11 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> int:
             check_disk(sweep, planned, slots)
             record_launch(sweep, cells=len(entries), submitted=len(missing))
             jobs = [_local_job(sweep, entry) for entry in missing]
-            with LiveCells(Console(), sweep, missing) as live:
+            # A screen of its own: while a cell runs in this process, its output goes to the cell's log.
+            with (
+                open(os.dup(2), "w") as screen,  # noqa: PTH123
+                LiveCells(Console(file=screen), sweep, missing) as live,
+            ):
 
                 def finished(job: CellJob, outcome: Outcome) -> None:
                     outcomes[job.run_id] = outcome
@@ -76,7 +114,17 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> int:
                     run_inline(jobs, finished)
                 else:
                     run_local(jobs, finished, slots=slots, folder=sweep / "local", tick=live.tick)
-    return _conclude(sweep, entries, missing, outcomes)
+    return Launched(
+        submitted=len(missing),
+        over=len(over) + sum(outcome in ("done", "diverged") for outcome in outcomes.values()),
+        given_up={
+            run_id: read_state(sweep, run_id).reason
+            for run_id, outcome in outcomes.items()
+            if outcome == "failed"
+        },
+        busy=[run_id for run_id, outcome in outcomes.items() if outcome == "busy"],
+        interrupted=len(outcomes) < len(missing) or "stopped" in outcomes.values(),
+    )
 
 
 def launch_on_slurm(
@@ -89,6 +137,7 @@ def launch_on_slurm(
 ) -> Launched:
     """Submits every cell that is not over, not at work, not queued and not cancelled. `by_rule` leaves out what
     `slurm.retry` gives up; otherwise a launch gives such cells another try."""
+    point_at(profile)
     with hold_sweep(sweep):
         queue = _settled_queue(sweep)
         found = survey(sweep, [entry.run_id for entry in entries], queue, verify=True)
@@ -100,8 +149,9 @@ def launch_on_slurm(
             verdicts = {run_id: insist(verdict) for run_id, verdict in verdicts.items()}
             given_up = {}
         todo = [entry for entry in entries if verdicts[entry.run_id].action == "resubmit"]
+        over = sum(cell.finished for cell in found.cells.values())
         if not todo:
-            return Launched(0, [], given_up)
+            return Launched(0, over, given_up)
         planned = plan_cells([entry.cell for entry in todo], gpu=profile.gpus > 0)
         check_disk(sweep, planned, len(planned))
         excluded = [*profile.exclude, *blamed_nodes(verdict.history for verdict in verdicts.values())]
@@ -114,11 +164,19 @@ def launch_on_slurm(
         ]
         _drop_held_jobs(found, todo)
         record_launch(sweep, cells=len(entries), submitted=len(todo), profile=profile.name)
-        done = submit(sweep, plan_arrays(requests, profile, read_limits()), _announce)
+        limits = read_limits(profile.account, profile.qos)
+        done = submit(sweep, plan_arrays(requests, profile, limits), _announce, room=_room(limits, queue))
         if then and done.records:
             _submit_then(sweep, done.records, profile, then)
         _close_records(sweep, found, queue)
-        return Launched(len(todo) - len(done.left_over), done.records, given_up, done.refusal)
+        return Launched(len(todo) - len(done.left_over), over, given_up, done.records, done.refusal)
+
+
+def _room(limits: Limits, queue: Queue) -> int | None:
+    """How many jobs more this user may submit, where the cluster says so."""
+    if limits.max_submit is None:
+        return None
+    return max(0, limits.max_submit - sum(task.alive or task.held for task in queue.tasks.values()))
 
 
 def check_disk(sweep: Path, planned: Sequence[PlannedCell], at_once: int) -> None:
@@ -172,6 +230,8 @@ def try_read_queue(sweep: Path) -> Queue | None:
     """The queue, where this sweep has jobs in it and Slurm answers."""
     if not any((sweep / "slurm").glob("*.json")):
         return None
+    if profile := last_profile(sweep):
+        point_at(profile)
     try:
         return read_queue(seconds=10, tries=1)
     except SlurmError as error:
@@ -244,36 +304,14 @@ def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
 def _submit_then(sweep: Path, records: Sequence[Record], profile: Profile, then: Sequence[str]) -> None:
     single = profile.model_copy(update={"gpus": 0, "cells_per_job": 1})
     job = submit_after(sweep, records, single, commands_after(sweep, then))
-    click.echo(f"job {job}: {', then '.join(then)}, once the arrays have ended")
+    click.echo(f"job {job}: {', then '.join(then)}, once the arrays have ended", err=True)
 
 
 def _announce(record: Record) -> None:
-    click.echo(f"job {record.job}: {sum(map(len, record.tasks))} cells in {len(record.tasks)} tasks")
+    tasks = len(record.tasks)
+    click.echo(f"job {record.job}: {sum(map(len, record.tasks))} cells in {tasks} tasks", err=True)
 
 
 def _local_job(sweep: Path, entry: Entry) -> CellJob:
     directory = cell_directory(sweep, entry.run_id)
     return CellJob(entry.run_id, directory, json.dumps(entry.config), LOCAL_HEARTBEAT_SECONDS)
-
-
-def _conclude(
-    sweep: Path, entries: Sequence[Entry], missing: Sequence[Entry], outcomes: dict[str, Outcome]
-) -> int:
-    """Says what became of the cells; 0 only when none is left over."""
-    labels = {entry.run_id: entry.label for entry in entries}
-    for run_id in [run_id for run_id, outcome in outcomes.items() if outcome == "failed"]:
-        state = read_state(sweep, run_id)
-        click.echo(f"failed: {labels[run_id]} ({run_id}): {state.reason}", err=True)
-        click.echo(f"        log: {cell_directory(sweep, run_id) / 'log.txt'}", err=True)
-    busy = [run_id for run_id, outcome in outcomes.items() if outcome == "busy"]
-    if busy:
-        click.echo(f"{len(busy)} cells are held by another process: {', '.join(busy)}", err=True)
-    over = sum(read_state(sweep, entry.run_id).finished for entry in entries)
-    if over == len(entries):
-        click.echo(f"All {over} cells are over. Next: python analysis/fit_scaling_laws.py {sweep}")
-        return 0
-    click.echo(
-        f"{over} of {len(entries)} cells are over. The same command goes on with the others.", err=True
-    )
-    stopped = len(outcomes) < len(missing) or "stopped" in outcomes.values()
-    return INTERRUPTED if stopped else 1

@@ -121,6 +121,11 @@ def read_grid(name: str, content: Mapping[str, Any]) -> Grid:
         raise GridError(f"grid '{name}', {place}: {problem['msg']}") from None
 
 
+def grid_keys(grid: Grid) -> list[str]:
+    """The keys that the grid sets, which `~key` can take out."""
+    return list(dict.fromkeys(key for place in _places(grid) for key in _keys(place)))
+
+
 def override(grid: Grid, words: Iterable[str]) -> Grid:
     """`grid` with `key=value`, `key=a,b,c`, `key=range(3)`, `key+key=a,b` and `~key` laid over it, in that order."""
     for word in words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from mtrl.config import Config
 from mtrl.sizing import Parameters, count_parameters
 from slurm.profiles import Profile
+from slurm.records import Task
+from slurm.submit import CellRequest, memory_class
 from sweeps.grid import Cell
 
 # Measured on one core of a 2-core x86-64 machine, one thread; a guess within a factor of two or so elsewhere, which
@@ -98,3 +101,44 @@ def device_hours(planned: Sequence[PlannedCell], profile: Profile | None) -> flo
     """Hours of a GPU, or of a core where no GPU is asked for. Cells that share a job share its devices."""
     share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
     return sum(item.estimate.seconds for item in planned) * share / 3600
+
+
+@dataclass(frozen=True)
+class ResourceClass:
+    """Cells that are submitted alike."""
+
+    memory_mb: int  # of a job
+    cells: int
+    jobs: int
+    parameters: tuple[int, int]  # of the smallest and of the largest cell
+    seconds: tuple[float, float, float]  # of the cell in the middle: low, likely, high
+    hours: tuple[float, float, float]  # of all cells, as in `device_hours`
+
+
+def resource_classes(
+    planned: Sequence[PlannedCell], profile: Profile | None, factors: tuple[float, float, float]
+) -> list[ResourceClass]:
+    """The classes of memory that `slurm.submit` makes of these cells, smallest first; on this machine a class takes
+    up to twice the memory of the one before."""
+    asked = profile or Profile(name="here", memory_mb=1)
+    classes: dict[int, list[PlannedCell]] = defaultdict(list)
+    for item in planned:
+        request = CellRequest(Task(item.cell.run_id, 0), item.estimate.memory_mb)
+        classes[memory_class(request, asked)].append(item)
+    found = []
+    for memory, items in sorted(classes.items()):
+        sizes = [item.parameters.total for item in items]
+        middle = statistics.median(item.estimate.seconds for item in items)
+        hours = device_hours(items, profile)
+        low, likely, high = factors
+        found.append(
+            ResourceClass(
+                memory_mb=memory * min(asked.cells_per_job, len(items)),
+                cells=len(items),
+                jobs=-(-len(items) // asked.cells_per_job),
+                parameters=(min(sizes), max(sizes)),
+                seconds=(low * middle, likely * middle, high * middle),
+                hours=(low * hours, likely * hours, high * hours),
+            )
+        )
+    return found

@@ -49,6 +49,8 @@ def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
     grid = load_grid(named["grid"])
     if named["preset"]:
         grid = grid.model_copy(update={"preset": named["preset"]})
+    if name is not None and (name in ("", ".", "..") or "/" in name or not name.isprintable()):
+        raise GridError(f"--name {name!r} is no name of a folder; write one without slashes")
     cells = expand(override(grid, overrides))
     return Request(cells, runs / (name or grid.name), executor, profile, bool(named["executor"] or profile))
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from slurm.state import cell_directory, read_json
 from slurm.survey import Survey
 from sweeps.manifest import Entry
-from sweeps.plan import PlannedCell
+from sweeps.plan import PlannedCell, ResourceClass
 
 LIVE_ROWS = 24  # more cells than this: only those at work are drawn
 SHOWN = 60  # rows of a printed table
@@ -45,6 +45,23 @@ def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequenc
         )
 
 
+def print_classes(console: Console, classes: Sequence[ResourceClass], kind: str) -> None:
+    """One row per class of memory."""
+    rows = [
+        (
+            f"{one.memory_mb:,} MB",
+            f"{one.cells:,}",
+            f"{one.jobs:,}",
+            " to ".join(dict.fromkeys(f"{count:,}" for count in one.parameters)),
+            f"{duration(one.seconds[1])} ({duration(one.seconds[0])} to {duration(one.seconds[2])})",
+            f"{one.hours[1]:,.1f} ({one.hours[0]:,.1f} to {one.hours[2]:,.1f})",
+        )
+        for one in classes
+    ]
+    names = ("memory of a job", "cells", "jobs", "parameters", "time of a cell", f"{kind} hours")
+    print_table(console, names, rows, shrinks="parameters")
+
+
 def print_table(
     console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str
 ) -> None:
@@ -55,7 +72,7 @@ def print_table(
     if console.is_terminal and spare < 0:
         widths[names.index(shrinks)] = max(8, widths[names.index(shrinks)] + spare)
     for index, (name, width) in enumerate(zip(names, widths, strict=True)):
-        number = index > 1 and rows[0][index][:1].isdigit()
+        number = index > 0 and rows[0][index][:1].isdigit()
         table.add_column(
             name,
             justify="right" if number else "left",

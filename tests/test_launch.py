@@ -6,13 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mtrl.results import read_run
 from sweeps.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,49 +53,19 @@ def cells(folder: Path) -> list[Path]:
     return [folder / "cells" / entry.run_id for entry in read_manifest(folder)]
 
 
-def finished(folder: Path) -> Sequence[bool]:
-    return [(cell / "DONE.json").exists() for cell in cells(folder)]
-
-
-def stamps(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for cell in cells(folder) for path in cell.glob("*.[hj]*")}
-
-
-def test_one_failed_cell_stops_no_other_and_a_relaunch_runs_only_what_is_missing(
-    grid: Path, tmp_path: Path
-) -> None:
-    runs, tiny = tmp_path / "runs", tmp_path / "runs/tiny"
-    rows = json.loads(sweep("plan", f"grid={grid}", "--runs", runs, "--json"))["cells"]
-    broken = tiny / "cells" / rows[1]["run_id"]
+def test_a_failed_cell_is_named_with_its_log(grid: Path, tmp_path: Path) -> None:
+    words = (f"grid={grid}", "train.seed=0,1", "executor=inline", "--runs", tmp_path)
+    rows = json.loads(sweep("plan", *words, "--json"))["cells"]
+    broken = tmp_path / "tiny/cells" / rows[1]["run_id"]
     (broken / "run.h5").mkdir(parents=True)  # stands in the run file's way
-
-    output = sweep(f"grid={grid}", "--runs", runs, code=1)
-    assert finished(tiny) == [True, False, True]
-    assert f"failed: seed 1 ({broken.name})" in output
+    output = sweep(*words, code=1)
+    assert f"failed: seed 1 ({broken.name}): IsADirectoryError" in output
     assert f"log: {broken / 'log.txt'}" in output
-    assert "directory" in json.loads((broken / "FAILED.json").read_text())["error"].lower()
+    assert "1 of 2 cells are over. The same command goes on with the others." in output
     assert "Traceback" in (broken / "log.txt").read_text()
-    assert not (tiny / "local").exists()
-
-    (broken / "run.h5").rmdir()
-    before = stamps(tiny)
-    output = sweep(f"grid={grid}", "--runs", runs)
-    assert "3 cells, 1 to run" in output
-    assert finished(tiny) == [True, True, True]
-    assert all(stamps(tiny)[path] == stamp for path, stamp in before.items() if path.parent != broken)
-
-    output = sweep(f"grid={grid}", "--runs", runs)
-    assert "3 cells, 0 to run" in output
-    cells(tiny)[2].joinpath("run.h5").unlink()
-    assert "3 cells, 1 to run" in sweep(f"grid={grid}", "--runs", runs)
-
-
-def test_inline_leaves_the_same_run_files(grid: Path, tmp_path: Path) -> None:
-    for executor in ("inline", "local"):
-        sweep(f"grid={grid}", f"executor={executor}", "~train.seed", "--runs", tmp_path, "--name", executor)
-    one, two = (read_run(cells(tmp_path / executor)[0] / "run.h5") for executor in ("inline", "local"))
-    np.testing.assert_array_equal(one.per_task, two.per_task)
-    np.testing.assert_array_equal(one.per_run, two.per_run)
+    said = json.loads(sweep("tail", "tiny", broken.name[:5], "--json", "--runs", tmp_path))
+    assert (said["run_id"], "Traceback (most recent call last):" in said["lines"]) == (broken.name, True)
+    assert sweep("plan", *words).count("failed") == 1
 
 
 def test_ctrl_c_ends_cells_with_a_checkpoint_and_the_next_launch_goes_on(grid: Path, tmp_path: Path) -> None:
@@ -146,6 +113,10 @@ def wait_until(condition: object, seconds: float = 60) -> None:
         (["grid=smoke", "network.actor.width=0"], "network.actor.width = 0"),
         (["grid=smoke", "env.tasks=reach-v2"], "did you mean 'reach-v3'"),
         (["grid=smoke", "profile=labb"], "no profile 'labb'"),
+        (["grid=smoke", "--name", "../x"], "is no name of a folder"),
+        (["grid=smoke", "--name", "a\nb"], "is no name of a folder"),
+        (["grid=smoke", "--then", "gather,fitt"], "--then knows gather, fit, not 'fitt'"),
+        (["doctor", "mini"], "write profile=NAME"),
         (["grid=smoke", "--runs", "/proc/runs"], "cannot write to /proc/runs/smoke"),
     ],
 )

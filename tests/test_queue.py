@@ -1,10 +1,12 @@
 """Reading squeue, and talking to commands that fail, hang or are not there."""
 
 import sys
+import time
 import types
 
 import pytest
 
+from slurm.accounting import parse_ended
 from slurm.commands import SlurmError, call
 from slurm.limits import parse_limits
 from slurm.queue import QueuedTask, parse_queue
@@ -71,7 +73,29 @@ def test_a_command_that_fails_hangs_or_is_missing() -> None:
 
 def test_a_passing_fault_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("slurm.commands.time", types.SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(
+        "slurm.commands.time", types.SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
+    )
     with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
         call([sys.executable, "-c", "import sys; sys.exit('Unable to contact slurm controller')"], tries=4)
     assert pauses == [1, 2, 4]
+
+
+def test_a_full_queue_is_an_answer_and_is_not_waited_out() -> None:
+    code = "import sys, time; print('temporarily unable to accept job', file=sys.stderr, flush=True); time.sleep(60)"
+    with pytest.raises(SlurmError, match="unable to accept job") as full:
+        call([sys.executable, "-c", code])
+    assert not full.value.passing
+
+
+def test_what_accounting_knows_of_ended_jobs() -> None:
+    ended = parse_ended(
+        "12_3|15|mtrl-a|CANCELLED by 1000|n1\n"
+        "12_[4-9]|12|mtrl-a|CANCELLED by 1000|None assigned\n"
+        "13|13|mtrl-b|OUT_OF_MEMORY|n2\n"
+        "slurm_load_jobs error: something\n"
+    )
+    assert ended == {
+        ("12", 3): QueuedTask("CANCELLED", "", "n1", "15", "mtrl-a"),
+        ("13", 0): QueuedTask("OUT_OF_MEMORY", "", "n2", "13", "mtrl-b"),
+    }

@@ -3,9 +3,10 @@
 import getpass
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,34 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slurm_cluster import Sweep, is_required, wait_until
+from slurm_cluster import Sweep, start_cluster, wait_until
 
 from mtrl.results import read_run
-from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
+from slurm.mini.cluster import MiniSlurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
 STEPS = 1_200  # some seconds
-LONGER = 10_000  # long enough for Slurm, which thinks in seconds, to strike in the middle
 Make = Callable[..., Sweep]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[MiniSlurm]:
-    try:
-        require_programs()
-    except MiniSlurmError as error:
-        if is_required():
-            raise
-        pytest.skip(str(error))
-    with tempfile.TemporaryDirectory(prefix=f"mtrl-test-slurm-{getpass.getuser()}-", dir="/tmp") as place:
-        cluster = MiniSlurm(Path(place) / "cluster", max_jobs=2_150)
-        Path(place).chmod(0o755)  # munge's socket must be reachable
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with start_cluster(max_jobs=2_150) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -57,14 +45,6 @@ def make(cluster: MiniSlurm, tmp_path: Path) -> Iterator[Make]:
     for sweep in made:
         sweep.slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
         sweep.slurm("scancel", f"--user={getpass.getuser()}")
-
-
-@pytest.fixture(scope="module")
-def undisturbed_longer(tmp_path_factory: pytest.TempPathFactory, cluster: MiniSlurm) -> Path:
-    """The same for the faults that Slurm takes seconds to deal out."""
-    sweep = Sweep(cluster, tmp_path_factory.mktemp("longer"), steps=LONGER)
-    sweep.command(f"grid={sweep.folder}/tiny.toml", "executor=inline")
-    return sweep.directory()
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +70,39 @@ def test_packed_cells_run_and_a_relaunch_submits_only_what_was_lost(make: Make) 
     sweep.wait_until_done()
     assert [row["state"] for row in sweep.status()] == ["done"] * 5
     assert sweep.launch()["submitted"] == 0
-    lost = [row["run_id"] for row in sweep.rows()[1:3]]
-    (sweep.place / "cells" / lost[0] / "run.h5").unlink()
-    (sweep.place / "cells" / lost[1] / "DONE.json").write_text('{"run_id": ')
+    for row in sweep.rows()[1:3]:
+        (sweep.place / "cells" / row["run_id"] / "run.h5").unlink()
     assert sweep.launch()["submitted"] == 2
-    sweep.wait_until_done()
     wait_until(lambda: sweep.states() == ["done"] * 5)
+    assert sweep.launch()["submitted"] == 0
 
 
-def test_arrays_are_split_at_the_clusters_limit_and_a_full_queue_refuses_the_rest(make: Make) -> None:
-    """MaxArraySize is 1,001, MaxJobCount 2,150: 1,100 cells go into two arrays, of 1,100 more only the first fits."""
+def test_a_corrupt_marker_is_no_result(make: Make) -> None:
+    sweep = make()
+    sweep.launch()
+    wait_until(lambda: sweep.states() == ["done"])
+    sweep.wait_until_idle()
+    marker = sweep.directory() / "DONE.json"
+    marker.write_text('{"run_id": ')
+    row = json.loads(sweep.answer("status", "tiny", "--verify", "--json"))["cells"][0]
+    assert (row["state"], row["reason"]) == ("missing", "DONE.json is damaged")
+    assert sweep.launch()["submitted"] == 1
+    wait_until(lambda: sweep.states() == ["done"])
+    assert json.loads(marker.read_text())["outcome"] == "done"
+
+
+def test_arrays_are_split_at_the_clusters_limit_and_a_full_queue_takes_what_fits(make: Make) -> None:
+    """MaxArraySize is 1,001, MaxJobCount 2,150: 1,100 cells go into two arrays; of 1,100 more some are left over."""
     sweep, more = (make(cells=1_100, profile={"partition": "low"}) for _ in range(2))
     sweep.slurm("scontrol", "update", "PartitionName=low", "State=DOWN")
     launched = sweep.launch()
     assert (launched["submitted"], len(launched["jobs"]), launched["refusal"]) == (1_100, 2, "")
     assert sweep.states() == ["pending"] * 1_100
     launched = more.launch()
-    assert (launched["submitted"], len(launched["jobs"])) == (1_001, 1)
+    submitted = launched["submitted"]
+    assert 1_001 < submitted < 1_050, "the first array, and of the second what fits"
     assert "unable to accept" in launched["refusal"]
-    assert sorted(more.states()) == ["missing"] * 99 + ["pending"] * 1_001
+    assert sorted(more.states()) == ["missing"] * (1_100 - submitted) + ["pending"] * submitted
     more.command("cancel", "tiny")
     assert set(more.states()) == {"cancelled"}
     assert more.launch()["submitted"] == 0, "cancel is final"
@@ -117,43 +111,59 @@ def test_arrays_are_split_at_the_clusters_limit_and_a_full_queue_refuses_the_res
 
 @pytest.mark.parametrize(("grace", "own_signal"), [(0, False), (10, False), (10, True)])
 def test_preemption_loses_nothing(
-    cluster: MiniSlurm, make: Make, grace: int, own_signal: bool, undisturbed_longer: Path
+    cluster: MiniSlurm, make: Make, grace: int, own_signal: bool, undisturbed: Path
 ) -> None:
     sweep = make(
-        cells=1,
-        steps=LONGER,
-        checkpoint_seconds=1.0,
+        steps=STEPS,
+        checkpoint_seconds=0.2,
         profile={"partition": "low", "options": {"nodelist": "n0"}},
     )
     sweep.slurm("scontrol", "update", "PartitionName=low", f"GraceTime={grace}")
     cluster.set_user_signal(own_signal)
     sweep.launch()
-    sweep.wait_for_step(LONGER // 10)
-    urgent = [
-        "sbatch",
-        "--parsable",
-        "--partition=high",
-        "--nodelist=n0",
-        "--exclusive",
-        "--time=1",
-        "--wrap=sleep 1",
-    ]
-    sweep.slurm(*urgent, "--output=/dev/null")
+    with sweep.held_still(STEPS // 10):
+        words = ["--partition=high", "--nodelist=n0", "--exclusive", "--time=1", "--output=/dev/null"]
+        sweep.slurm("sbatch", *words, "--wrap=sleep 1")
     sweep.wait_until_done()
-    assert sweep.beats()[0]["attempt"] == 2
-    finished_alike(sweep.directory(), undisturbed_longer)
+    wait_until(lambda: sweep.states() == ["done"])
+    beat = sweep.beats()[0]
+    assert beat["attempt"] == 2
+    finished_alike(sweep.directory(), undisturbed)
     if grace:  # told in time: it went on at the very step where it stopped
         assert "stopped in state" in sweep.output()
+        assert beat["repeated_steps"] == 0
+
+
+def test_the_time_limit_hands_over_to_a_next_job(make: Make, undisturbed: Path) -> None:
+    """A limit of one minute, told before it: the job saves, asks for another go, and goes on at that step. Slurm looks
+    every 30 s, and early: with 15 s the signal comes 15 to 45 s after the start. The cell waits for it."""
+    sweep = make(steps=STEPS, checkpoint_seconds=0.2, profile={"minutes": 1, "signal_seconds": 15})
+    sweep.launch()
+    with sweep.held_still(STEPS // 10):
+        pass
+    sweep.wait_until_done()
+    wait_until(lambda: sweep.states() == ["done"])
+    beat = sweep.beats()[0]
+    assert beat["attempt"] > 1
+    assert beat["repeated_steps"] == 0
+    assert "stopped in state RUNNING" in sweep.output()
+    finished_alike(sweep.directory(), undisturbed)
 
 
 @pytest.mark.slow
-def test_the_time_limit_hands_over_to_a_next_job(make: Make, undisturbed_longer: Path) -> None:
-    """A limit of one minute, told 55 s before it: the job saves, asks for another go, and goes on."""
-    sweep = make(steps=LONGER, profile={"minutes": 1, "signal_seconds": 55})
+def test_a_job_cut_off_at_its_time_limit_is_retried(make: Make, undisturbed: Path) -> None:
+    """A cell that does not listen in time: Slurm ends its job, which counts as free as the cell has moved on."""
+    sweep = make(steps=STEPS, checkpoint_seconds=0.2, profile={"minutes": 1, "signal_seconds": 1})
     sweep.launch()
+    sweep.wait_for_step(STEPS // 10)
+    wait_until(lambda: any(sweep.place.glob("cells/*/checkpoint/*/checksums.json")))
+    pid = sweep.beats()[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: sweep.states() == ["stopped"], seconds=150, every=1.0)
+    assert "TIMEOUT" in sweep.rows()[0]["reason"]
+    assert sweep.retry()["submitted"] == 1
     sweep.wait_until_done()
-    assert sweep.beats()[0]["attempt"] > 1
-    finished_alike(sweep.directory(), undisturbed_longer)
+    finished_alike(sweep.directory(), undisturbed)
 
 
 def test_scontrol_requeue(make: Make) -> None:
@@ -245,6 +255,19 @@ def test_one_cancelled_cell_is_final_and_the_other_goes_on(make: Make) -> None:
     wait_until(lambda: sweep.states() == ["running", "running"], every=0.5)
 
 
+def test_one_pending_task_cancelled_from_outside_is_lost_alone(make: Make) -> None:
+    """Of an array whose tasks run one at a time; Slurm then forgets the task without ever having begun it."""
+    sweep = make(cells=3, steps=200, profile={"max_running": 1})
+    job = sweep.launch()["jobs"][0]
+    sweep.slurm("scancel", f"{job}_2")
+    wait_until(
+        lambda: sweep.states() == ["done", "done", "missing"], every=0.5, what=lambda: f"{sweep.rows()}"
+    )
+    assert sweep.rows()[2]["reason"] == "no longer in Slurm's queue"
+    assert sweep.retry()["submitted"] == 1
+    wait_until(lambda: sweep.states() == ["done"] * 3, every=0.5)
+
+
 def test_scancel_from_outside_is_not_undone_by_the_worker(make: Make) -> None:
     sweep = make(steps=LONG)
     job = sweep.launch()["jobs"][0]
@@ -255,17 +278,49 @@ def test_scancel_from_outside_is_not_undone_by_the_worker(make: Make) -> None:
     assert sweep.launch()["submitted"] == 1, "the next launch goes on with it"
 
 
-def test_a_full_disk_fails_the_cell_and_no_other(make: Make) -> None:
-    """`ulimit -f` stands for the full disk: a write beyond it fails in the same place."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
+    """Puts a file system of its own, of that size, at a folder; again with another size, it grows."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        again = ["remount"] if folder in mounted else []
+        words = ["mount", "-t", "tmpfs", "-o", ",".join([*again, f"size={size}"]), "tmpfs", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in set(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_cell_and_the_next_launch_goes_on(
+    make: Make, small_disk: Callable[[Path, str], None]
+) -> None:
+    sweep = make(steps=200)
+    small_disk(sweep.place / "cells", "24k")
+    sweep.launch()
+    wait_until(lambda: sweep.states()[0] in ("failed", "stopped"), every=0.5, what=sweep.output)
+    row = sweep.rows()[0]
+    assert "space left" in row["reason"] or "FAILED" in row["reason"], row
+    assert not (sweep.directory() / "DONE.json").exists()
+    small_disk(sweep.place / "cells", "100m")
+    assert sweep.launch()["submitted"] == 1
+    wait_until(lambda: sweep.states() == ["done"], what=sweep.output)
+
+
+def test_a_write_that_fails_fails_the_cell(make: Make) -> None:
+    """A limit on the size of files does to a write what a quota does."""
     sweep = make(steps=200, profile={"setup": ["ulimit -f 8"]})
     sweep.launch()
-    sweep.wait_for("failed", "stopped", "missing")
-    assert sweep.rows()[0]["state"] in ("failed", "missing", "stopped")
-    (sweep.folder / "test.toml").write_text(
-        (sweep.folder / "test.toml").read_text().replace("ulimit -f 8", "true")
-    )
+    wait_until(lambda: sweep.states()[0] in ("failed", "stopped"), every=0.5, what=sweep.output)
+    profile = sweep.folder / "test.toml"
+    profile.write_text(profile.read_text().replace("ulimit -f 8", "true"))
     sweep.launch()
-    sweep.wait_until_done()
+    wait_until(lambda: sweep.states() == ["done"], what=sweep.output)
 
 
 def test_a_killed_worker_and_its_stale_lock_are_no_obstacle(make: Make, undisturbed: Path) -> None:
@@ -304,21 +359,44 @@ def is_done_or_retried(sweep: Sweep) -> bool:
     return sweep.states() == ["done"]
 
 
-def test_a_launcher_that_dies_between_sbatch_and_bookkeeping_neither_loses_nor_doubles(make: Make) -> None:
-    sweep = make(steps=LONG)
-    sweep.launch()
-    path = next((sweep.place / "slurm").glob("*.json"))
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "job": None}))  # sbatch answered, and nobody wrote it down
-    assert sweep.launch()["submitted"] == 0
-    assert json.loads(path.read_text())["job"] == record["job"]
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_launcher_killed_at_sbatch_neither_loses_nor_doubles(make: Make, tmp_path: Path, when: str) -> None:
+    """kill -9 of the launcher once its intention is on disk and Slurm has not heard of it, or has and nobody wrote down
+    the answer."""
+    sweep = make(cells=2, steps=LONG, profile={"cells_per_job": 2})
+    deadly = tmp_path / "bin/sbatch"
+    deadly.parent.mkdir()
+    real = f'{shutil.which("sbatch")} "$@" > /dev/null\n' if when == "after" else ""
+    deadly.write_text(f"#!/bin/bash\n{real}kill -9 $PPID\n")
+    deadly.chmod(0o755)
+    launcher = sweep.start(*sweep.launch_words(), PATH=f"{deadly.parent}:{os.environ['PATH']}")
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == -signal.SIGKILL
+    record = json.loads(next((sweep.place / "slurm").glob("*.json")).read_text())
+    assert record["job"] is None, "the intention was written down first"
+    launched = sweep.launch()
+    assert launched["submitted"] == (0 if when == "after" else 2)
+    wait_until(lambda: sweep.states() == ["running"] * 2, every=0.5)
+    names = sweep.slurm("squeue", "--noheader", "--format=%j").split()
+    assert [name.startswith("mtrl-") for name in names] == [True]
+    records = [json.loads(path.read_text()) for path in (sweep.place / "slurm").glob("*.json")]
+    assert [one["job"] is None for one in records] == [False]
+
+
+def test_two_launchers_at_once_submit_every_cell_once(make: Make) -> None:
+    sweep = make(cells=300, profile={"partition": "low"})
+    sweep.slurm("scontrol", "update", "PartitionName=low", "State=DOWN")
+    launchers = [sweep.start(*sweep.launch_words()) for _ in range(3)]
+    answers = [launcher.communicate(timeout=120) for launcher in launchers]
+    codes = [launcher.returncode for launcher in launchers]
+    submitted = [json.loads(answer)["submitted"] for answer, _ in answers if answer]
+    assert sum(submitted) == 300, answers
+    for code, (answer, said) in zip(codes, answers, strict=True):
+        assert code == 0 or (not answer and "is being launched by process" in said), said
+    assert len(sweep.slurm("squeue", "--noheader", "--array", "--format=%i").split()) == 300
+    assert sweep.states() == ["pending"] * 300
+    sweep.slurm("scontrol", "update", "PartitionName=low", "State=UP")
     sweep.command("cancel", "tiny")
-    path.write_text(
-        json.dumps({**record, "job": None, "created": time.time() - 60, "token": "never-heard-of"})
-    )
-    path.rename(path.with_name("never-heard-of.json"))  # written down, and sbatch never ran
-    assert sweep.command("retry", "tiny", "--cancelled", "--json")
-    assert not path.with_name("never-heard-of.json").exists()
 
 
 def test_hostile_values_stay_values(make: Make, tmp_path: Path) -> None:
@@ -338,3 +416,46 @@ def test_gather_and_fit_follow_as_a_job(make: Make) -> None:
     sweep.wait_until_done()
     wait_until(lambda: (sweep.place / "report" / "report.html").exists(), what=sweep.output)
     assert (sweep.place / "dataset.nc").exists()
+
+
+@pytest.fixture(scope="module")
+def accounted() -> Iterator[MiniSlurm]:
+    """A second cluster, of one node, with accounting; it forgets ended jobs at once."""
+    with start_cluster(nodes=1, accounting=True, min_job_age=2) as cluster:
+        yield cluster
+
+
+def test_accounting_knows_why_a_job_ended_that_the_queue_has_forgotten(
+    accounted: MiniSlurm, tmp_path: Path
+) -> None:
+    sweep = Sweep(accounted, tmp_path, steps=LONG)
+    job = sweep.launch()["jobs"][0]
+    sweep.wait_for_step(10)
+    sweep.slurm("scancel", f"{job}_0")
+    queued = ("squeue", "--noheader", "--states=all", f"--user={getpass.getuser()}")
+    wait_until(lambda: not sweep.slurm(*queued), every=1.0)
+    row = sweep.status()[0]
+    assert (row["state"], row["reason"]) == ("stopped", "job CANCELLED on n0")
+
+
+def test_submit_limits_are_met_exactly(accounted: MiniSlurm, tmp_path: Path) -> None:
+    """One limit that is read before (of the user), and one that only sbatch tells (of the account, all users)."""
+    sweep = Sweep(accounted, tmp_path, cells=12, profile={"partition": "low", "account": "lab"})
+    modify = ("sacctmgr", "--immediate", "modify")
+    sweep.slurm("scontrol", "update", "PartitionName=low", "State=DOWN")
+    sweep.slurm(*modify, "user", getpass.getuser(), "set", "MaxSubmitJobs=5")
+    wait_until(lambda: json.loads(sweep.answer("doctor", "--json", runs=False))["limits"]["max_submit"] == 5)
+    launched = sweep.launch()
+    assert (launched["submitted"], len(launched["jobs"])) == (5, 1)
+    assert "you may have" in launched["refusal"]
+    sweep.slurm(*modify, "user", getpass.getuser(), "set", "MaxSubmitJobs=-1")
+    sweep.slurm(*modify, "account", "lab", "set", "GrpSubmitJobs=9")
+    time.sleep(1)
+    launched = sweep.launch()
+    assert launched["submitted"] == 4, launched
+    assert "submit limit" in launched["refusal"]
+    assert sorted(sweep.states()) == ["missing"] * 3 + ["pending"] * 9
+    sweep.slurm(*modify, "account", "lab", "set", "GrpSubmitJobs=-1")
+    time.sleep(1)
+    assert sweep.launch()["submitted"] == 3
+    sweep.command("cancel", "tiny")

@@ -1,5 +1,6 @@
 """From cells to arrays, and from an array to the words of sbatch; profiles."""
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from slurm.commands import SlurmError
 from slurm.limits import Limits
-from slurm.profiles import Profile, ProfileError, load_profile, profile_names
+from slurm.profiles import Profile, ProfileError, load_profile, point_at, profile_names
 from slurm.records import (
     History,
     Record,
@@ -20,7 +22,7 @@ from slurm.records import (
     record_path,
     write_record,
 )
-from slurm.submit import CellRequest, _script, command_of, memory_class, plan_arrays
+from slurm.submit import CellRequest, _script, command_of, memory_class, plan_arrays, submit
 
 EVIL = "$(touch owned); `touch owned`; 'x' \"y\" %j\n#SBATCH --wrap"
 
@@ -58,6 +60,38 @@ def test_cells_are_packed_with_their_like() -> None:
 def test_memory_grows_by_half_for_each_time_it_ran_out() -> None:
     sizes = [memory_class(requests(1, grown=grown)[0], profile(memory_mb=4_000)) for grown in range(3)]
     assert sizes == [4_000, 6_000, 9_000]
+
+
+@pytest.mark.parametrize("room", [0, 1, 37, 63, 64, 100])
+def test_what_fits_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """A cluster that refuses an array with more tasks than it has room for, and says no more than that."""
+    taken: list[int] = []
+
+    def sbatch(sweep: Path, record: Record) -> str:
+        assert read_record(sweep, record.token) == record, "the intention is on disk before sbatch"
+        if sum(taken) + len(record.tasks) > room:
+            raise SlurmError("sbatch: Job violates accounting/QOS policy (job submit limit, ...)")
+        taken.append(len(record.tasks))
+        return str(len(taken))
+
+    monkeypatch.setattr("slurm.submit._submit_one", sbatch)
+    arrays = plan_arrays(requests(64), profile(), Limits(max_array=40))
+    done = submit(tmp_path, arrays, lambda record: None)
+    assert sum(len(record.tasks) for record in done.records) == min(room, 64)
+    submitted = [task.run_id for record in done.records for tasks in record.tasks for task in tasks]
+    assert [*submitted, *(task.run_id for task in done.left_over)] == [
+        one.task.run_id for one in requests(64)
+    ]
+    assert bool(done.refusal) == (room < 64)
+    assert len(read_records(tmp_path)) == len(done.records), "refused records are withdrawn"
+
+
+def test_a_known_room_is_not_overdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slurm.submit._submit_one", lambda sweep, record: "7")
+    arrays = plan_arrays(requests(64), profile(), Limits(max_array=40))
+    done = submit(tmp_path, arrays, lambda record: None, room=50)
+    assert [len(record.tasks) for record in done.records] == [40, 10]
+    assert (len(done.left_over), done.refusal) == (14, "you may have 50 more jobs in the queue")
 
 
 def test_hostile_values_are_single_words(tmp_path: Path) -> None:
@@ -125,3 +159,21 @@ def test_bad_profiles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     own.write_text('partition = "mine"')
     assert load_profile("lab").partition == "mine"
     assert "lab" in profile_names()
+
+
+def test_a_profile_points_at_its_cluster_unless_the_environment_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/mine")
+    point_at(profile(slurm_conf="/theirs"))
+    assert os.environ["SLURM_CONF"] == "/mine"
+    monkeypatch.delenv("SLURM_CONF")
+    monkeypatch.setattr("getpass.getuser", lambda: "me")
+    point_at(profile())
+    assert "SLURM_CONF" not in os.environ
+    point_at(profile(slurm_conf="/tmp/of-$USER/slurm.conf"))
+    assert os.environ["SLURM_CONF"] == "/tmp/of-me/slurm.conf"
+
+
+def test_a_signal_before_python_listens_does_not_end_the_job() -> None:
+    script = _script(profile(), [["echo", "alive"]], replace_shell=True)
+    early = script.replace("exec echo", "kill -USR2 $$; exec echo")
+    assert subprocess.run(["bash", "-c", early], capture_output=True, text=True).stdout == "alive\n"

@@ -64,6 +64,30 @@ def test_a_failure_counts_only_for_the_job_that_left_it(sweep: Path) -> None:
     assert state(sweep, queue("NODE_FAIL")) == ("stopped", "job NODE_FAIL on n1")
 
 
+def test_accounting_is_asked_for_jobs_that_left_the_queue(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def read_ended(jobs: set[str]) -> dict[tuple[str, int], QueuedTask]:
+        asked.append(set(jobs))
+        return {("7", 0): QueuedTask("OUT_OF_MEMORY", "", "n3", "7", "mtrl-1-a")}
+
+    monkeypatch.setattr("slurm.survey.read_ended", read_ended)
+    begin(sweep)
+    found = survey(sweep, [RUN], Queue())
+    assert found.cells[RUN].reason == "job OUT_OF_MEMORY on n3"
+    queued = found.queued(RUN)
+    assert queued is not None
+    assert queued.state == "OUT_OF_MEMORY", "and retry sees the same"
+    assert asked == [{"7"}]
+    survey(sweep, [RUN], queue("RUNNING"))
+    survey(sweep, [RUN], None)
+    write_cancelled(sweep, {RUN})
+    survey(sweep, [RUN], Queue())
+    assert len(asked) == 1
+
+
 def test_memory_kills_are_read_from_the_output(sweep: Path) -> None:
     begin(sweep)
     output = sweep / "slurm/1-a.out"
@@ -88,7 +112,7 @@ def test_what_is_over_is_remembered_and_verified_on_demand(sweep: Path) -> None:
     (directory / "run.h5").unlink()
     assert state(sweep, None) == ("done", ""), "remembered without a look"
     checked = survey(sweep, [RUN], Queue(), verify=True).cells[RUN]
-    assert (checked.state, checked.reason) == ("missing", "no longer in Slurm's queue")
+    assert (checked.state, checked.reason) == ("missing", "run.h5 is gone")
     assert state(sweep, Queue())[0] == "missing", "and forgotten"
 
 

@@ -1,18 +1,21 @@
 """A real Slurm on this one machine, on loopback only: a controller, a few pretended nodes, pretended GPUs.
 
-    python slurm/mini/cluster.py start      then: export SLURM_CONF=... as it prints
+    python slurm/mini/cluster.py start      then: python sweeps/launch.py grid=smoke profile=mini
+    python slurm/mini/cluster.py start --accounting       with a database behind it, so that sacct works
     python slurm/mini/cluster.py stop       ends everything and leaves nothing behind
 
 Works as root or as an ordinary user, without systemd and without cgroups. Everything lives in one folder
 (MTRL_MINI_SLURM, by default /tmp/mtrl-mini-slurm-<user>), which must be reachable by all because munge insists on it.
 Nodes are n0, n1, ...; partition `main` is the default, `low` gives way to `high` (its jobs are requeued).
-Packages: slurmctld slurmd slurm-client munge.
+Packages: slurmctld slurmd slurm-client munge; for accounting also slurmdbd slurm-wlm-mysql-plugin
+mariadb-server-core mariadb-client-core.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +29,8 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PACKAGES = "slurmctld slurmd slurm-client munge"
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
+ACCOUNTING_PACKAGES = "slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 
 USER_SIGNAL = "SlurmctldParameters=preempt_send_user_signal"
@@ -50,7 +55,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
+{accounting}
 MpiDefault=none
 SwitchType=switch/none
 SelectType=select/cons_tres
@@ -63,6 +68,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait={kill_wait}
+MinJobAge={min_job_age}
 SlurmctldTimeout=10
 SlurmdTimeout={node_timeout}
 InactiveLimit=0
@@ -75,6 +81,27 @@ PreemptMode=OFF
 PartitionName=low Nodes={all} MaxTime=60 DefaultTime=10 DefMemPerCPU=100 PriorityTier=1 PreemptMode=REQUEUE \
 GraceTime={grace}
 PartitionName=high Nodes={all} MaxTime=60 DefaultTime=10 DefMemPerCPU=100 PriorityTier=20 PreemptMode=OFF
+"""
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge/socket
+AccountingStorageEnforce=limits"""
+DATABASE_DAEMON = """\
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+LogFile={folder}/log/slurmdbd.log
+PidFile={folder}/run/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=root
+StorageLoc=accounts
 """
 
 
@@ -97,6 +124,10 @@ class MiniSlurm:
     node_timeout: int = 5  # seconds of silence after which a node is down
     max_array: int = 1_001
     max_jobs: int = 10_000
+    min_job_age: int = 300  # seconds that a job stays in the queue after its end
+    accounting: bool = (
+        False  # a MariaDB and a slurmdbd, so that there is sacct; the user belongs to account `lab`
+    )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -106,10 +137,12 @@ class MiniSlurm:
 
     def start(self) -> None:
         """Starts what is not running yet and waits until every node is up. Raises MiniSlurmError."""
-        require_programs()
+        require_programs(accounting=self.accounting)
         if not (self.folder / "etc/slurm.conf").exists():
             self._write_configuration()
         self._start_munge()
+        if self.accounting:
+            self._start_database()
         self.start_controller()
         for node in range(self.nodes):
             self.start_node(node)
@@ -120,6 +153,8 @@ class MiniSlurm:
         for node in range(self.nodes):
             self.kill_daemon(node)
         self.kill_controller()
+        self._end("slurmdbd", "slurmdbd")
+        self._end("mariadb", "mariadbd")
         self._end("munged", "munged")
         for step in self._step_daemons():
             _kill_tree(step)
@@ -170,8 +205,14 @@ class MiniSlurm:
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name).chmod(0o755)
         self.folder.chmod(0o755)
-        port = self.port or _free_ports(self.nodes + 1)
-        host = socket.gethostname().partition(".")[0]
+        port = self.port or _free_ports(self.nodes + 3)
+        host, database = socket.gethostname().partition(".")[0], port + self.nodes + 1
+        if self.accounting:
+            text = DATABASE_DAEMON.format(host=host, port=database, database_port=database + 1,
+                                          user=getpass.getuser(), folder=self.folder)  # fmt: skip
+            (self.folder / "etc/slurmdbd.conf").touch(mode=0o600)
+            (self.folder / "etc/slurmdbd.conf").write_text(text)
+        accounting = "AccountingStorageType=accounting_storage/none"
         nodes = [
             f"NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 1 + node} CPUs={self.cpus} "
             f"RealMemory={self.memory} Gres=gpu:fake:{self.gpus} State=UNKNOWN"
@@ -182,6 +223,10 @@ class MiniSlurm:
             port=port,
             folder=self.folder,
             user=getpass.getuser(),
+            accounting=ACCOUNTING.format(port=database, folder=self.folder)
+            if self.accounting
+            else accounting,
+            min_job_age=self.min_job_age,
             kill_wait=self.kill_wait,
             node_timeout=self.node_timeout,
             max_array=self.max_array,
@@ -212,6 +257,33 @@ class MiniSlurm:
             f"--log-file={self.folder}/log/munged.log", f"--seed-file={place}/seed", "--num-threads=2",
         )  # fmt: skip
         self._wait("munged", (place / "socket").exists)
+
+    def _start_database(self) -> None:
+        """MariaDB on loopback, slurmdbd over it, and this user in the account `lab`."""
+        folder, user = self.folder, getpass.getuser()
+        (folder / "database").mkdir(exist_ok=True)
+        if not (folder / "database/mysql").exists():
+            self._run("mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={folder}/database",
+                      "--auth-root-authentication-method=normal", "--skip-test-db")  # fmt: skip
+        if self._process("mariadb", "mariadbd") is None:
+            port = re.search(r"StoragePort=(\d+)", (folder / "etc/slurmdbd.conf").read_text())
+            assert port is not None
+            with (folder / "log/mariadb.log").open("a") as log:
+                subprocess.Popen(
+                    ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={folder}/database",
+                     f"--socket={folder}/run/mariadb.sock", f"--pid-file={folder}/run/mariadb.pid",
+                     "--bind-address=127.0.0.1", f"--port={port[1]}", "--innodb-buffer-pool-size=64M",
+                     "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"],
+                    env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                )  # fmt: skip
+            self._wait("mariadb", (folder / "run/mariadb.sock").exists)
+        if self._process("slurmdbd", "slurmdbd") is None:
+            self._run("slurmdbd")
+        self._wait("slurmdbd", lambda: not self._call("sacctmgr", "list", "cluster").returncode)
+        for words in (["cluster", "mini"], ["account", "lab"], ["user", user, "account=lab"]):
+            self._call(
+                "sacctmgr", "--immediate", "add", *words
+            )  # says so, and no more, where it is there already
 
     def _nodes_are_up(self) -> bool:
         states = self._call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").stdout.split()
@@ -267,13 +339,15 @@ class MiniSlurm:
                         yield int(place.name)
 
 
-def require_programs() -> None:
+def require_programs(*, accounting: bool = False) -> None:
     """Raises MiniSlurmError where Slurm's daemons are not installed."""
     path = f"{os.environ['PATH']}:{SYSTEM_PATH}"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    packages = PACKAGES + (f" {ACCOUNTING_PACKAGES}" if accounting else "")
+    missing = [program for program in programs if shutil.which(program, path=path) is None]
     if missing:
         raise MiniSlurmError(
-            f"{', '.join(missing)} not found; on Debian or Ubuntu: apt-get install {PACKAGES}"
+            f"{', '.join(missing)} not found; on Debian or Ubuntu: apt-get install {packages}"
         )
 
 
@@ -306,9 +380,10 @@ def _free_ports(count: int) -> int:
 
 def main() -> None:
     default = f"/tmp/mtrl-mini-slurm-{getpass.getuser()}"
-    cluster = MiniSlurm(Path(os.environ.get("MTRL_MINI_SLURM", default)))
+    folder = Path(os.environ.get("MTRL_MINI_SLURM", default))
+    cluster = MiniSlurm(folder, accounting="--accounting" in sys.argv)
     match sys.argv[1:]:
-        case ["start"]:
+        case ["start"] | ["start", "--accounting"]:
             try:
                 cluster.start()
             except MiniSlurmError as error:
@@ -317,7 +392,7 @@ def main() -> None:
         case ["stop"]:
             cluster.stop()
         case _:
-            sys.exit("usage: python slurm/mini/cluster.py start|stop")
+            sys.exit("usage: python slurm/mini/cluster.py start [--accounting] | stop")
 
 
 if __name__ == "__main__":

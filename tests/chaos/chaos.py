@@ -4,20 +4,25 @@
 
 Faults: kill -9 of a worker, USR2 and TERM to a job, scontrol requeue, scancel, and the death of a node. Between faults
 the sweep is retried as `mtrl-sweep retry --watch` would. In the end every cell must be done, once, and equal bit for
-bit to the same cell trained undisturbed.
+bit to the same cell trained undisturbed. Work done again: none after a signal, and on average over the faults at most
+half the steps between two saves and one more.
 """
 
 from __future__ import annotations
 
 import argparse
 import getpass
+import itertools
 import json
 import os
 import random
+import re
 import signal
+import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +38,9 @@ from slurm.mini.cluster import MiniSlurm
 
 NODE_AWAY_SECONDS = 8.0  # longer than the controller waits for a silent node
 KINDS = ("kill", "USR2", "TERM", "requeue", "scancel")
+WITHOUT_WARNING = {"kill", "node"}
+CHECKPOINT_SECONDS = 1.0
+RESUMED = r"attempt (\d+): goes on at step \d+, (\d+) steps again"
 
 
 @dataclass
@@ -45,13 +53,41 @@ class Report:
     lost: list[str] = field(default_factory=list)
     finished_twice: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
-    repeated_steps: int = 0
+    repeated: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # steps done again, by what struck the attempt before
+    save_interval: float = 0.0  # steps between two saves, in the middle
     steps: int = 0
     seconds: float = 0.0
 
     @property
+    def repeated_per_fault(self) -> float:
+        return sum(map(sum, self.repeated.values())) / max(1, sum(self.faults.values()))
+
+    @property
     def sound(self) -> bool:
-        return not (self.lost or self.finished_twice or self.different)
+        warned = [
+            steps for kind, steps in self.repeated.items() if not WITHOUT_WARNING & set(kind.split("+"))
+        ]
+        return (
+            not (self.lost or self.finished_twice or self.different)
+            and not any(map(any, warned))
+            and self.repeated_per_fault <= self.save_interval / 2 + 1
+        )
+
+
+@dataclass
+class Strikes:
+    """What struck which attempt of which cell, and how far apart the checkpoints seen then lay."""
+
+    kinds: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
+    distances: list[int] = field(default_factory=list)
+
+    def note(self, sweep: Sweep, beat: dict[str, Any], kind: str) -> None:
+        self.kinds[beat["run_id"], beat["attempt"]].add(kind)
+        saved = (sweep.place / "cells" / beat["run_id"] / "checkpoint").glob("*/checksums.json")
+        steps = sorted(int(path.parent.name) for path in saved if path.parent.name.isdigit())
+        self.distances += [later - earlier for earlier, later in itertools.pairwise([0, *steps[:2]])][-1:]
 
 
 def run_chaos(
@@ -64,14 +100,17 @@ def run_chaos(
     node_deaths: int,
     steps: int,
     slots: int,
+    cells_per_job: int = 1,
 ) -> Report:
     """Trains the cells undisturbed, then under `faults` faults of which `node_deaths` take a node; compares."""
     start = time.monotonic()
     generator = random.Random(seed)
     calm = Sweep(cluster, folder / "calm", cells=cells, steps=steps)
-    calm.command(f"grid={calm.folder}/tiny.toml", "executor=local")
-    sweep = Sweep(cluster, folder / "chaos", cells=cells, steps=steps, checkpoint_seconds=1.0,
-                  profile={"max_running": slots})  # fmt: skip
+    calm.command(f"grid={calm.folder}/tiny.toml", "executor=inline", seconds=60 + 10 * cells)
+    profile = {"max_running": slots, "cells_per_job": cells_per_job, "heartbeat_seconds": 0.05}
+    sweep = Sweep(cluster, folder / "chaos", cells=cells, steps=steps, checkpoint_seconds=CHECKPOINT_SECONDS,
+                  profile=profile)  # fmt: skip
+    strikes = Strikes()
     sweep.launch()
     plan = ["node"] * node_deaths + generator.choices(KINDS, k=faults - node_deaths)
     generator.shuffle(plan)
@@ -82,14 +121,14 @@ def run_chaos(
             seconds=120,
             every=0.3,
         )
-        if _strike(cluster, sweep, kind, generator):
+        if _strike(cluster, sweep, kind, generator, strikes):
             report.faults[kind] = report.faults.get(kind, 0) + 1
         time.sleep(generator.uniform(0.2, 1.5))
         if number % 4 == 3:
             _keep_going(sweep)
     wait_until(lambda: _all_done(sweep) or _keep_going(sweep), seconds=60 + 8 * cells, every=2.0,
                what=lambda: f"{sweep.rows()}")  # fmt: skip
-    _compare(calm, sweep, report)
+    _compare(calm, sweep, report, strikes)
     report.seconds = time.monotonic() - start
     return report
 
@@ -117,7 +156,7 @@ def _keep_going(sweep: Sweep) -> bool:
     return False
 
 
-def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Random) -> bool:
+def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Random, strikes: Strikes) -> bool:
     """One fault. Returns whether there was anything left to hit."""
     beats = _at_work(sweep)
     if not beats:
@@ -125,12 +164,20 @@ def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Rando
     beat = generator.choice(beats)
     with suppress(ProcessLookupError):
         if kind == "node":
-            node = next((row["reason"] for row in sweep.rows() if row["run_id"] == beat["run_id"]), "")
+            nodes = {row["run_id"]: row["reason"] for row in sweep.rows()}
+            node = nodes[beat["run_id"]]
             number = int(node[1:]) if node.startswith("n") and node[1:].isdigit() else generator.randrange(4)
+            for other in beats:
+                if nodes[other["run_id"]] == f"n{number}":
+                    strikes.note(sweep, other, kind)
             cluster.kill_node(number)
             time.sleep(NODE_AWAY_SECONDS)
             cluster.start_node(number)
-        elif kind == "kill":
+            return True
+        for other in beats:
+            if other is beat or (kind != "kill" and other["job"] == beat["job"]):
+                strikes.note(sweep, other, kind)
+        if kind == "kill":
             os.kill(beat["pid"], signal.SIGKILL)
         elif kind in ("requeue", "scancel"):
             words = ["scontrol", "requeue"] if kind == "requeue" else ["scancel"]
@@ -147,14 +194,15 @@ def _call(sweep: Sweep, *words: str) -> None:
     subprocess.run(words, env=sweep.cluster.environment, capture_output=True, timeout=60)
 
 
-def _compare(calm: Sweep, sweep: Sweep, report: Report) -> None:
+def _compare(calm: Sweep, sweep: Sweep, report: Report, strikes: Strikes) -> None:
     for entry in calm.rows():
         run_id = entry["run_id"]
         directory = sweep.place / "cells" / run_id
         if not (directory / "DONE.json").exists():
             report.lost.append(run_id)
             continue
-        if (directory / "log.txt").read_text().count(": done at step") != 1:
+        log = (directory / "log.txt").read_text()
+        if log.count(": done at step") != 1:
             report.finished_twice.append(run_id)
         one, other = (read_run(place.place / "cells" / run_id / "run.h5") for place in (calm, sweep))
         same = all(
@@ -163,7 +211,13 @@ def _compare(calm: Sweep, sweep: Sweep, report: Report) -> None:
         )
         if not same:
             report.different.append(run_id)
-        report.repeated_steps += json.loads((directory / "heartbeat.json").read_text())["repeated_steps"]
+        before = 0
+        for attempt, steps in re.findall(RESUMED, log):
+            struck = [strikes.kinds[run_id, number] for number in range(before, int(attempt))]
+            kinds = "+".join(sorted(set().union(*struck))) or "something else"
+            report.repeated.setdefault(kinds, []).append(int(steps))
+            before = int(attempt)
+    report.save_interval = statistics.median(strikes.distances or [0])
 
 
 def main() -> None:
@@ -175,6 +229,7 @@ def main() -> None:
         ("node-deaths", 4),
         ("steps", 600),
         ("slots", 4),
+        ("cells-per-job", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
@@ -182,16 +237,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix=f"mtrl-chaos-{getpass.getuser()}-", dir="/tmp") as place:
         folder = Path(place)
         folder.chmod(0o755)
-        cluster = MiniSlurm(folder / "cluster")
+        cluster = MiniSlurm(folder / "cluster", kill_wait=30)  # Slurm's own default
         try:
             cluster.start()
             report = run_chaos(
                 cluster, folder, seed=options.seed, cells=options.cells, faults=options.faults,
                 node_deaths=options.node_deaths, steps=options.steps, slots=options.slots,
+                cells_per_job=options.cells_per_job,
             )  # fmt: skip
         finally:
             cluster.stop()
-    text = json.dumps(vars(report), indent=1)
+    text = json.dumps(
+        {**vars(report), "repeated_per_fault": round(report.repeated_per_fault, 2), "sound": report.sound}
+    )
     print(text)
     if options.json:
         options.json.write_text(text + "\n")

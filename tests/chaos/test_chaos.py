@@ -1,8 +1,6 @@
 """A short seed of chaos; the long ones are run by hand: python tests/chaos/chaos.py --seed 1."""
 
-import getpass
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,29 +9,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chaos import run_chaos
-from slurm_cluster import is_required
+from slurm_cluster import start_cluster
 
-from slurm.mini.cluster import MiniSlurm, MiniSlurmError, require_programs
+from slurm.mini.cluster import MiniSlurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 
 @pytest.fixture
 def cluster() -> Iterator[MiniSlurm]:
-    try:
-        require_programs()
-    except MiniSlurmError as error:
-        if is_required():
-            raise
-        pytest.skip(str(error))
-    with tempfile.TemporaryDirectory(prefix=f"mtrl-test-chaos-{getpass.getuser()}-", dir="/tmp") as place:
-        Path(place).chmod(0o755)
-        cluster = MiniSlurm(Path(place) / "cluster")
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with start_cluster(kill_wait=30) as cluster:  # Slurm's own default
+        yield cluster
 
 
 def test_a_short_seed(cluster: MiniSlurm, tmp_path: Path) -> None:
