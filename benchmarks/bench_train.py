@@ -30,7 +30,7 @@ THREADS = [int(n) for n in os.environ.get("MTRL_BENCH_THREADS", "1,2").split(","
 
 def ours(config: Config) -> Callable[[], None]:
     envs = VectorEnv(config.env, seed=0, workers=config.run.env_workers)
-    agent, replay = Agent(config), Replay(config.replay, tasks=TASKS, seed=0)
+    agent, replay = Agent(config), Replay(config.replay, tasks=TASKS, seed=0, discount=config.agent.discount)
     explorer = np.random.default_rng(0)
     observation, _ = envs.reset()
 
