@@ -134,6 +134,19 @@ def test_divergence_is_noticed_and_recorded(tmp_path: Path, more: dict[str, Any]
     assert read_run(tmp_path / "run.h5").per_run.shape[0] < 3
 
 
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [
+        ("brc", {"agent.batch": 16}),
+        ("simba", {"agent.batch_per_task": 8}),
+    ],
+)
+def test_the_presets_of_later_work_train(tmp_path: Path, preset: str, sizes: dict[str, int]) -> None:
+    short = {key: value for key, value in SHORT.items() if key != "agent.batch_per_task"}
+    assert train(build_config(preset, short | sizes), tmp_path) == "done"
+    assert np.isfinite(read_run(tmp_path / "run.h5").per_run[1:]).all()
+
+
 def test_both_backends_train(tmp_path: Path, finished: Path) -> None:
     assert train(short_config(agent__backend="torch"), tmp_path) == "done"
     ours, theirs = read_run(finished / "run.h5"), read_run(tmp_path / "run.h5")
