@@ -201,6 +201,7 @@ class Train(Section):
 class Evaluate(Section):
     every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
     episodes: int = Field(50, ge=1)  # deterministic episodes per task
+    goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
 
     def steps(self, vector_steps: int) -> tuple[int, ...]:
         """The vector steps after which an evaluation takes place, the last one included."""

@@ -22,7 +22,8 @@ class Evaluator:
         self._episodes = config.evaluate.episodes
         self._seed = config.train.seed
         workers, restarts = config.run.env_workers, config.run.env_restarts
-        self._envs = VectorEnv(config.env, seed=self._seed, workers=workers, restarts=restarts)
+        env = config.env.held_out() if config.evaluate.goals == "held_out" else config.env
+        self._envs = VectorEnv(env, seed=self._seed, workers=workers, restarts=restarts)
 
     def evaluate(self, policy: Policy) -> dict[str, NDArray[np.float64]]:
         """Means over the first `episodes` episodes of each task: success (at any step), return, length; each [T]."""

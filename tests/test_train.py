@@ -147,6 +147,14 @@ def test_the_presets_of_later_work_train(tmp_path: Path, preset: str, sizes: dic
     assert np.isfinite(read_run(tmp_path / "run.h5").per_run[1:]).all()
 
 
+def test_held_out_goals_change_evaluations_alone(tmp_path: Path, finished: Path) -> None:
+    assert train(short_config(evaluate__goals="held_out"), tmp_path) == "done"
+    ours, theirs = read_run(finished / "run.h5"), read_run(tmp_path / "run.h5")
+    np.testing.assert_array_equal(ours.per_run, theirs.per_run)
+    place = ours.metrics.index("return")
+    assert (ours.per_task[:, place] != theirs.per_task[:, place]).any(axis=0).all()
+
+
 def test_both_backends_train(tmp_path: Path, finished: Path) -> None:
     assert train(short_config(agent__backend="torch"), tmp_path) == "done"
     ours, theirs = read_run(finished / "run.h5"), read_run(tmp_path / "run.h5")
