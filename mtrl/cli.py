@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from mtrl.config import Config
+    from mtrl.evaluate import Policy
     from mtrl.train import Progress
 
 
@@ -63,32 +64,51 @@ def train(settings: tuple[str, ...], out: Path | None) -> None:
 @click.option("--episodes", type=click.IntRange(min=1), help="Episodes per task.  [default: the run's own]")
 def evaluate(directory: Path, episodes: int | None) -> None:
     """Evaluate the finished run in DIRECTORY with its deterministic policy."""
-    from mtrl.agent import Agent
-    from mtrl.checkpoint import load_tensors
     from mtrl.evaluate import Evaluator
-    from mtrl.results import read_run
 
-    config = read_run(directory / "run.h5").config
+    config, policy = _load_policy(directory)
     if episodes:
         config = config.model_copy(
             update={"evaluate": config.evaluate.model_copy(update={"episodes": episodes})}
         )
-    weights = directory / "agent.pt"
-    if not weights.exists():
-        raise click.ClickException(
-            f"{weights} is not there: the run is not finished. `mtrl train` goes on with it."
-        )
-    agent = Agent(config, device="cpu")
-    agent.load_state_dict(load_tensors(weights))
     evaluator = Evaluator(config)
     try:
-        metrics = evaluator.evaluate(lambda observation: agent.act(observation, deterministic=True))
+        metrics = evaluator.evaluate(policy)
     finally:
         evaluator.close()
     for index, task in enumerate(config.env.tasks):
         click.echo(
             f"{task:28} success {metrics['success'][index]:.2f}  return {metrics['return'][index]:.1f}"
         )
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--task", help="One task.  [default: each task of the run]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: DIRECTORY]")
+def video(directory: Path, task: str | None, out: Path | None) -> None:
+    """Film an episode of the finished run in DIRECTORY: a .gif for each task."""
+    from mtrl.envs import VectorEnv, record_video
+    from mtrl.names import nearest
+
+    config, policy = _load_policy(directory)
+    tasks = config.env.tasks
+    if task and task not in tasks:
+        raise click.ClickException(
+            f"the run has no task '{task}'{nearest(task, tasks)}; it has: {', '.join(tasks)}"
+        )
+    folder = out or directory
+    folder.mkdir(parents=True, exist_ok=True)
+    envs = VectorEnv(config.env, seed=config.train.seed, workers=0)
+    try:
+        for row, name in enumerate(tasks):
+            if task in (None, name):
+                record_video(envs, policy, folder / f"{name}.gif", row=row)
+                click.echo(folder / f"{name}.gif")
+    except RuntimeError as error:  # nothing here can draw; the message has the cure
+        raise click.ClickException(str(error)) from error
+    finally:
+        envs.close()
 
 
 @main.command()
@@ -143,6 +163,23 @@ def doctor() -> None:
             click.echo(f"{'':18} -> {finding.cure}")
     if any(finding.state == "broken" for finding in findings):
         sys.exit(1)
+
+
+def _load_policy(directory: Path) -> tuple[Config, Policy]:
+    """The configuration and the deterministic policy of a finished run."""
+    from mtrl.agent import Agent
+    from mtrl.checkpoint import load_tensors
+    from mtrl.results import read_run
+
+    config = read_run(directory / "run.h5").config
+    weights = directory / "agent.pt"
+    if not weights.exists():
+        raise click.ClickException(
+            f"{weights} is not there: the run is not finished. `mtrl train` goes on with it."
+        )
+    agent = Agent(config, device="cpu")
+    agent.load_state_dict(load_tensors(weights))
+    return config, lambda observation: agent.act(observation, deterministic=True)
 
 
 def _read_settings(settings: tuple[str, ...]) -> Config:

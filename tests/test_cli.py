@@ -26,6 +26,21 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert "run.h5" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
     assert "finished" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
     assert "reach-v3" in mtrl("evaluate", run, "--episodes", "1")
+    assert "did you mean 'reach-v3'" in mtrl("video", run, "--task", "rech-v3", code=1)
+
+
+def test_a_video_of_a_run(tmp_path: Path) -> None:
+    mtrl("train", "preset=debug", *SETTINGS, "--out", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "mtrl.cli", "video", str(tmp_path), "--task", "reach-v3"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    if done.returncode:
+        assert "EGL" in done.stderr
+        pytest.skip(done.stderr)
+    assert done.stdout.split() == [str(tmp_path / "reach-v3.gif")]
+    assert (tmp_path / "reach-v3.gif").read_bytes().startswith(b"GIF8")
+    assert not (tmp_path / "drawer-close-v3.gif").exists()
 
 
 @pytest.mark.parametrize(
