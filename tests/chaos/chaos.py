@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import itertools
 import json
 import os
 import random
@@ -38,7 +37,7 @@ from slurm.mini.cluster import MiniSlurm
 
 NODE_AWAY_SECONDS = 8.0  # longer than the controller waits for a silent node
 KINDS = ("kill", "USR2", "TERM", "requeue", "scancel")
-WITHOUT_WARNING = {"kill", "node"}
+WITH_WARNING = {"USR2", "TERM", "requeue", "scancel"}
 CHECKPOINT_SECONDS = 1.0
 RESUMED = r"attempt (\d+): goes on at step \d+, (\d+) steps again"
 
@@ -56,7 +55,7 @@ class Report:
     repeated: dict[str, list[int]] = field(
         default_factory=dict
     )  # steps done again, by what struck the attempt before
-    save_interval: float = 0.0  # steps between two saves, in the middle
+    save_interval: float = 0.0  # steps that an undisturbed cell does between two saves
     steps: int = 0
     seconds: float = 0.0
 
@@ -66,9 +65,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        warned = [
-            steps for kind, steps in self.repeated.items() if not WITHOUT_WARNING & set(kind.split("+"))
-        ]
+        warned = [steps for kind, steps in self.repeated.items() if set(kind.split("+")) <= WITH_WARNING]
         return (
             not (self.lost or self.finished_twice or self.different)
             and not any(map(any, warned))
@@ -78,16 +75,12 @@ class Report:
 
 @dataclass
 class Strikes:
-    """What struck which attempt of which cell, and how far apart the checkpoints seen then lay."""
+    """What struck which attempt of which cell."""
 
     kinds: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
-    distances: list[int] = field(default_factory=list)
 
-    def note(self, sweep: Sweep, beat: dict[str, Any], kind: str) -> None:
+    def note(self, beat: dict[str, Any], kind: str) -> None:
         self.kinds[beat["run_id"], beat["attempt"]].add(kind)
-        saved = (sweep.place / "cells" / beat["run_id"] / "checkpoint").glob("*/checksums.json")
-        steps = sorted(int(path.parent.name) for path in saved if path.parent.name.isdigit())
-        self.distances += [later - earlier for earlier, later in itertools.pairwise([0, *steps[:2]])][-1:]
 
 
 def run_chaos(
@@ -169,14 +162,14 @@ def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Rando
             number = int(node[1:]) if node.startswith("n") and node[1:].isdigit() else generator.randrange(4)
             for other in beats:
                 if nodes[other["run_id"]] == f"n{number}":
-                    strikes.note(sweep, other, kind)
+                    strikes.note(other, kind)
             cluster.kill_node(number)
             time.sleep(NODE_AWAY_SECONDS)
             cluster.start_node(number)
             return True
         for other in beats:
             if other is beat or (kind != "kill" and other["job"] == beat["job"]):
-                strikes.note(sweep, other, kind)
+                strikes.note(other, kind)
         if kind == "kill":
             os.kill(beat["pid"], signal.SIGKILL)
         elif kind in ("requeue", "scancel"):
@@ -217,7 +210,9 @@ def _compare(calm: Sweep, sweep: Sweep, report: Report, strikes: Strikes) -> Non
             kinds = "+".join(sorted(set().union(*struck))) or "something else"
             report.repeated.setdefault(kinds, []).append(int(steps))
             before = int(attempt)
-    report.save_interval = statistics.median(strikes.distances or [0])
+    markers = [json.loads(path.read_text()) for path in calm.place.glob("cells/*/DONE.json")]
+    seconds = statistics.median(marker["seconds"] for marker in markers)
+    report.save_interval = round(report.steps / report.cells / seconds * CHECKPOINT_SECONDS)
 
 
 def main() -> None:
