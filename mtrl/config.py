@@ -366,7 +366,7 @@ def check_key(key: str) -> None:
     for depth, name in enumerate(path):
         place = ".".join(path[:depth]) or "a configuration"
         if name not in section.model_fields:
-            whole = [known for known in _keys() if known.endswith(f".{key}")]
+            whole = [known for known in field_keys() if known.endswith(f".{key}")]
             hint = f"; did you mean '{whole[0]}'?" if whole else nearest(name, section.model_fields)
             raise ConfigError(f"no field '{name}' in {place}{hint}")
         kind = section.model_fields[name].annotation
@@ -416,12 +416,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+def field_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """The dotted keys of all fields, as in `network.actor.width`."""
     keys: list[str] = []
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += _keys(kind, f"{prefix}{name}.")
+            keys += field_keys(kind, f"{prefix}{name}.")
         else:
             keys.append(f"{prefix}{name}")
     return keys

@@ -94,7 +94,7 @@ def _complete_words(context: click.Context, parameter: click.Parameter, incomple
 
 
 def _known_words(before: str, *, removing: bool) -> list[str]:
-    from mtrl.config import PRESETS, _keys
+    from mtrl.config import PRESETS, field_keys
     from slurm.profiles import profile_names
     from sweeps.grid import GridError, grid_keys, grid_names, load_grid
     from sweeps.request import EXECUTORS
@@ -102,11 +102,11 @@ def _known_words(before: str, *, removing: bool) -> list[str]:
     if removing:
         named = re.search(r"grid=(\S+)", before)
         with suppress(GridError):
-            return [f"~{key}" for key in (grid_keys(load_grid(named[1])) if named else _keys())]
+            return [f"~{key}" for key in (grid_keys(load_grid(named[1])) if named else field_keys())]
         return []
     words = [f"grid={name}" for name in grid_names()] + [f"profile={name}" for name in profile_names()]
     words += [f"executor={name}" for name in EXECUTORS] + [f"preset={name}" for name in PRESETS]
-    return words + [f"{key}=" for key in _keys()]
+    return words + [f"{key}=" for key in field_keys()]
 
 
 def _complete_profile(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
