@@ -13,7 +13,7 @@ from slurm_cluster import start_cluster
 
 from slurm.mini.cluster import MiniSlurm
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("chaos")]
 
 
 @pytest.fixture
