@@ -65,11 +65,6 @@ def run_local(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Interrupts:
     """Counts Ctrl-C and TERM, and hands them on to the cells that run."""
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import click
 
+from mtrl.cpus import usable_cpus
 from slurm.commands import SlurmError, call
 from slurm.limits import Limits, read_limits
-from slurm.local import cores, run_inline, run_local
+from slurm.local import run_inline, run_local
 from slurm.profiles import Profile, point_at
 from slurm.queue import Queue, read_queue
 from slurm.records import (
@@ -96,7 +97,7 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
         outcomes: dict[str, Outcome] = {}
         if missing:
             planned = plan_cells([entry.cell for entry in missing], gpu=False)
-            slots = max(1, cores() // max(item.cell.config.run.threads for item in planned))
+            slots = max(1, usable_cpus() // max(item.cell.config.run.threads for item in planned))
             check_disk(sweep, planned, slots)
             record_launch(sweep, cells=len(entries), submitted=len(missing))
             jobs = [_local_job(sweep, entry) for entry in missing]

@@ -386,7 +386,7 @@ def _approve(request: Request, max_hours: float | None, *, yes: bool) -> None:
 def _plan(request: Request, as_json: bool, max_hours: float | None) -> None:
     from rich.console import Console
 
-    from slurm.local import cores
+    from mtrl.cpus import usable_cpus
     from slurm.survey import survey
     from sweeps.plan import GUESS, calibrate, disk_needed, plan_cells, resource_classes
     from sweeps.show import duration, print_classes, print_plan, size
@@ -401,7 +401,7 @@ def _plan(request: Request, as_json: bool, max_hours: float | None) -> None:
     classes = resource_classes(left, profile, factors)
     hours = [sum(one.hours[index] for one in classes) for index in range(3)]
     jobs = sum(one.jobs for one in classes)
-    at_once = len(left) if profile else cores()
+    at_once = len(left) if profile else usable_cpus()
     disk = disk_needed(left, at_once)
     kind = "GPU" if profile and profile.gpus else "core"
     if as_json:
