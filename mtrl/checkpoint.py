@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from mtrl.config import Config, changed_fields
+from mtrl.config import Config, changed_fields, explain
 from mtrl.replay import Replay
 from mtrl.replay_cuda import ReplayCuda
 
@@ -102,9 +103,18 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next((place for place in places if not _damage(place)), None)
 
 
-def read_config(place: Path) -> Config:
-    """The configuration of the checkpoint `place`."""
-    return Config.model_validate(_read_about(place)["config"])
+def read_agent(place: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the agent's state of the checkpoint `place`. Raises CheckpointError where it is damaged."""
+    if damage := _damage(place):
+        raise CheckpointError(f"{place} is damaged ({damage}); name another checkpoint of the run")
+    try:
+        config = Config.model_validate(_read_about(place)["config"])
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{place} is of another version of mtrl, whose configuration this one cannot run: {explain(error)}"
+        ) from None
+    state: dict[str, Any] = load_tensors(place / "state.pt")["agent"]
+    return config, state
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, cast, get_args
 import click
 
 if TYPE_CHECKING:
+    from mtrl.agent import Agent
     from mtrl.config import Config
     from mtrl.evaluate import Policy
     from mtrl.train import Progress
@@ -59,21 +60,30 @@ def train(settings: tuple[str, ...], out: Path | None) -> None:
         sys.exit(1)
 
 
+A_POLICY = click.argument(
+    "place", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+
+
 @main.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@A_POLICY
 @click.option("--episodes", type=click.IntRange(min=1), help="Episodes per task.  [default: the run's own]")
-def evaluate(directory: Path, episodes: int | None) -> None:
-    """Evaluate the finished run in DIRECTORY with its deterministic policy."""
+def evaluate(place: Path, episodes: int | None) -> None:
+    """Evaluate a run's deterministic policy.
+
+    RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP.
+    """
     from mtrl.evaluate import Evaluator
 
-    config, policy = _load_policy(directory)
+    agent = _load_agent(place)
+    config = agent.config
     if episodes:
         config = config.model_copy(
             update={"evaluate": config.evaluate.model_copy(update={"episodes": episodes})}
         )
     evaluator = Evaluator(config)
     try:
-        metrics = evaluator.evaluate(policy)
+        metrics = evaluator.evaluate(_policy(agent))
     finally:
         evaluator.close()
     for index, task in enumerate(config.env.tasks):
@@ -83,32 +93,56 @@ def evaluate(directory: Path, episodes: int | None) -> None:
 
 
 @main.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@A_POLICY
 @click.option("--task", help="One task.  [default: each task of the run]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: DIRECTORY]")
-def video(directory: Path, task: str | None, out: Path | None) -> None:
-    """Film an episode of the finished run in DIRECTORY: a .gif for each task."""
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: the run's]")
+def video(place: Path, task: str | None, out: Path | None) -> None:
+    """Film an episode of a run's deterministic policy: a .gif for each task.
+
+    RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP.
+    """
     from mtrl.envs import VectorEnv, record_video
     from mtrl.names import nearest
 
-    config, policy = _load_policy(directory)
+    agent = _load_agent(place)
+    config = agent.config
     tasks = config.env.tasks
     if task and task not in tasks:
         raise click.ClickException(
             f"the run has no task '{task}'{nearest(task, tasks)}; it has: {', '.join(tasks)}"
         )
-    folder = out or directory
+    folder = out or (place if (place / "run.h5").exists() else place.parent.parent)
     folder.mkdir(parents=True, exist_ok=True)
     envs = VectorEnv(config.env, seed=config.train.seed, workers=0)
     try:
         for row, name in enumerate(tasks):
             if task in (None, name):
-                record_video(envs, policy, folder / f"{name}.gif", row=row)
+                record_video(envs, _policy(agent), folder / f"{name}.gif", row=row)
                 click.echo(folder / f"{name}.gif")
     except RuntimeError as error:  # nothing here can draw; the message has the cure
         raise click.ClickException(str(error)) from error
     finally:
         envs.close()
+
+
+@main.command()
+@A_POLICY
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: RUN/policy.pt2]"
+)
+def export(place: Path, output: Path | None) -> None:
+    """Write a run's deterministic policy as one file that needs torch alone (torch.export).
+
+    RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP. The file takes observations
+    as Meta-World gives them and the index of each row's task, any number of rows; it names the tasks in order.
+    """
+    from mtrl.export import USAGE, export_policy
+
+    path = output or place / "policy.pt2"
+    if path.suffix != ".pt2":
+        raise click.UsageError(f"--output {path}: torch.export loads files that end in .pt2")
+    export_policy(_load_agent(place), path)
+    click.echo(USAGE.format(path=path), nl=False)
 
 
 @main.command()
@@ -165,21 +199,35 @@ def doctor() -> None:
         sys.exit(1)
 
 
-def _load_policy(directory: Path) -> tuple[Config, Policy]:
-    """The configuration and the deterministic policy of a finished run."""
+def _load_agent(place: Path) -> Agent:
+    """The agent, on the CPU, of a finished run's folder or of one checkpoint."""
     from mtrl.agent import Agent
-    from mtrl.checkpoint import load_tensors
+    from mtrl.checkpoint import load_tensors, newest_checkpoint, read_agent
     from mtrl.results import read_run
 
-    config = read_run(directory / "run.h5").config
-    weights = directory / "agent.pt"
-    if not weights.exists():
+    if (place / "agent.pt").exists():
+        config, state = read_run(place / "run.h5").config, load_tensors(place / "agent.pt")
+    elif (place / "about.json").exists():
+        config, state = read_agent(place)
+    elif newest := newest_checkpoint(place / "checkpoint"):
         raise click.ClickException(
-            f"{weights} is not there: the run is not finished. `mtrl train` goes on with it."
+            f"the run in {place} is not finished: name its checkpoint, {newest}, or go on with `mtrl train`"
+        )
+    elif (place / "run.h5").exists():
+        raise click.ClickException(
+            f"{place} holds no policy: the run has no checkpoint yet (`mtrl train` goes on with it), or it diverged"
+        )
+    else:
+        raise click.ClickException(
+            f"{place} holds no run: neither agent.pt and run.h5 of a finished one, nor a checkpoint's about.json"
         )
     agent = Agent(config, device="cpu")
-    agent.load_state_dict(load_tensors(weights))
-    return config, lambda observation: agent.act(observation, deterministic=True)
+    agent.load_state_dict(state)
+    return agent
+
+
+def _policy(agent: Agent) -> Policy:
+    return lambda observation: agent.act(observation, deterministic=True)
 
 
 def _read_settings(settings: tuple[str, ...]) -> Config:

@@ -60,10 +60,6 @@ def test_bad_input_is_one_clear_line(words: list[str], message: str) -> None:
     assert len(output.strip().splitlines()) == 1
 
 
-def test_evaluate_needs_a_finished_run(tmp_path: Path) -> None:
-    assert "run.h5" in mtrl("evaluate", str(tmp_path), code=1)
-
-
 def test_doctor_names_every_part() -> None:
     output = mtrl("doctor")
     for subject in ("Python", "torch", "extension", "CUDA", "MuJoCo", "Meta-World", "Slurm", "disk"):
