@@ -15,7 +15,7 @@ from analysis.frames import GRID_DIMS, to_runs
 
 PLAIN = "mtmhsac"  # the system that goes without saying
 PLASTICITY = ("dormant_", "srank_", "actor_weight_norm", "critic_weight_norm", "critic_gradient_norm")
-FINISHED = ("done", "diverged")  # a diverged run counts with the score it had
+FINISHED = ("done", "diverged")  # a diverged run counts with the score it had, 0 where it had none
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Cell:
     seeds: tuple[int, ...]  # of the finished runs
     finished: NDArray[np.bool_]  # [runs]
     diverged_runs: NDArray[np.bool_]  # [runs]
+    causes: tuple[str, ...]  # of the diverged runs: the metric that told; empty where that is not known
     unfinished: int  # runs still going or failed
     scores: NDArray[np.float64]  # [finished runs, tasks], success at the last evaluation
     random: NDArray[
@@ -65,6 +66,9 @@ class Cell:
         found = []
         for curve in self.curves[self.finished, :, task]:
             known = curve[np.isfinite(curve)]
+            if not len(known):  # it diverged before its first evaluation
+                found.append((0.0, 0))
+                continue
             part = known[-max(1, len(known) // 3) :]
             found.append((float(part.mean()), len(part) * self.episodes))
         return found
@@ -122,8 +126,10 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
     tasks, agent = tuple(config["env"]["tasks"]), config.get("agent", {})
     success = runs.success.sel(task=list(tasks)).values.astype(float)  # [runs, evaluations, tasks]
     committed = runs.committed.values
-    ready = np.isin(runs.outcome.values, FINISHED) & (committed > 0)
+    diverged = runs.outcome.values == "diverged"
+    ready = np.isin(runs.outcome.values, FINISHED) & ((committed > 0) | diverged)
     last = success[np.flatnonzero(ready), committed[ready] - 1]
+    last[committed[ready] == 0] = 0
     return Cell(
         benchmark=str(first.benchmark.values),
         system=str(first.system.values),
@@ -140,7 +146,10 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
         batch=int(agent.get("batch") or agent.get("batch_per_task", 0) * int(first.tasks)),
         seeds=tuple(runs.seed.values[ready].tolist()),
         finished=ready,
-        diverged_runs=runs.outcome.values == "diverged",
+        diverged_runs=diverged,
+        causes=tuple(runs.diverged_by.values[diverged].tolist())
+        if "diverged_by" in runs
+        else ("",) * int(diverged.sum()),
         unfinished=int((~ready).sum()),
         scores=last,
         random=(

@@ -8,6 +8,7 @@
     committed, planned     (run) int64                 evaluations
     parameters_actor, ...  (run) int64                 actor, critic, target, total (= actor + critic)
     outcome, config        (run)                       done, diverged, failed or unfinished; the whole configuration
+    diverged_at, _by       (run)                       vector step (-1: it did not) and the metric that told
     file, stamp            (run)                       where the run was read, and the file's mtime then
     coordinates on run     run_id, benchmark, system, tasks, actor_width, critic_width, seed, and each configuration
                            field that differs between the runs by its dotted name
@@ -56,7 +57,7 @@ from mtrl.tasks import ALL_TASKS, benchmark_name
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 DATASET = "dataset.nc"  # beside the cells of a sweep
 RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
-FORMAT = 1  # of the dataset; one of another format is made anew
+FORMAT = 2  # of the dataset; one of another format is made anew
 AT_ONCE = 5e-4  # s for a file that the system's cache holds
 READ_AHEAD = 16  # files that are on their way from the disk while one is read
 
@@ -67,7 +68,7 @@ _SAID = (
     *(f"network.{p}.{f}" for p in ("actor", "critic") for f in ("width", "kind")),
 )
 _OTHER_AXES = ("metric", "run_metric", "clock")  # that become names of variables
-_OF_HEADER = ("outcome", "config", "committed", "planned", "stamp")
+_OF_HEADER = ("outcome", "config", "committed", "planned", "diverged_at", "diverged_by", "stamp")
 
 
 class SweepError(ValueError):
@@ -309,6 +310,8 @@ class _Runs:
                 planned=known["planned"][number],
                 committed=known["committed"][number],
                 outcome=outcome_of(self.files[run], complete=complete, diverged=diverged),
+                diverged_at=known["diverged_at"][number],
+                diverged_by=known["diverged_by"][number],
                 stamp=known["stamp"][number],
             )
 
@@ -351,6 +354,8 @@ class _Runs:
             "committed": ("run", [header.committed for header in headers]),
             "planned": ("run", [header.planned for header in headers]),
             "outcome": ("run", [header.outcome for header in headers]),
+            "diverged_at": ("run", [header.diverged_at for header in headers]),
+            "diverged_by": ("run", [header.diverged_by for header in headers]),
             "config": ("run", [header.config_text for header in headers]),
             "file": ("run", [names[run] for run in here]),
             "stamp": ("run", [header.stamp for header in headers]),

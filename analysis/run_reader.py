@@ -59,6 +59,8 @@ class Header:
     planned: int
     committed: int
     outcome: str
+    diverged_at: int  # vector step; -1 where the run did not diverge
+    diverged_by: str  # the metric that told
     stamp: int  # the file's mtime in ns; 0 where it may still change within the clock's tick
 
 
@@ -77,16 +79,17 @@ def open_file(path: Path) -> Iterator[h5f.FileID]:
 
 def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
     """What the file says of itself. Raises RunFileError for a foreign file and one of an unknown schema."""
-    schema = np.empty((), np.int64) if h5a.exists(file, b"schema_version") else None
-    if schema is not None:
-        h5a.open(file, b"schema_version").read(schema, _NATIVE["<i8"])
-    check_schema(path, None if schema is None else int(schema))
+    schema = _integer(file, "schema_version", -1)
+    check_schema(path, None if schema < 0 else schema)
     index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
     text = _text(file, "config")
     committed = np.empty((), np.int64)
     read_into(file, "committed", committed)  # before the rows: what it counts is whole
     planned = h5d.open(file, b"env_steps").get_storage_size() // 8
     labels = {name: tuple(values) for name, values in index["coordinates"].items()}
+    diverged_at = _integer(file, "diverged_at_vector_step", -1)
+    complete = int(committed) == planned
+    over = diverged_at >= 0 and (complete or not _integer(file, "diverged_trained_on", 0))
     return Header(
         labels=labels | {"eval": tuple(range(planned))},
         attributes={name: index["attributes"][name] for name in ATTRIBUTES},
@@ -94,9 +97,9 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
         config=json.loads(text),
         planned=planned,
         committed=int(committed),
-        outcome=outcome_of(
-            path, complete=int(committed) == planned, diverged=h5a.exists(file, b"diverged_at_vector_step")
-        ),
+        outcome=outcome_of(path, complete=complete, diverged=over),
+        diverged_at=diverged_at,
+        diverged_by=_text(file, "diverged_metric") if h5a.exists(file, b"diverged_metric") else "",
         stamp=stamp,
     )
 
@@ -117,6 +120,14 @@ def outcome_of(path: Path, *, complete: bool, diverged: bool) -> str:
         if (path.parent / "FAILED.json").exists():
             return "failed"
         return "done" if complete else "unfinished"
+
+
+def _integer(file: h5f.FileID, name: str, default: int) -> int:
+    if not h5a.exists(file, name.encode()):
+        return default
+    value = np.empty((), np.int64)
+    h5a.open(file, name.encode()).read(value, _NATIVE["<i8"])
+    return int(value)
 
 
 def _text(file: h5f.FileID, name: str) -> str:

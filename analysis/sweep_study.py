@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -157,8 +158,11 @@ def findings(
         not_shown.append(f"{_count(len(skipped), 'file')} could not be read; Provenance names each.")
     if diverged:
         where = ", ".join(f"{cell.benchmark} {cell.name}: {cell.diverged}" for cell in found if cell.diverged)
+        causes = Counter(cause for cell in found for cause in cell.causes if cause)
+        told = ", ".join(f"{cause} in {number}" for cause, number in causes.most_common())
         shows.append(
-            f"{_count(diverged, 'run')} diverged ({where}), counted with the score at its last evaluation."
+            f"{_count(diverged, 'run')} diverged ({where}){f', seen by {told}' if told else ''}; it counts with the "
+            "score at its last evaluation, 0 where it had none."
         )
     for group in _by_benchmark(found).values():
         yes, no = _learned(group)

@@ -295,10 +295,12 @@ class Agent:
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """Weight norms; of the hidden layers (critic 0) dormant shares and, for the critic, srank."""
+        """The largest |Q|; weight norms; of the hidden layers (critic 0) dormant shares and, for the critic, srank."""
         actor = self.actor.features(batch.observation, batch.task)
-        critic = self.critic.features(torch.cat((batch.action, batch.observation), 1), batch.task)
+        x = torch.cat((batch.action, batch.observation), 1)
+        critic = self.critic.features(x, batch.task)
         measured = {
+            "q_max": float(self.value_head.value(self.critic(x, batch.task)).abs().max()),
             "actor_weight_norm": plasticity.weight_norm(self.actor),
             "critic_weight_norm": plasticity.weight_norm(self.critic),
         }
@@ -316,6 +318,7 @@ class Agent:
         return (
             *UPDATE_METRICS,
             *self.value_head.metric_names,
+            "q_max",
             "actor_weight_norm",
             "critic_weight_norm",
             "dormant_actor",

@@ -47,15 +47,15 @@ def train(settings: tuple[str, ...], out: Path | None) -> None:
     """
     config = _read_settings(settings)
     directory = out or Path("runs/single") / config.run_id
-    if (directory / "agent.pt").exists():
-        click.echo(f"{directory} holds this run, finished. Delete the folder to train it again.")
-        return
+    if outcome := _ended(directory, config):
+        click.echo(f"{directory} holds this run, {_describe(directory, outcome)}. Delete it to train again.")
+        sys.exit(outcome == "diverged")
     directory.mkdir(parents=True, exist_ok=True)
     outcome = _train_with_progress(config, directory)
     if outcome == "stopped":
         click.echo(f"Stopped; the checkpoint is in {directory}. The same command goes on from it.")
         sys.exit(130)
-    click.echo(f"{outcome}: {directory / 'run.h5'}")
+    click.echo(f"{_describe(directory, outcome)}: {directory / 'run.h5'}")
     if outcome == "diverged":
         sys.exit(1)
 
@@ -197,6 +197,27 @@ def doctor() -> None:
             click.echo(f"{'':18} -> {finding.cure}")
     if any(finding.state == "broken" for finding in findings):
         sys.exit(1)
+
+
+def _ended(directory: Path, config: Config) -> str | None:
+    """How the run of `config` in the folder ended; None where it can be trained. Raises for another run's folder."""
+    from mtrl.results import ended
+
+    if (directory / "agent.pt").exists() and not (directory / "run.h5").exists():
+        raise click.ClickException(
+            f"{directory} has weights (agent.pt) but no run.h5 that says of which run; move them away"
+        )
+    return ended(directory, config)
+
+
+def _describe(directory: Path, outcome: str) -> str:
+    """The outcome in words, with the step and the cause where the run diverged."""
+    from mtrl.results import read_run
+
+    if outcome != "diverged":
+        return "finished" if outcome == "done" else outcome
+    run = read_run(directory / "run.h5")
+    return f"{run.divergence}{', and trained on' if run.trained_on else ''}"
 
 
 def _load_agent(place: Path) -> Agent:

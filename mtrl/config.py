@@ -208,6 +208,18 @@ class Evaluate(Section):
         return (*range(self.every, vector_steps, self.every), vector_steps)
 
 
+class Divergence(Section):
+    """When a run counts as diverged; docs/guide.md has the reasons. NaN and infinity always end it."""
+
+    action: Literal["stop", "continue"] = "stop"  # at a limit; either way the first time is recorded
+    # |Q|: the mean over the batch after every update, every row's at evaluations. None: 100 / (1 - agent.discount),
+    # ten times the return of 10 a step for ever, which is Meta-World's most.
+    q_limit: float | None = Field(None, gt=0)
+    loss_limit: float | None = Field(
+        None, gt=0
+    )  # |loss| of critics, actor and temperature; None: q_limit squared
+
+
 class Run(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     replay: Literal["auto", "host", "device"] = (
@@ -232,6 +244,7 @@ class Config(Section):
     network: Network = Network()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    divergence: Divergence = Divergence()
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -267,6 +280,13 @@ class Config(Section):
             return (self.agent.batch_per_task,) * tasks
         each, left = divmod(self.agent.batch, tasks)
         return tuple(each + (task < left) for task in range(tasks))
+
+    @property
+    def divergence_limits(self) -> dict[str, float]:
+        """{"q": limit of |Q|, "loss": limit of |loss|}, as the section `divergence` has them."""
+        given = self.divergence
+        q = given.q_limit or 100 / (1 - self.agent.discount)
+        return {"q": q, "loss": given.loss_limit or q**2}
 
     @cached_property
     def run_id(self) -> str:

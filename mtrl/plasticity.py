@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -21,19 +23,21 @@ def dormant(hidden: Tensor, threshold: float = DORMANT_THRESHOLD) -> Tensor:
 
 
 @torch.no_grad()
-def srank(hidden: Tensor, tail: float = SRANK_TAIL) -> int:
+def srank(hidden: Tensor, tail: float = SRANK_TAIL) -> float:
     """The least k whose k largest singular values hold 1 - tail of their sum, for activations [B, W].
 
     From at most 1,024 rows, evenly spaced; by the eigenvalues of the smaller Gram matrix in float64.
-    0 if all is zero.
+    0 if all is zero, NaN if something is not finite.
     """
+    if not hidden.isfinite().all():
+        return math.nan
     spaced = hidden[:: -(-len(hidden) // SRANK_ROWS)].double()
     gram = spaced @ spaced.T if spaced.shape[0] < spaced.shape[1] else spaced.T @ spaced
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
     total = singular.sum()
     if total == 0:
         return 0
-    return int((singular.cumsum(0) / total < 1 - tail).sum()) + 1
+    return 1 + int((singular.cumsum(0) / total < 1 - tail).sum())
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
-               diverged_at_vector_step where the run diverged; extended_from, the run id of the shorter run whose
+               where the run diverged diverged_at_vector_step, diverged_metric, diverged_value, diverged_limit (what
+               was first too large or not finite, and the limit) and diverged_trained_on (1 where training went
+               on after it); extended_from, the run id of the shorter run whose
                evaluations these were up to some point; and
                index: the coordinates and short attributes as they were at creation once more, as JSON, so that one
                read tells whoever gathers thousands of files what each holds
@@ -26,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -37,12 +39,34 @@ from mtrl.config import SCHEMA_VERSION, Config, changed_fields
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
 COORDINATES = ("metric", "run_metric", "task", "clock")  # of text; `eval` only counts
+DIVERGED = (
+    "diverged_at_vector_step",
+    "diverged_metric",
+    "diverged_value",
+    "diverged_limit",
+    "diverged_trained_on",
+)
 LONG = ("config", "index")  # attributes that `index` does not repeat
 CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds")
 
 
 class RunFileError(ValueError):
     """A file that is no readable run file; the message names it and says why."""
+
+
+class Divergence(NamedTuple):
+    """The first sign that a run diverged."""
+
+    vector_step: int
+    metric: str  # of the run file, or "action"; empty in files from before it was kept
+    value: float
+    limit: float  # of |value|; infinity where only a value that is not finite counts
+
+    def __str__(self) -> str:
+        if not self.metric:
+            return f"diverged at vector step {self.vector_step}"
+        limit = f"beyond {self.limit:g}" if math.isfinite(self.value) else "not finite"
+        return f"diverged at vector step {self.vector_step}: {self.metric} was {self.value:g}, {limit}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,16 @@ class RunData:
     timing: NDArray[np.float64]  # [evaluations, clocks]
     random_policy: NDArray[np.float32]  # [metrics, tasks]
     evaluations_planned: int
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """How the run diverged; None where it did not."""
+        return _read_divergence(self.attributes)
+
+    @property
+    def trained_on(self) -> bool:
+        """Whether training went on after the divergence."""
+        return bool(self.attributes.get("diverged_trained_on", False))
 
     @cached_property
     def config(self) -> Config:
@@ -163,9 +197,22 @@ class RunFileWriter:
         self._file["committed"][()] = row + 1
         self._file.flush()
 
-    def mark_diverged(self, vector_step: int) -> None:
-        """Records that the run diverged and after which vector step; its evaluations end there."""
-        self._file.attrs["diverged_at_vector_step"] = vector_step
+    def mark_diverged(self, divergence: Divergence | None, *, trained_on: bool = False) -> None:
+        """Records how the run diverged, and whether training goes on; its evaluations end there where it does not.
+
+        None takes back what a run wrote that goes on from before it.
+        """
+        first, *rest = DIVERGED  # the first says that the others are there: it goes first and comes last
+        for name in DIVERGED:
+            self._file.attrs.pop(name, None)
+            self._file.flush()
+        if divergence is None:
+            return
+        at, *values = divergence
+        for name, value in zip(rest, (*values, int(trained_on)), strict=True):
+            self._file.attrs[name] = value
+        self._file.flush()
+        self._file.attrs[first] = at
         self._file.flush()
 
     def close(self) -> None:
@@ -183,6 +230,24 @@ def read_run(path: Path) -> RunData:
         if isinstance(error, RunFileError):
             raise
         raise RunFileError(f"{path} is not a readable run file: {error}") from None
+
+
+def ended(directory: Path, config: Config) -> Literal["done", "diverged"] | None:
+    """How the run of `config` in `directory` ended; None where it has not, or where its file cannot be read.
+
+    Raises RunFileError, naming what differs, where the folder holds the run of another configuration.
+    """
+    path = directory / "run.h5"
+    refuse_another_run(path, config)
+    try:
+        data = read_run(path)
+    except RunFileError:  # none, or a damaged one: not the end of a run
+        return None
+    if data.divergence and not data.trained_on:
+        return "diverged"
+    if len(data.env_steps) < data.evaluations_planned or not (directory / "agent.pt").exists():
+        return None
+    return "diverged" if data.divergence else "done"
 
 
 def extend_run(source: Path, target: Path, config: Config) -> int:
@@ -214,8 +279,8 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
 
 def _check_extension(data: RunData, config: Config) -> None:
     """Raises RunFileError unless `config` is the run of `data` made longer."""
-    if "diverged_at_vector_step" in data.attributes:
-        raise RunFileError(f"{data.path} diverged: there is nothing to go on from")
+    if data.divergence:
+        raise RunFileError(f"{data.path} {data.divergence}: there is nothing to go on from")
     if config.train.vector_steps < data.config.train.vector_steps:
         raise RunFileError(
             f"{data.path} already has {data.config.train.vector_steps} vector steps, more than the "
@@ -322,6 +387,15 @@ def _read_1(path: Path, file: h5py.File) -> RunData:
 
 # Schema -> its reader. A reader stays when a newer schema comes: tests/data has a file of each.
 READERS: dict[int, Callable[[Path, h5py.File], RunData]] = {1: _read_1}
+
+
+def _read_divergence(attributes: Mapping[str, Any]) -> Divergence | None:
+    if "diverged_at_vector_step" not in attributes:
+        return None
+    kinds = (int, str, float, float)
+    defaults = (0, "", math.nan, math.inf)
+    return Divergence(*(kind(attributes.get(name, default))
+                        for name, kind, default in zip(DIVERGED, kinds, defaults, strict=False)))  # fmt: skip
 
 
 def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from numpy.typing import NDArray
 from mtrl import __version__
 from mtrl.agent import Agent, Update
 from mtrl.config import Config
+from mtrl.divergence import find_divergence
 from mtrl.evaluate import Evaluator
 from mtrl.replay import Batch
-from mtrl.results import CLOCKS, RunFileWriter, refuse_another_run
+from mtrl.results import CLOCKS, Divergence, RunFileWriter
+
+log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -32,8 +37,10 @@ class RunLog:
         )  # count, successes, return since the last evaluation
         self._since = time.perf_counter()
         self._tasks = len(config.env.tasks)
+        self._limits = config.divergence_limits
+        self._trains_on = config.divergence.action == "continue"
+        self.divergence: Divergence | None = None  # the first sign of it
         path = directory / "run.h5"
-        refuse_another_run(path, config)
         self._evaluator = Evaluator(config)
         if resumed:
             self._file = RunFileWriter.open(path)
@@ -62,26 +69,42 @@ class RunLog:
                 episode["return"][ended],
             ]
 
-    def evaluate(self, step: int, agent: Agent, batch: Batch | None, update: Update | None) -> None:
-        """Evaluates the deterministic policy and commits a row, with the metrics of the latest update and its batch."""
+    def evaluate(self, step: int, agent: Agent, batch: Batch | None, update: Update | None) -> bool:
+        """Evaluates the deterministic policy and commits a row, with the metrics of the latest update and its batch.
+
+        Returns whether the run must end here, diverged: without a row where the policy cannot act any more.
+        """
         with self.clock("evaluate_seconds"):
-            per_task = self._evaluator.evaluate(
-                lambda observation: agent.act(observation, deterministic=True)
-            )
+            try:
+                per_task = self._evaluator.evaluate(partial(_act, agent))
+            except _NoActionError as error:
+                return self.must_end(step, {"evaluation_action": error.value})
             per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
-            if batch is not None:
-                per_run |= agent.measure(batch)
+            measured = {} if batch is None else agent.measure(batch)
         self.success = float(per_task["success"].mean())
         self._file.write_evaluation(
             step * self._tasks, per_task | self._training_episodes() | {"temperature": agent.temperature},
-            per_run, self._read_clocks(),
+            per_run | measured, self._read_clocks(),
         )  # fmt: skip
         self._evaluations += 1
         self._episodes[:] = 0
+        return self.must_end(step, measured)
 
-    def mark_diverged(self, step: int) -> None:
-        """Records that the run diverged after `step` vector steps."""
-        self._file.mark_diverged(step)
+    def must_end(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the run must end after `step` vector steps, for these metrics say that it diverged.
+
+        The first sign of divergence goes to the run file at once. What is not finite always ends the run: networks
+        that compute with it can neither act nor learn.
+        """
+        found = find_divergence(step, metrics, self._limits)
+        if found is None:
+            return False
+        ends = not (self._trains_on and math.isfinite(found.value))
+        if self.divergence is None or ends:
+            self.divergence = self.divergence or found
+            self._file.mark_diverged(self.divergence, trained_on=not ends)
+            log.warning("%s%s", found, "" if ends else "; training goes on")
+        return ends
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -89,6 +112,7 @@ class RunLog:
             "clocks": self._read_clocks(),
             "episodes": self._episodes.copy(),
             "success": self.success,
+            "divergence": None if self.divergence is None else list(self.divergence),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,6 +121,8 @@ class RunLog:
         self._clocks = dict(state["clocks"])
         self._episodes = state["episodes"].copy()
         self.success = state["success"]
+        self.divergence = state["divergence"] and Divergence(*state["divergence"])
+        self._file.mark_diverged(self.divergence, trained_on=True)
 
     def close(self) -> None:
         self._evaluator.close()
@@ -112,3 +138,18 @@ class RunLog:
         self._clocks["wall_seconds"] += now - self._since
         self._since = now
         return dict(self._clocks)
+
+
+class _NoActionError(ArithmeticError):
+    """The policy gave an action that is not finite."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+def _act(agent: Agent, observation: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The deterministic action. Raises _NoActionError where it is not finite, before the envs refuse it as an error."""
+    action = agent.act(observation, deterministic=True)
+    if not np.isfinite(action).all():
+        raise _NoActionError(float(action[~np.isfinite(action)][0]))
+    return action

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, Update
 from mtrl.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import allowed_threads, usable_cpus
@@ -20,6 +20,7 @@ from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.replay import pooled_counts
 from mtrl.replay_cuda import build_replay
+from mtrl.results import ended
 from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
 
@@ -44,13 +45,15 @@ def train(
     """Trains the run of `config` in `directory` and returns "done", "stopped" or "diverged".
 
     Leaves run.h5 there and, when done, the agent's weights in agent.pt. Continues from checkpoint/ where there is
-    one, bit for bit on a CPU. `stop` is asked after every vector step; once it says yes, a checkpoint is written and
-    the run returns. `report` hears of every vector step. Raises ConfigError where this machine cannot run the
-    configuration, CheckpointError or RunFileError where `directory` holds a run of another one, OSError where it cannot
-    be written.
+    one, bit for bit on a CPU; a run that is over is left as it is. `stop` is asked after every vector step; once it
+    says yes, a checkpoint is written and the run returns. `report` hears of every vector step. Raises ConfigError where
+    this machine cannot run the configuration, CheckpointError or RunFileError where `directory` holds a run of another
+    one, OSError where it cannot be written.
     """
     torch.set_num_threads(allowed_threads(config.run.threads))
     directory.mkdir(parents=True, exist_ok=True)
+    if over := ended(directory, config):
+        return over
     seed, tasks, steps = config.train.seed, len(config.env.tasks), config.train.vector_steps
     device = resolve_device(config.run.device)
     config = resolve_env_workers(config, device)
@@ -91,6 +94,8 @@ def train(
                 action = (
                     explorer.uniform(-1, 1, (tasks, ACTION_SIZE)) if exploring else agent.act(observation)
                 )
+                if log.must_end(step, {"action": float(np.sum(action))}):
+                    return "diverged"
                 next_observation, reward, terminated, truncated, info = envs.step(action)
                 replay.add(observation, action, reward, terminated, truncated, info["final_obs"])
                 agent.observe(reward, terminated, truncated)
@@ -105,14 +110,13 @@ def train(
                 for i in range(0 if exploring else config.train.updates_per_step):
                     batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
                     update = agent.update(batch)
-                    if not torch.stack(list(update.metrics.values())).isfinite().all():
-                        log.mark_diverged(step)
+                    if log.must_end(step, read_metrics(update)):
                         return "diverged"
                     if config.replay.mode.startswith("prioritized"):
                         replay.update_priorities(batch.id, update.priority)
 
-            if step in evaluate_at:
-                log.evaluate(step, agent, batch, update)
+            if step in evaluate_at and log.evaluate(step, agent, batch, update):
+                return "diverged"
             report(Progress(step, steps, step * tasks, log.success))
             stopping = step < steps and stop()
             if stopping or (step < steps and save_now()):
@@ -128,7 +132,7 @@ def train(
             if stopping:
                 return "stopped"
     save_tensors(directory / "agent.pt", agent.state_dict())
-    return "done"
+    return "diverged" if log.divergence else "done"
 
 
 def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
@@ -137,6 +141,12 @@ def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
     if config.agent.scaling != "reward":
         return envs
     return PerTaskRewardScale(envs, discount=config.agent.discount)
+
+
+def read_metrics(update: Update) -> dict[str, float]:
+    """The metrics of an update as numbers: the one moment at which a GPU is waited for."""
+    values = torch.stack(list(update.metrics.values())).tolist()
+    return dict(zip(update.metrics, values, strict=True))
 
 
 def resolve_env_workers(config: Config, device: torch.device) -> Config:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from mtrl.config import Config, build_config
-from mtrl.results import RunFileWriter
+from mtrl.results import Divergence, RunFileWriter
 
+DIVERGED = Divergence(1_200, "q_mean", -12_000.0, 10_000.0)
 RUN_METRICS = ("critic_loss", "dormant_critic", "dormant_actor", "srank_critic_1")
 
 

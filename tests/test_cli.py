@@ -29,6 +29,19 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert "did you mean 'reach-v3'" in mtrl("video", run, "--task", "rech-v3", code=1)
 
 
+def test_a_folder_that_is_over_is_not_trained_again(tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", ["train", "preset=debug", *SETTINGS, "--out", str(tmp_path / "run")]
+    weak = [*settings, "divergence.q_limit=1e-4"]
+    told = "diverged at vector step 31: "
+    assert told in mtrl(*weak, code=1)
+    assert f"holds this run, {told}" in mtrl(*weak, code=1)
+    other = mtrl(*settings, "agent.polyak=1", code=1)
+    assert "agent.polyak is 1.0, was 0.005; divergence.q_limit is None, was 0.0001" in other
+    (run / "agent.pt").touch()
+    (run / "run.h5").unlink()
+    assert "no run.h5 that says of which run" in mtrl(*settings, code=1)
+
+
 def test_a_video_of_a_run(tmp_path: Path) -> None:
     mtrl("train", "preset=debug", *SETTINGS, "--out", str(tmp_path))
     done = subprocess.run(

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import ContourSet
-from reference_analysis import config_of, write_sweep
+from reference_analysis import DIVERGED, config_of, write_sweep
 
 from analysis.cells import Cell, cells
 from analysis.figures import (
@@ -115,7 +115,7 @@ def test_single_runs_and_diverged_ones_are_marked() -> None:
 
 def test_a_diverged_run_ends_in_a_cross(tmp_path: Path) -> None:
     files = write_sweep(tmp_path, [config_of(seed=seed) for seed in range(2)], success=[0.2, 0.4])
-    RunFileWriter.open(files[0]).mark_diverged(1_200)
+    RunFileWriter.open(files[0]).mark_diverged(DIVERGED)
     figure = learning_curves(cells(open_sweep(tmp_path)))
     crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
     ends = [np.round([*line.get_xdata(), *line.get_ydata()], 6).tolist() for line in crosses]

@@ -13,13 +13,13 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from reference_analysis import config_of, write_run, write_sweep
+from reference_analysis import DIVERGED, config_of, write_run, write_sweep
 
 from analysis import frames
 from analysis.cells import cells
 from analysis.frames import SweepError, load, open_sweep, save, to_runs
 from mtrl.config import Config
-from mtrl.results import read_run
+from mtrl.results import RunFileWriter, read_run
 
 
 def test_every_value_is_in_its_place(tmp_path: Path) -> None:
@@ -123,6 +123,23 @@ def test_outcomes_come_from_the_markers(tmp_path: Path) -> None:
     dataset = to_runs(open_sweep(tmp_path))
     outcome = dict(zip(dataset.run_id.values.tolist(), dataset.outcome.values.tolist(), strict=True))
     assert [outcome[read_run(file).config.run_id] for file in files] == ["diverged", "failed", "done"]
+
+
+def test_divergence_is_gathered_with_its_step_and_cause(tmp_path: Path) -> None:
+    """A run that trains on after it is over only at its end."""
+    configs = [config_of(seed=seed) for seed in range(4)]
+    files = write_sweep(tmp_path, configs[:2]) + write_sweep(tmp_path, configs[2:], success=[0.1])
+    for file, trained_on in zip(files[1:], (True, True, False), strict=True):
+        RunFileWriter.open(file).mark_diverged(DIVERGED, trained_on=trained_on)
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+    dataset = open_sweep(tmp_path)
+    runs = to_runs(dataset).sortby("seed")
+    assert runs.outcome.values.tolist() == ["done", "diverged", "unfinished", "diverged"]
+    assert runs.diverged_at.values.tolist() == [-1, 1_200, 1_200, 1_200]
+    assert runs.diverged_by.values.tolist() == ["", "q_mean", "q_mean", "q_mean"]
+    save(dataset, tmp_path / "dataset.nc")
+    xr.testing.assert_identical(open_sweep(tmp_path), dataset)
 
 
 def test_saves_and_loads(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_analysis import config_of, write_run, write_sweep
+from reference_analysis import DIVERGED, config_of, write_run, write_sweep
 
 from analysis import paper_study, sweep_study
+from analysis.cells import cells
 from analysis.frames import SweepError, open_sweep
 from analysis.report import Drawing, Page, Table, render
 from analysis.sweep_study import is_above
@@ -275,12 +276,16 @@ def test_systems_of_like_size_are_compared(tmp_path: Path) -> None:
 
 def test_diverged_runs_are_counted(tmp_path: Path) -> None:
     files = write_sweep(tmp_path, [config_of(seed=seed) for seed in range(3)], success=[0.2, 0.4])
+    files += write_sweep(tmp_path, [config_of(seed=3)], success=[])  # before its first evaluation
     for file in files:
-        RunFileWriter.open(file).mark_diverged(1_200)
+        RunFileWriter.open(file).mark_diverged(DIVERGED)
     page = page_of(tmp_path)
     assert any(
-        line.startswith("3 runs diverged (drawer-close-v3+reach-v3 width 16: 3)") for line in page.shows
+        line.startswith("4 runs diverged (drawer-close-v3+reach-v3 width 16: 4), seen by q_mean in 4;")
+        for line in page.shows
     )
+    (cell,) = cells(open_sweep(tmp_path))
+    assert cell.scores.mean(-1).tolist() == pytest.approx([0.4005] * 3 + [0.0])
 
 
 def plastic_sweep(root: Path, batches: tuple[int, ...]) -> None:

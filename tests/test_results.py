@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from reference_analysis import RUN_METRICS, config_of, write_run
+from reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run
 
 from mtrl.config import Config
 from mtrl.results import CLOCKS, READERS, TASK_METRICS, RunFileError, RunFileWriter, extend_run, read_run
@@ -197,8 +197,8 @@ def test_another_run_is_no_extension(path: Path, tmp_path: Path) -> None:
         extend_run(path, to, longer(seed=1))
     with pytest.raises(RunFileError, match="already has 2000 vector steps"):
         extend_run(path, to, longer(train__vector_steps=1_000))
-    RunFileWriter.open(path).mark_diverged(1_600)
-    with pytest.raises(RunFileError, match="diverged"):
+    RunFileWriter.open(path).mark_diverged(DIVERGED)
+    with pytest.raises(RunFileError, match="diverged at vector step 1200: q_mean was -12000, beyond 10000"):
         extend_run(path, to, longer())
     assert not to.exists()
 
@@ -213,6 +213,8 @@ def write_until_killed(path: Path, told: int, seed: int) -> None:
     for row in range(writer.committed, 400):
         values = {name: np.full(2, row) for name in TASK_METRICS}
         writer.write_evaluation(row, values, dict.fromkeys(RUN_METRICS, row), dict.fromkeys(CLOCKS, row))
+        if row % 5 == 0:
+            writer.mark_diverged(DIVERGED if row % 10 == 0 else None, trained_on=True)
         os.write(told, struct.pack("i", row + 1))
     os._exit(0)
 
@@ -237,6 +239,8 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
         acknowledged = first + b"".join(iter(lambda pipe=heard: os.read(pipe, 4096), b""))  # type: ignore[misc]
         os.close(heard)
         data = read_run(path)
+        assert data.divergence in (None, DIVERGED)
+        assert data.trained_on == bool(data.divergence)
         rows = len(data.env_steps)
         assert rows >= struct.unpack("i", acknowledged[-4:])[0]
         known = np.arange(rows)

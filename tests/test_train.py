@@ -121,6 +121,7 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path, finished: Path)
 
     seen: list[Progress] = []
     train(short_config(), tmp_path, stop=partial(stop_after, seen, 5), report=seen.append)
+    (tmp_path / "run.h5").unlink()
     with pytest.raises(CheckpointError, match=r"agent\.discount is 0\.9, was 0\.99"):
         train(short_config(agent__discount=0.9), tmp_path)
 
