@@ -38,6 +38,8 @@ add_library(mtrl_cuda OBJECT ${CUDA_SOURCES})
 target_include_directories(mtrl_cuda PRIVATE csrc)
 target_compile_options(mtrl_cuda PRIVATE ${flags})
 target_link_libraries(_core PRIVATE mtrl_cuda)
+file(GLOB CUDA_BIND_SOURCES CONFIGURE_DEPENDS csrc/bind/cuda/*.cpp)
+target_sources(_core PRIVATE ${CUDA_BIND_SOURCES})
 string(REPLACE ";" " " architectures "${CMAKE_CUDA_ARCHITECTURES}")
 set_property(SOURCE csrc/bind/cuda.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              "MTRL_CUDA_VERSION=\"${CMAKE_CUDA_COMPILER_VERSION}\"" "MTRL_CUDA_ARCHITECTURES=\"${architectures}\"")

@@ -1,7 +1,9 @@
 # The Python module `cuda_on_host`; tests/cuda_on_host.py builds and explains it.
-pybind11_add_module(cuda_on_host EXCLUDE_FROM_ALL NO_EXTRAS tests/csrc/cuda_on_host_module.cpp)
+file(GLOB bindings CONFIGURE_DEPENDS csrc/bind/cuda/*.cpp)
+pybind11_add_module(cuda_on_host EXCLUDE_FROM_ALL NO_EXTRAS tests/csrc/cuda_on_host_module.cpp ${bindings})
+target_compile_definitions(cuda_on_host PRIVATE MTRL_CUDA_ON_HOST)
 target_link_libraries(cuda_on_host PRIVATE mtrl_flags Threads::Threads)
-target_include_directories(cuda_on_host PRIVATE csrc tests/csrc csrc/bind)
+target_include_directories(cuda_on_host PRIVATE csrc tests/csrc)
 target_compile_options(cuda_on_host PRIVATE -O1)  # the fibers' switching costs more than their work
 file(GLOB sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}/csrc csrc/replay/*.cu csrc/critic/*.cu)
 foreach(source ${sources})

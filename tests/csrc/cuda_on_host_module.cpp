@@ -1,9 +1,9 @@
 // The Python module `cuda_on_host`, for tests alone: the CUDA kernels' own binding over kernels that run on
 // the host (cuda_on_host.h), so that what stands above them in Python runs on CPU tensors.
-#define MTRL_CUDA_ON_HOST
 #define MTRL_CUDA_VERSION "none"
 #define MTRL_CUDA_ARCHITECTURES "host"
 #include "bind/cuda.cpp"
+#include "cuda/device.h"
 
 OnDevice::OnDevice(int) {}
 OnDevice::~OnDevice() {}
