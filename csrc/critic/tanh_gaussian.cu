@@ -7,6 +7,9 @@ namespace {
 
 constexpr int kThreads = 128;
 
+// NaN stays NaN, which fminf and fmaxf would hide.
+__device__ float clipped(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
 __global__ void __launch_bounds__(kThreads)
     sample_kernel(TanhGaussianCuda g, const float* output, const float* noise, float* action,
                   int64_t action_row, float* log_prob) {
@@ -21,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
       own[a] = tanhf(mean[a]);
       continue;
     }
-    const float eps = noise[b * g.actions + a], log_std = fminf(fmaxf(raw[a], g.log_std_min), g.log_std_max);
+    const float eps = noise[b * g.actions + a], log_std = clipped(raw[a], g.log_std_min, g.log_std_max);
     const float u = mean[a] + expf(log_std) * eps;
     const float log_squash = 2.0f * (kLog2 - fabsf(u) - log1pf(expf(-2.0f * fabsf(u))));
     sum += -0.5f * eps * eps - log_std - kHalfLog2Pi - log_squash;

@@ -14,7 +14,7 @@ __device__ float soft_target(const TdTargetCuda& c, int64_t b) {
   float least = c.next_q[b];
   for (int64_t e = 1; e < c.critics; ++e) {
     const float next = c.next_q[e * c.rows + b];
-    least = next < least ? next : least;
+    if (!(next >= least) && least == least) least = next;  // a NaN is not hidden by a smaller number
   }
   return c.reward[b] + c.discount[b] * (1.0f - c.terminated[b]) * (least - c.temperature[b] * c.log_prob[b]);
 }

@@ -12,7 +12,16 @@ namespace {
 
 using cuda_on_host::in_every_order;
 
-enum class Fault { none, no_barrier, no_second_barrier, tail, short_mask, divergent_barrier, stale_shared };
+enum class Fault {
+  none,
+  no_barrier,
+  no_second_barrier,
+  tail,
+  short_mask,
+  absent_lanes,
+  divergent_barrier,
+  stale_shared
+};
 
 // sum[block] of 64 values a block, and of their neighbours' through shared memory: the launch of every trap.
 template <Fault fault>
@@ -36,6 +45,7 @@ __global__ void neighbours(const float* x, int n, float* shifted, float* sum) {
   if (fault == Fault::short_mask) {
     for (int apart = 16; apart > 0; apart /= 2) value += __shfl_xor_sync(0xFFFFu, value, apart);
   }
+  if (fault == Fault::absent_lanes && t % 32 < 16) value += __shfl_xor_sync(kAllLanes, value, 1);
   const float total = block_sum(value, scratch);
   if (t == 0) sum[blockIdx.x] = total;
 }
@@ -95,6 +105,7 @@ TEST(CudaOnHost, CatchesAMissingBarrier) { EXPECT_GE(caught<Fault::no_barrier>()
 TEST(CudaOnHost, CatchesAMissingBarrierBeforeReuse) { EXPECT_GE(caught<Fault::no_second_barrier>(), 2); }
 TEST(CudaOnHost, CatchesOneTooManyAtTheTail) { EXPECT_EQ(caught<Fault::tail>(), 4); }
 TEST(CudaOnHost, CatchesAShortMask) { EXPECT_EQ(caught<Fault::short_mask>(), 4); }
+TEST(CudaOnHost, CatchesAMaskOfLanesThatDoNotCome) { EXPECT_EQ(caught<Fault::absent_lanes>(), 4); }
 TEST(CudaOnHost, CatchesABarrierThatNotAllReach) { EXPECT_EQ(caught<Fault::divergent_barrier>(), 4); }
 TEST(CudaOnHost, PoisonsSharedMemoryBetweenBlocks) { EXPECT_EQ(caught<Fault::stale_shared>(), 4); }
 

@@ -42,4 +42,12 @@ TEST(CudaTanhGaussian, IsTheCpus) {
   });
 }
 
+TEST(CudaTanhGaussian, ShowsANanOfTheDeviation) {
+  const float output[] = {0, NAN}, noise[] = {1};
+  float action[2], log_prob[2];
+  tanh_gaussian_sample({1, 1, -2.0f, 1.0f}, output, noise, &action[0], 1, &log_prob[0]);
+  tanh_gaussian_sample_cuda({1, 1, -2.0f, 1.0f}, output, noise, &action[1], 1, &log_prob[1], nullptr);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(std::isnan(action[i]) && std::isnan(log_prob[i])) << i;
+}
+
 }  // namespace

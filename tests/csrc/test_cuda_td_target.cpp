@@ -26,7 +26,7 @@ std::vector<float> normal(std::mt19937_64& generator, int64_t n, float scale) {
 }
 
 TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
-  const auto [critics, rows] = GetParam();
+  const int64_t critics = GetParam().critics, rows = GetParam().rows;
   std::mt19937_64 generator(static_cast<uint64_t>(critics * 1000 + rows));
   const auto reward = normal(generator, rows, 5), log_prob = normal(generator, rows, 3);
   const auto next_q = normal(generator, critics * rows, 100), q = normal(generator, critics * rows, 100);
@@ -85,6 +85,20 @@ TEST_P(CudaTdTarget, MatchesTheCpuAndDoublePrecision) {
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaTdTarget,
                          testing::Values(Case{1, 1}, Case{2, 255}, Case{2, 256}, Case{2, 257}, Case{10, 700},
                                          Case{3, 1280}));
+
+TEST(CudaTdTarget, ShowsANanOfAnyCritic) {
+  const float one[] = {1, 1, 1}, zero[] = {0, 0, 0};
+  const float next_q[] = {NAN, 5, 5, 5, NAN, 5, 5, 5, NAN};  // critic e's is in row e
+  float expected[3], target[3];
+  td_target(3, 3, one, zero, next_q, one, one, one, expected);
+  td_target_cuda(
+      {3, 3, one, zero, next_q, one, one, nullptr, nullptr, one, target, nullptr, nullptr, nullptr, nullptr},
+      nullptr);
+  for (int b = 0; b < 3; ++b) {
+    EXPECT_TRUE(std::isnan(expected[b])) << b;
+    EXPECT_TRUE(std::isnan(target[b])) << b;
+  }
+}
 
 TEST(CudaTdTarget, WorkedByHand) {
   // Row 0 goes on: 1 + 0.5 (min(4, 2) - 0.5 * 2) = 1.5. Row 1 has ended: 3.
