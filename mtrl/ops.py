@@ -369,6 +369,27 @@ for _name, _kernel in (
 ops_cuda.register(_library)
 
 
+def _on_one_device(fake: Any, operator: str) -> Any:
+    """`fake`, which torch also takes where only some of the tensors are meta: that is an error here."""
+    names = [argument.name for argument in getattr(torch.ops.mtrl, operator).default._schema.arguments]
+
+    @functools.wraps(fake)
+    def checked(*values: Any) -> Any:
+        (first, device), *others = [
+            (name, value.device)
+            for name, value in zip(names, values, strict=False)
+            if isinstance(value, Tensor)
+        ]
+        for name, other in others:
+            if other != device:
+                raise ValueError(
+                    f"mtrl.{operator}: {first} is on {device}, {name} on {other}; pass all tensors on one device"
+                )
+        return fake(*values)
+
+    return checked
+
+
 def _fake_linear(x: Tensor, kernel: Tensor, *_: Any) -> Tensor:
     return x.new_empty((kernel.shape[0], x.shape[-2], kernel.shape[2]))
 
@@ -381,11 +402,14 @@ def _fake_target(reward: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(reward)
 
 
-torch.library.register_fake("mtrl::ensemble_linear", _fake_linear, lib=_library)
-torch.library.register_fake("mtrl::ensemble_linear_backward", _linear_gradients, lib=_library)
-torch.library.register_fake("mtrl::own_head", _fake_head, lib=_library)
-torch.library.register_fake("mtrl::own_head_backward", _head_gradients, lib=_library)
-torch.library.register_fake("mtrl::soft_target", _fake_target, lib=_library)
+for _name, _fake in (
+    ("ensemble_linear", _fake_linear),
+    ("ensemble_linear_backward", _linear_gradients),
+    ("own_head", _fake_head),
+    ("own_head_backward", _head_gradients),
+    ("soft_target", _fake_target),
+):
+    torch.library.register_fake(f"mtrl::{_name}", _on_one_device(_fake, _name), lib=_library)
 torch.library.register_autograd(
     "mtrl::ensemble_linear", _linear_autograd, setup_context=_linear_save, lib=_library
 )

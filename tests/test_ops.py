@@ -178,6 +178,85 @@ def test_wrong_input_is_named_before_it_is_touched():
         _core.choose_matmul_kernel("avx1024")
 
 
+def sparse(x):
+    return x.to_sparse()
+
+
+def other_dtype(x):
+    return x.int() if x.dtype == torch.int64 else x.double()
+
+
+def one_more(x):
+    return torch.cat((x, x[..., :1]), -1)
+
+
+# What no kernel takes, and what it says of it: torch's own dispatcher answers for sparse tensors.
+WRONG = {
+    "meta": (
+        lambda x: x.to("meta"),
+        ValueError,
+        "({name} is on meta|{name} on meta).*pass all tensors on one",
+    ),
+    "sparse": (sparse, NotImplementedError, "Could not run 'mtrl::{operator}'.*Sparse"),
+    "dtype": (other_dtype, TypeError, "{name} has dtype (float64|int32); expected (float32|int64)"),
+    "shape": (one_more, ValueError, r"has shape \[.*\]; expected \["),
+}
+TENSORS = [
+    (operator, place)
+    for operator, values in arguments().items()
+    for place, value in enumerate(values)
+    if isinstance(value, torch.Tensor)
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("operator", "place"), TENSORS)
+def test_no_tensor_of_another_kind_reaches_a_kernel(operator, place, wrong):
+    function = getattr(torch.ops.mtrl, operator).default
+    given = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments()[operator]]
+    change, error, message = WRONG[wrong]
+    given[place] = change(given[place])
+    name = function._schema.arguments[place].name
+    with pytest.raises(error, match=message.format(name=name, operator=operator)):
+        function(*given)
+
+
+def test_meta_tensors_alone_give_shapes():
+    for operator, values in arguments().items():
+        meta = [x.detach().to("meta") if isinstance(x, torch.Tensor) else x for x in values]
+        function = getattr(torch.ops.mtrl, operator).default
+        real = function(*(x.detach() if isinstance(x, torch.Tensor) else x for x in values))
+        got = function(*meta)
+        for one, other in zip(*((y if isinstance(y, tuple) else (y,)) for y in (got, real)), strict=True):
+            assert one.device.type == "meta"
+            assert one.shape == other.shape
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.to("meta"), ValueError, r"{name} has no memory \(a meta or fake tensor\)"),
+        (sparse, ValueError, r"{name} has the layout torch\.sparse_coo; pass \.to_dense\(\)"),
+        (lambda x: x.to_mkldnn(), ValueError, r"{name} has the layout torch\._mkldnn; pass \.to_dense\(\)"),
+        (torch.Tensor.double, TypeError, "{name} has dtype float64; expected float32"),
+        (torch.Tensor.half, TypeError, "{name} has dtype torch.float16; expected float32"),
+        (lambda x: x.view(2, 4), ValueError, r"{name} has shape \[2, 4\]; expected"),
+        (lambda x: x.repeat(2)[::2], ValueError, "{name} is not contiguous; pass a contiguous copy"),
+    ],
+)
+def test_adam_names_the_vector_that_is_of_another_kind(place, change, error, message):
+    names = ("value", "gradient", "mean", "square", "target")
+    vectors = [normal(i, 8) for i in range(5)]
+    before = [vector.clone() for vector in vectors]
+    vectors[place] = change(vectors[place])
+    value, gradient, mean, square, target = vectors
+    with pytest.raises(error, match=message.format(name=names[place])):
+        ops.adam_polyak(value, gradient, (mean, square), target, 0.1, (0.9, 0.999), 1e-5, 0.0, 1.0, 0.005, 1)
+    for i, vector in enumerate(vectors):
+        assert i == place or torch.equal(vector, before[i]), "nothing was changed"
+
+
 @given(
     n=st.integers(1, 100),
     seed=st.integers(0, 100),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reference_critic import first_update
 from test_agent import Rows, make_batch, noises
 
+from mtrl import ops
 from mtrl.agent import Agent
 from mtrl.config import build_config
 
@@ -140,3 +141,80 @@ def test_sizes_from_end_to_end_of_the_range(size):
 @pytest.mark.slow  # 6 GB
 def test_the_widest_layers():
     check_one_update(build(1, (2, 2), 8192, 1), make_batch(1, 7, seed=1), ROUNDING)
+
+
+def step_of(agent, batch):
+    """The tensors of one fused step by name, and the call that takes them."""
+    adams = {
+        "actor": agent.actor_adam,
+        "critic": agent.critic_adam,
+        "log_temperature": agent.temperature_adam,
+    }
+    parts = ("", "'s gradient", "'s mean", "'s square")
+    tensors = {
+        name + part: x for name, adam in adams.items() for part, x in zip(parts, adam.flat()[:4], strict=True)
+    }
+    tensors |= {"target": agent.target_value, **batch._asdict()}
+    rows = len(batch.reward)
+    tensors |= {"next_noise": torch.zeros(rows, 4), "noise": torch.zeros(rows, 4)}
+
+    def step(tensors, steps=1):
+        flats = [(*(tensors[name + part] for part in parts), steps) for name in adams]
+        columns = tuple(tensors[name] for name in batch._fields)
+        noise = (tensors["next_noise"], tensors["noise"])
+        return agent.fused(*flats[:2], tensors["target"], flats[2], columns, noise)
+
+    return tensors, step
+
+
+STEP = tuple(step_of(build(2, (1, 1), 8, 2), make_batch(2, 3))[0])
+
+
+@pytest.mark.parametrize("name", STEP)
+def test_no_tensor_of_another_kind_reaches_the_step(name):
+    tensors, step = step_of(build(2, (1, 1), 8, 2), make_batch(2, 3))
+    before = {key: x.clone() for key, x in tensors.items()}
+    right = tensors[name]
+    for wrong, error, message in (
+        (right.to("meta"), ValueError, "has no memory"),
+        (right.to_sparse(), ValueError, "has the layout torch.sparse_coo"),
+        (right.half(), TypeError, "has dtype torch.float16"),
+        (right.int(), TypeError, "has dtype int32; expected (float32|int64)"),
+        (torch.cat((right, right))[::2], ValueError, "is not contiguous"),
+        (right[None], ValueError, r"has shape \[1, .*\]; expected"),
+        (right[:-1].clone(), ValueError, "(has shape|has .* numbers; expected)"),
+    ):
+        with pytest.raises(error, match=f"{name if wrong.shape == right.shape else ''}.* {message}"):
+            step({**tensors, name: wrong})
+    assert all(torch.equal(tensors[key], x) for key, x in before.items()), "nothing was changed"
+    step(tensors)
+    assert not torch.equal(tensors["actor"], before["actor"]), "the step is right otherwise"
+
+
+def test_a_step_counts_from_one():
+    tensors, step = step_of(build(1, (1, 1), 8, 1), make_batch(1, 3))
+    with pytest.raises(ValueError, match="actor's step is 0; the first step is 1"):
+        step(tensors, steps=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 0, "start": [0, 16, 32]}, "depth is 0; the least is 1"),
+        ({"width": 0}, "width is 0; the least is 1"),
+        ({"members": -2}, "members is -2; the least is 1"),
+        ({"start": [0, 16, 32, 48, -64]}, r"start\[4\] is -64; the least is 0"),
+        ({"start": [0, 16]}, "start has 2 entries; expected 5"),
+        ({"tasks": 3}, "the shapes of actor and critic do not belong together"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(changes, message):
+    numbers = dict.fromkeys(ops.SAC_SETTINGS, 0.1)
+    shape = {"tasks": 1, "width": 8, "depth": 1, "start": [0, 16, 128, 144, 512]}
+    actor, critic = (
+        {"members": 1, "inputs": 39, "outputs": 8, **shape},
+        {"members": 2, "inputs": 43, "outputs": 1, **shape},
+    )
+    ops.SacUpdate(numbers, actor, critic, 1)
+    with pytest.raises(ValueError, match=message):
+        ops.SacUpdate(numbers, actor, critic | changes, 1)

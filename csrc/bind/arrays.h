@@ -104,6 +104,13 @@ inline std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->
   throw py::value_error(std::string(name) + " is not contiguous; pass a contiguous copy");
 }
 
+// For a tensor without strided memory (sparse, MKL-DNN's): its layout is what is wrong.
+inline void check_layout(py::handle tensor, const char* name) {
+  const std::string layout = py::str(tensor.attr("layout"));
+  if (layout != "torch.strided")
+    throw py::value_error(std::string(name) + " has the layout " + layout + "; pass .to_dense()");
+}
+
 inline Array from_tensor(py::handle tensor, const char* name, const Torch& torch) {
   Array array{};
   PyObject* object = tensor.ptr();
@@ -112,7 +119,10 @@ inline Array from_tensor(py::handle tensor, const char* name, const Torch& torch
   while (code < 6 && torch.dtypes[code] != dtype.ptr()) ++code;
   if (code == 6) bad_dtype(name, py::str(dtype));
   array.dtype = static_cast<Dtype>(code);
-  if (checked(PyObject_CallMethodNoArgs(object, torch.is_contiguous)).ptr() != Py_True) not_dense(name);
+  if (checked(PyObject_CallMethodNoArgs(object, torch.is_contiguous)).ptr() != Py_True) {
+    check_layout(tensor, name);
+    not_dense(name);
+  }
   py::object shape = checked(PyObject_GetAttr(object, torch.shape));
   array.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
   if (array.ndim > 8) throw py::value_error(std::string(name) + " has more than 8 dimensions");
@@ -124,7 +134,13 @@ inline Array from_tensor(py::handle tensor, const char* name, const Torch& torch
     if (array.device < 0)
       throw py::value_error(std::string(name) + " has no memory (a meta or fake tensor); pass a real one");
   }
-  array.data = PyLong_AsVoidPtr(checked(PyObject_CallMethodNoArgs(object, torch.data_ptr)).ptr());
+  PyObject* address = PyObject_CallMethodNoArgs(object, torch.data_ptr);
+  if (address == nullptr) {
+    const py::error_already_set reason;
+    check_layout(tensor, name);
+    throw reason;
+  }
+  array.data = PyLong_AsVoidPtr(py::reinterpret_steal<py::object>(address).ptr());
   if (PyErr_Occurred()) throw py::error_already_set();
   array.writable = true;
   return array;

@@ -62,16 +62,24 @@ const float* layer_input(const EnsembleLinear& l, py::handle x) {
                   : input<float>(x, "x", {l.members, l.rows, l.inputs});
 }
 
+// The task rows of a layer and the tasks of its rows; both null where it has none.
+std::pair<const float*, const int64_t*> task_part(const EnsembleLinear& l, py::handle task_row,
+                                                  py::handle task) {
+  const float* rows =
+      task_row.is_none() ? nullptr : input<float>(task_row, "task_row", {l.members, l.tasks, l.outputs});
+  const int64_t* ids = task_ids(task, l.rows, l.tasks);
+  if ((rows == nullptr) != (ids == nullptr))
+    throw py::value_error("task_row and task go together; one is missing");
+  return {rows, ids};
+}
+
 void linear_forward(py::object x, py::object kernel, py::object bias, py::object task_row, py::object task,
                     py::object y, py::object workspace) {
   const EnsembleLinear l = layer_of(x, kernel, task_row);
   const float* in = layer_input(l, x);
   const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
   const float* shift = input<float>(bias, "bias", {l.members, l.outputs});
-  const float* rows = or_null<float>(task_row, "task_row", {l.members, l.tasks, l.outputs});
-  const int64_t* ids = task_ids(task, l.rows, l.tasks);
-  if ((rows == nullptr) != (ids == nullptr))
-    throw py::value_error("task_row and task go together; one is missing");
+  const auto [rows, ids] = task_part(l, task_row, task);
   float* out = output<float>(y, "y", {l.members, l.rows, l.outputs});
   float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   py::gil_scoped_release unlocked;
@@ -84,7 +92,7 @@ void linear_backward(py::object x, py::object kernel, py::object task_row, py::o
   const EnsembleLinear l = layer_of(x, kernel, task_row);
   const float* in = layer_input(l, x);
   const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
-  const int64_t* ids = task_ids(task, l.rows, l.tasks);
+  const int64_t* ids = task_part(l, task_row, task).second;
   const float* after = input<float>(y, "y", {l.members, l.rows, l.outputs});
   const float* gradient = input<float>(dy, "dy", {l.members, l.rows, l.outputs});
   float* before = output<float>(dz, "dz", {l.members, l.rows, l.outputs});
@@ -173,6 +181,11 @@ SacSettings settings_of(const py::dict& values) {
           get("target_entropy"), get("log_std_min"),  get("log_std_max")};
 }
 
+void at_least(const std::string& name, int64_t value, int64_t least) {
+  if (value < least)
+    throw py::value_error(name + " is " + std::to_string(value) + "; the least is " + std::to_string(least));
+}
+
 MultiHeadShape shape_of(const py::dict& values) {
   const auto get = [&](const char* name) { return values[name].cast<int64_t>(); };
   MultiHeadShape shape{get("members"),
@@ -182,6 +195,10 @@ MultiHeadShape shape_of(const py::dict& values) {
                        get("width"),
                        get("depth"),
                        values["start"].cast<std::vector<int64_t>>()};
+  for (const char* name : {"members", "inputs", "outputs", "tasks", "width", "depth"})
+    at_least(name, get(name), 1);
+  for (size_t i = 0; i < shape.start.size(); ++i)
+    at_least("start[" + std::to_string(i) + "]", shape.start[i], 0);
   if (static_cast<int64_t>(shape.start.size()) != 3 + 2 * shape.depth) {
     throw py::value_error("start has " + std::to_string(shape.start.size()) + " entries; expected " +
                           std::to_string(3 + 2 * shape.depth));
@@ -207,12 +224,15 @@ AdamState adam_of(const py::tuple& state, int64_t size, const char* name) {
     throw py::value_error(std::string(name) + " has " + std::to_string(n) + " numbers; expected " +
                           std::to_string(size));
   }
+  const std::string of = std::string(name) + "'s ";
+  const auto steps = state[4].cast<int64_t>();
+  if (steps < 1) throw py::value_error(of + "step is " + std::to_string(steps) + "; the first step is 1");
   return {output<float>(state[0], name, {n}),
-          output<float>(state[1], "gradient", {n}),
-          output<float>(state[2], "mean", {n}),
-          output<float>(state[3], "square", {n}),
+          output<float>(state[1], (of + "gradient").c_str(), {n}),
+          output<float>(state[2], (of + "mean").c_str(), {n}),
+          output<float>(state[3], (of + "square").c_str(), {n}),
           n,
-          state[4].cast<int64_t>()};
+          steps};
 }
 
 std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py::tuple& critic,
@@ -303,7 +323,7 @@ void bind_critic(py::module_& m) {
             c.inputs != a.inputs + a.outputs / 2) {
           throw py::value_error("the shapes of actor and critic do not belong together");
         }
-        if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + "; the least is 1");
+        at_least("threads", threads, 1);
         return std::make_unique<SacUpdate>(settings_of(settings), std::move(a), std::move(c), threads);
       }))
       .def("__call__", &sac_update)
