@@ -100,10 +100,11 @@ def overhead_rows(folder: Path, runs: int) -> list[Row]:
 
 
 JOB = """
-import sys, time, mtrl.train
+import sys, time
 from pathlib import Path
+from slurm.job import import_trainer, run_job
+import_trainer()
 start = time.perf_counter()
-from slurm.job import run_job
 run_job(Path(sys.argv[1]), "token")
 print(time.perf_counter() - start)
 """
