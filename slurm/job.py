@@ -80,12 +80,12 @@ def run_packed(jobs: Sequence[CellJob], slots: int, stop: StopFlag) -> None:
             told = True
             for process, _, _ in running.values():
                 process.terminate()
-        for over in wait(list(running), timeout=0.2):
-            assert isinstance(over, Connection)
-            process, job, _ = running.pop(over)
-            with over:
+        for heard in wait(list(running), timeout=0.2):
+            assert isinstance(heard, Connection)
+            process, job, _ = running.pop(heard)
+            with heard:
                 try:
-                    over.recv_bytes()
+                    heard.recv_bytes()
                 except EOFError:
                     process.join()
                     _note_death(job, process.exitcode or 0)
