@@ -30,6 +30,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _split(value: Any) -> Any:
+    """One name, or several joined by `+`, as a list of them."""
+    return [name for name in value.split("+") if name] if isinstance(value, str) else value
+
+
 class Env(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
@@ -232,6 +237,9 @@ class Run(Section):
     env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
+    loggers: Annotated[
+        tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_split)
+    ] = ()  # docs/guide.md
     replay_folder: str = (
         ""  # the replay's rows lie in a file there: for more than fits memory; empty: in memory
     )

@@ -160,6 +160,10 @@ class RunFileWriter:
     def committed(self) -> int:
         return int(self._file["committed"][()])
 
+    def read(self) -> RunData:
+        """What is committed so far."""
+        return _read(self.path, self._file)
+
     def rewind(self, evaluations: int) -> None:
         """Keeps the first `evaluations` rows: a run resumed from a checkpoint writes the later ones again."""
         if evaluations > self.committed:

@@ -19,6 +19,7 @@ from mtrl.agent import Agent, Update
 from mtrl.config import Config
 from mtrl.divergence import find_divergence
 from mtrl.evaluate import Evaluator
+from mtrl.loggers import flatten, open_loggers
 from mtrl.replay import Batch
 from mtrl.results import CLOCKS, Divergence, RunFileWriter
 
@@ -41,6 +42,7 @@ class RunLog:
         self._trains_on = config.divergence.action == "continue"
         self.divergence: Divergence | None = None  # the first sign of it
         path = directory / "run.h5"
+        self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
         self._evaluator = Evaluator(config)
         if resumed:
             self._file = RunFileWriter.open(path)
@@ -82,10 +84,10 @@ class RunLog:
             per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
             measured = {} if batch is None else agent.measure(batch)
         self.success = float(per_task["success"].mean())
-        self._file.write_evaluation(
-            step * self._tasks, per_task | self._training_episodes() | {"temperature": agent.temperature},
-            per_run | measured, self._read_clocks(),
-        )  # fmt: skip
+        whole = per_task | self._training_episodes() | {"temperature": agent.temperature}
+        row = (step * self._tasks, whole, per_run | measured, self._read_clocks())
+        self._file.write_evaluation(*row)
+        self._tell_loggers(*row)
         self._evaluations += 1
         self._episodes[:] = 0
         return self.must_end(step, measured)
@@ -123,8 +125,21 @@ class RunLog:
         self.success = state["success"]
         self.divergence = state["divergence"] and Divergence(*state["divergence"])
         self._file.mark_diverged(self.divergence, trained_on=True)
+        if self._loggers:
+            run = self._file.read()
+            names = (run.metrics, run.run_metrics, CLOCKS)
+            for step, *rows in zip(run.env_steps, run.per_task, run.per_run, run.timing, strict=True):
+                self._tell_loggers(step, *map(dict, map(zip, names, rows)))
+
+    def _tell_loggers(self, env_steps: int, *row: Mapping[str, Any]) -> None:
+        """Passes an evaluation on: what a row of the run file has per task, per run and as clocks."""
+        values = flatten(self._task_names, *row)
+        for logger in self._loggers:
+            logger.log(int(env_steps), values)
 
     def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
         self._evaluator.close()
         self._file.close()
 
