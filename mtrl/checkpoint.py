@@ -3,7 +3,8 @@
     checkpoint/<vector step>/about.json      the configuration, and the kind of device
                             /state.pt        networks, optimisers, generators, envs, counters
                             /replay.bin      the replay's own file
-                            /checksums.json  CRC-32 of the others
+                            /checksums.json  CRC-32 of the others and of the rows' files
+    checkpoint/rows/                         the replay's rows, in files that several checkpoints share
 
 A checkpoint is written under another name, synced, and renamed, so every name of digits is a whole one. Loading takes
 the newest whose checksums hold, and executes nothing from it: state.pt holds tensors and plain values alone, read by
@@ -12,11 +13,13 @@ torch's `weights_only` loader.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from mtrl.replay_cuda import ReplayCuda
 
 KEPT = 2
 FILES = ("about.json", "replay.bin", "state.pt")
+ROWS = "rows"
 _ARRAY = "numpy"  # the key of a dict that stands for an array
 
 
@@ -58,10 +62,13 @@ def save_checkpoint(
         about = {"config": config.model_dump(mode="json"), "device": device.type}
         (unfinished / "about.json").write_text(json.dumps(about))
         torch.save(_pack(state), unfinished / "state.pt")
-        replay.save(unfinished / "replay.bin")
+        rows = folder / ROWS
+        rows.mkdir(exist_ok=True)
+        segments = replay.save(unfinished / "replay.bin", rows)
         checksums = {name: _checksum(unfinished / name) for name in FILES}
+        checksums |= {f"../{ROWS}/{segment.name}": segment.checksum for segment in segments}
         (unfinished / "checksums.json").write_text(json.dumps(checksums))
-        for path in (*unfinished.iterdir(), unfinished):
+        for path in (*unfinished.iterdir(), unfinished, rows):
             _sync(path)
         final = folder / str(step)
         if final.exists():  # of a future that a damaged checkpoint made the run give up
@@ -70,12 +77,14 @@ def save_checkpoint(
         _sync(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         shutil.rmtree(unfinished, ignore_errors=True)
+        _remove_unused_rows(folder)
         raise OSError(
             f"the checkpoint of vector step {step} cannot be written to {folder}: {error}"
         ) from error
     steps = _steps(folder)
     for old in (*(other for other in steps if other > step), *[s for s in steps if s <= step][:-KEPT]):
         shutil.rmtree(folder / str(old))
+    _remove_unused_rows(folder)
 
 
 def load_checkpoint(
@@ -92,7 +101,7 @@ def load_checkpoint(
             warnings.warn(f"{place} is damaged ({damage}); going on without it", RuntimeWarning, stacklevel=2)
             continue
         _refuse_another_run(place, config, device)
-        replay.load(place / "replay.bin")
+        replay.load(place / "replay.bin", folder / ROWS)
         return load_tensors(place / "state.pt")
     return None
 
@@ -104,8 +113,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def read_agent(place: Path) -> tuple[Config, dict[str, Any]]:
-    """The configuration and the agent's state of the checkpoint `place`. Raises CheckpointError where it is damaged."""
-    if damage := _damage(place):
+    """The configuration and the agent's state of the checkpoint `place`, with or without its replay.
+
+    Raises CheckpointError where it is damaged.
+    """
+    if damage := _damage(place, ("about.json", "state.pt")):
         raise CheckpointError(f"{place} is damaged ({damage}); name another checkpoint of the run")
     try:
         config = Config.model_validate(_read_about(place)["config"])
@@ -182,14 +194,30 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
-def _damage(place: Path) -> str:
-    """What is wrong with a checkpoint; empty where it is sound."""
+def _damage(place: Path, names: Sequence[str] = ()) -> str:
+    """What is wrong with a checkpoint, or with the files `names` of it; empty where it is sound."""
     try:
-        checksums = json.loads((place / "checksums.json").read_text())
-        wrong = [name for name in FILES if _checksum(place / name) != checksums[name]]
+        checksums = _checksums(place)
+        wrong = [name for name in names or {*FILES, *checksums} if _checksum(place / name) != checksums[name]]
         return f"checksum of {', '.join(wrong)}" if wrong else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _checksums(place: Path) -> dict[str, int]:
+    checksums: dict[str, int] = json.loads((place / "checksums.json").read_text())
+    return checksums
+
+
+def _remove_unused_rows(folder: Path) -> None:
+    """Deletes the files of rows that no checkpoint names."""
+    used = set()
+    for step in _steps(folder):
+        with contextlib.suppress(OSError, ValueError):  # a damaged one
+            used |= {Path(name).name for name in _checksums(folder / str(step))}
+    for path in (folder / ROWS).glob("*"):
+        if path.name not in used:
+            path.unlink()
 
 
 def _checksum(path: Path) -> int:

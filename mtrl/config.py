@@ -63,6 +63,7 @@ class Replay(Section):
     rows: Literal["full", "frame_stack"] = (
         "full"  # frame_stack: half the memory, for [frame, previous, goal] only
     )
+    lag: Literal[0, 1] = 0  # 1: a batch is drawn, and weighted, when the one before it is given
 
     @model_validator(mode="after")
     def _drawable(self) -> Self:
@@ -70,6 +71,8 @@ class Replay(Section):
             raise ValueError(
                 "uniform_shared draws the same times of every task; with balanced=false write mode=uniform"
             )
+        if self.lag and not self.balanced:
+            raise ValueError("lag = 1 needs the same counts in every batch; with balanced=false write lag=0")
         if self.alpha_end is not None and self.alpha == 0:
             raise ValueError("alpha_end needs alpha above 0: with 0 priorities are not kept")
         return self
@@ -235,6 +238,7 @@ class Run(Section):
     # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU, else 0.
     env_workers: int | None = Field(None, ge=0)
     env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
+    prefetch: bool | None = None  # replay.lag = 1 draws on a thread; None: where it may use more than one CPU
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
     loggers: Annotated[

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,19 @@ class Batch(NamedTuple):
     discount: torch.Tensor  # float32 [B], of the value of next_observation: `discount` ** steps taken
 
 
+class Segment(NamedTuple):
+    """A file with the rows of transitions [first, last) of every task."""
+
+    first: int
+    last: int
+    checksum: int  # CRC-32 of the file
+
+    @property
+    def name(self) -> str:
+        name: str = _core.segment_name(*self)
+        return name
+
+
 class Replay:
     """Transitions of `tasks` tasks, sampled as `config.mode` says.
 
@@ -50,6 +64,9 @@ class Replay:
     last one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal],
     each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
     `folder` the rows lie in a file without a name there, for buffers larger than memory; a crash leaves nothing.
+
+    With `config.lag` 1 a batch is drawn when the one before it is given, from the buffer as it is then, on a thread of
+    its own where `prefetch`. Everything that changes or saves the buffer waits for it, so the thread does not show.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -65,9 +82,10 @@ class Replay:
         action_size: int = ACTION_SIZE,
         frame_size: int = FRAME_SIZE,
         folder: str | os.PathLike[str] = "",
+        prefetch: bool = True,
         instruction_set: str = "auto",
     ) -> None:
-        self._config = config
+        self._config, self._prefetch = config, prefetch
         self._tasks, self._observation_size, self._action_size = tasks, observation_size, action_size
         self._core = _core.ReplayBuffer(
             tasks=tasks,
@@ -87,6 +105,9 @@ class Replay:
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
         self._lock = threading.Lock()
+        self._ahead: tuple[_core.ReplayOutputs, Batch] | None = None  # what is drawn ahead, or was
+        self._one_sampler = threading.Lock()
+        self._segments: list[Segment] = []  # files that hold rows of this replay as they are
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -114,14 +135,32 @@ class Replay:
         """`per_task` transitions of every task, or per_task[t] of task t, ordered by task.
 
         Raises ValueError where a task has nothing to draw, and in mode uniform_shared where tasks have different
-        numbers of transitions; then no randomness is used up.
+        numbers of transitions; then no randomness is used up. With lag 1, also for counts other than the last ones.
         """
         counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
             raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
+        if self._config.lag:
+            return self._sample_ahead(counts)
         outputs, batch = self._free_batch(sum(counts))
         self._core.sample(counts, outputs)
         return batch
+
+    def _sample_ahead(self, counts: list[int]) -> Batch:
+        with self._one_sampler:
+            asked = self._core.asked()
+            if asked and asked != counts:
+                raise ValueError(
+                    f"per_task = {counts}: with replay.lag = 1 this batch was drawn before, with {asked}; "
+                    "use lag 0 where counts change"
+                )
+            outputs, batch = self._ahead or self._free_batch(sum(counts))
+            self._core.sample(counts, outputs)
+            self._ahead = None
+            following = self._free_batch(sum(counts))
+            self._core.ask(counts, following[0], self._prefetch)
+            self._ahead = following
+            return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
         """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
@@ -160,14 +199,40 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues bit for bit. Raises ValueError, with nothing changed, for a damaged state or another shape."""
         self._core.load_state(state["replay"])
+        self._ahead, self._segments = None, []
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to `path`: a whole checksummed file or, after a crash, the one that was there."""
-        self._core.save(os.fspath(path))
+    def save(
+        self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
+    ) -> list[Segment]:
+        """Writes the state to `path`: a whole checksummed file or, after a crash, the one that was there.
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """As load_state_dict, from a file of `save`; rows are read in place, never held twice."""
-        self._core.load(os.fspath(path))
+        With `segments`, a folder kept from save to save, rows go into files there, each row once, and `path` names
+        those it needs, which are returned; it holds itself what is newer than they are. Files there that no `path`
+        names may be deleted.
+        """
+        used = [] if segments is None else self._save_segments(Path(segments))
+        self._core.save(os.fspath(path), used)
+        return used
+
+    def _save_segments(self, folder: Path) -> list[Segment]:
+        oldest, newest = self._core.settled_rows()
+        used = [segment for segment in self._segments if segment.last > oldest]
+        if not all((folder / segment.name).exists() for segment in used):
+            used = []
+        first = used[-1].last if used else oldest
+        if newest - first >= max(1, self._config.capacity // 32):  # so there are never many
+            unnamed = folder / "next"
+            checksum = self._core.save_rows(os.fspath(unnamed), first, newest)
+            used.append(Segment(first, newest, checksum))
+            unnamed.rename(folder / used[-1].name)
+        self._segments = used
+        return used
+
+    def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
+        """As load_state_dict, from a file of `save` and its folder of segments; rows are read in place, never held
+        twice. All checksums are verified before anything is changed."""
+        used = self._core.load(os.fspath(path), "" if segments is None else os.fspath(segments))
+        self._ahead, self._segments = None, [Segment(*segment) for segment in used]
 
     def check_valid(self) -> None:
         """Raises AssertionError naming what is wrong inside. Slow: for tests."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl import config, ops_cuda
-from mtrl.replay import Array, Batch, Replay
+from mtrl.replay import Array, Batch, Replay, Segment
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 
@@ -38,7 +37,8 @@ def build_replay(
         raise config.ConfigError(f"run.replay = 'device': {obstacle}; use auto or host")
     if place == "host" or obstacle:
         return ShippedReplay(settings, device=device, **more)
-    more.pop("folder", None)
+    for name in ("folder", "prefetch"):
+        more.pop(name, None)
     return ReplayCuda(settings, device=device, **more)
 
 
@@ -122,6 +122,9 @@ class ReplayCuda:
         self._memory = torch.zeros(size, dtype=torch.uint8, device=self._device)
         self._core = self._build_core()
         self._size = np.zeros(tasks, np.int64)
+        self._ahead: tuple[list[int], Batch] | None = (
+            None  # the batch that the next `sample` gives, by counts
+        )
         self._updated = 0  # rows of the last update of priorities
         self._firsts: dict[tuple[int, ...], Tensor] = {}
         columns = {
@@ -171,6 +174,18 @@ class ReplayCuda:
         empty = [task for task, count in enumerate(counts) if count and not self._size[task]]
         if empty:
             raise ValueError(f"task {empty[0]} has no transitions to sample; add some first")
+        if not self._config.lag:
+            return self._draw(counts)
+        if self._ahead and self._ahead[0] != counts:
+            raise ValueError(
+                f"per_task = {counts}: with replay.lag = 1 this batch was drawn before, with {self._ahead[0]}; "
+                "use lag 0 where counts change"
+            )
+        batch = self._ahead[1] if self._ahead else self._draw(counts)
+        self._ahead = (counts, self._draw(counts))
+        return batch
+
+    def _draw(self, counts: list[int]) -> Batch:
         batch = self._empty_batch(sum(counts))
         space = self._room(self._core.sample_workspace(sum(counts)))
         self._core.sample(self._first(tuple(counts)), tuple(batch), space, self._stream())
@@ -215,25 +230,23 @@ class ReplayCuda:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues bit for bit from a state of this or of the CPU's replay. Raises ValueError as `Replay` does."""
-        self._load(np.ascontiguousarray(state["replay"]).data)
+        self._load(np.ascontiguousarray(state["replay"]).data, None)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """As `Replay.save`; the same file."""
+    def save(
+        self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
+    ) -> list[Segment]:
+        """As `Replay.save`; one file with all rows in it, which the CPU's replay can load."""
         unfinished = Path(f"{os.fspath(path)}.unfinished")
         with unfinished.open("wb") as file:
             file.writelines(self._file())
             file.flush()
             os.fsync(file.fileno())
         unfinished.rename(path)
+        return []
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
         """As `Replay.load`."""
-        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as bytes:
-            view = memoryview(bytes)
-            try:
-                self._load(view)
-            finally:
-                view.release()
+        self._load(_mapped(Path(path)), None if segments is None else Path(segments))
 
     def check_valid(self) -> None:
         """Raises AssertionError naming what is wrong inside. Slow: for tests."""
@@ -302,17 +315,31 @@ class ReplayCuda:
     def _file(self) -> Iterator[bytes]:
         draws = int(self._part("draws", torch.int64, 1))
         alphas = (self._config.alpha, self._numbers["alpha"])  # at first and by now
-        identity = (self._prioritized, *self._shape.values(), self._seed, draws, *alphas, 0)
+        ahead = sum(self._ahead[0]) if self._ahead else 0
+        identity = (self._prioritized, *self._shape.values(), self._seed, draws, *alphas, 0, ahead, 0)
         header = HEADER.pack(MAGIC, VERSION, *identity)
         yield header + struct.pack("<I", zlib.crc32(header))
-        for task in range(self._shape["tasks"]):
-            for chunk in self._parts_of(task).chunks():
-                yield CHUNK.pack(len(chunk), zlib.crc32(chunk))
-                yield chunk
+        for chunk in self._chunks():
+            yield CHUNK.pack(len(chunk), zlib.crc32(chunk))
+            yield chunk
 
-    def _load(self, source: memoryview) -> None:
+    def _chunks(self) -> Iterator[bytes]:
+        yield b""  # no segments
+        for task in range(self._shape["tasks"]):
+            yield from self._parts_of(task).chunks()
+        if self._ahead:
+            counts, batch = self._ahead
+            yield np.array(counts, np.int64).tobytes()
+            for column in batch:
+                yield column.cpu().numpy().tobytes()
+
+    def _load(self, source: memoryview, folder: Path | None) -> None:
         source = source.cast("B")
-        magic, version, *identity, seed, draws, alpha, present_alpha, frame = HEADER.unpack_from(source)
+        if len(source) < HEADER.size + 4:
+            raise ValueError("the replay checkpoint is damaged: it ends too early")
+        magic, version, *identity, seed, draws, alpha, present_alpha, segments, ahead, frame = (
+            HEADER.unpack_from(source)
+        )
         (checksum,) = struct.unpack_from("<I", source, HEADER.size)
         if magic != MAGIC or checksum != zlib.crc32(source[: HEADER.size]):
             raise ValueError("the replay checkpoint is damaged: its header")
@@ -333,26 +360,59 @@ class ReplayCuda:
             raise ValueError(
                 f"the replay checkpoint has alpha = {alpha}, this replay has {self._config.alpha}"
             )
+        waiting: tuple[list[int], Batch] | None = None
         for apply in (False, True):  # nothing is changed before all has been checked
             chunks = _Chunks(source, HEADER.size + 4)
+            named = SEGMENT.iter_unpack(chunks.take(SEGMENT.size * segments).data)
+            rows = [self._open_segment(folder, *segment) for segment in named]
             for task in range(self._shape["tasks"]):
-                rows = self._parts_of(task).read(chunks.take, apply)
-                self._size[task] = rows if apply else self._size[task]
-            chunks.expect_end()
+                size = self._parts_of(task).read(chunks, rows, apply)
+                self._size[task] = size if apply else self._size[task]
+            if ahead:
+                waiting = self._read_ahead(chunks, ahead)
+            for each in (chunks, *(segment.chunks for segment in rows)):
+                each.expect_end()
+        self._ahead = waiting
         self._part("draws", torch.int64, 1).fill_(draws)
         self._seed, self._numbers["alpha"] = seed, present_alpha
         self._core = self._build_core()
         if self._prioritized:
             self._core.rebuild(self._stream())
 
+    def _open_segment(self, folder: Path | None, first: int, last: int, checksum: int, _: int) -> _Segment:
+        if folder is None:
+            raise ValueError("the state names files of rows; load it from where they are")
+        content = _mapped(folder / Segment(first, last, checksum).name)
+        header = SEGMENT_HEADER.pack(
+            SEGMENT_MAGIC, VERSION, 4 * self._core.stride, self._shape["tasks"], first, last, 0
+        )
+        header += struct.pack("<I", zlib.crc32(header))
+        if zlib.crc32(content) != checksum or bytes(content[: len(header)]) != header:
+            raise ValueError(f"the replay checkpoint is damaged: segment {first} does not match its checksum")
+        return _Segment(first, last, _Chunks(content, len(header)))
+
+    def _read_ahead(self, chunks: _Chunks, rows: int) -> tuple[list[int], Batch]:
+        counts = chunks.take(8 * self._shape["tasks"]).view(np.int64).tolist()
+        batch = self._empty_batch(rows)
+        for column in batch:
+            content = torch.from_numpy(chunks.take(column.numel() * column.itemsize).copy())
+            column.copy_(content.view(column.dtype).view(column.shape))
+        return counts, batch
+
 
 # The file of csrc/replay/checkpoint.cpp, which says what is in it; the header's checksum follows it.
-MAGIC, VERSION = b"mtrlRPLY", 2
-HEADER = struct.Struct("<8sIIqqqqQQddI")
+MAGIC, VERSION = b"mtrlRPLY", 3
+HEADER = struct.Struct("<8sIIqqqqQQddqqI")
+SEGMENT = struct.Struct("<qqII")
+SEGMENT_MAGIC, SEGMENT_HEADER = b"mtrlROWS", struct.Struct("<8sIIqqqI")
 CHUNK = struct.Struct("<II")
 RING = struct.Struct("<qqIIII")
 CHUNK_BYTES = 1 << 20
 LAST = 4  # the flag of a row whose next observation is kept elsewhere
+
+
+def _mapped(path: Path) -> memoryview:
+    return np.memmap(path, np.uint8, "r").data
 
 
 class _Chunks:
@@ -378,6 +438,12 @@ class _Chunks:
             raise ValueError("the replay checkpoint is damaged: there is more after its end")
 
 
+class _Segment(NamedTuple):
+    first: int
+    last: int
+    chunks: _Chunks
+
+
 class _Ring:
     """One task's part of the GPU's memory, as the file has it."""
 
@@ -398,42 +464,44 @@ class _Ring:
         first, rows = begin % len(self.row), len(self.row)
         return [slice(first, min(first + count, rows)), slice(0, max(first + count - rows, 0))]
 
-    def _pieces(self, runs: list[slice]) -> list[slice]:
+    def _pieces(self, first: int, last: int) -> list[NDArray[np.int64]]:
+        """The transitions of each chunk of rows."""
         most = max(1, CHUNK_BYTES // (self.row.shape[1] * 4))
-        return [
-            slice(at, min(at + most, run.stop)) for run in runs for at in range(run.start, run.stop, most)
-        ]
+        return [np.arange(at, min(at + most, last)) for at in range(first, last, most)]
 
     def chunks(self) -> Iterator[bytes]:
         begin, end, open = int(self.begin), int(self.end), int(self.open)
-        runs, live = self._runs(begin, end - begin + open), self._runs(begin, end - begin)
+        live = self._runs(begin, end - begin)
         row = self.row.cpu().numpy().copy()
         words = row.view(np.uint32)[:, self.words : self.words + 2]
         order = np.concatenate([np.arange(run.start, run.stop) for run in live])
         last = order[words[order, 0] & LAST != 0]
         words[last, 1] = np.arange(len(last))
         yield RING.pack(begin, end, 0, len(last), open, 0)
-        for piece in self._pieces(runs):
-            yield row[piece].tobytes()
+        for piece in self._pieces(begin, end + open):
+            yield row[piece % len(row)].tobytes()
         yield self.final.cpu().numpy()[last].tobytes()
-        for run in runs if self.leaves is not None else []:
+        for run in self._runs(begin, end - begin + open) if self.leaves is not None else []:
             assert self.leaves is not None
             yield self.leaves[run].cpu().numpy().tobytes()
 
-    def read(self, take: Callable[[int], NDArray[np.uint8]], apply: bool) -> Any:
+    def read(self, chunks: _Chunks, segments: list[_Segment], apply: bool) -> Any:
         """Takes this ring's chunks; where `apply`, puts them into the memory. Returns how many rows there are."""
+        take = chunks.take
         begin, end, kept_begin, kept_end, open, _ = RING.unpack(take(RING.size).tobytes())
         kept, rows, width = kept_end - kept_begin, end - begin, self.final.shape[1]
         if not 0 <= rows < len(self.row) or begin < 0 or not 0 <= kept <= rows:
             raise ValueError("the replay checkpoint is damaged: a ring is impossible")
-        runs = self._runs(begin, rows + open)
+        first = max(begin, segments[-1].last) if segments else begin
         row = np.zeros(tuple(self.row.shape), np.float32)
-        for piece in self._pieces(runs):
-            size = (piece.stop - piece.start) * row.shape[1] * 4
-            row[piece] = take(size).view(np.float32).reshape(-1, row.shape[1])
+        for start, past, source in (*segments, _Segment(first, end + open, chunks)):
+            for piece in self._pieces(start, past):
+                content = source.take(len(piece) * row.shape[1] * 4).view(np.float32)
+                held = piece >= begin
+                row[piece[held] % len(row)] = content.reshape(-1, row.shape[1])[held]
         finals = take(kept * width * 4).view(np.float32).reshape(kept, width)
         leaves = np.zeros(0 if self.leaves is None else len(self.leaves), np.float32)
-        for run in runs if self.leaves is not None else []:
+        for run in self._runs(begin, rows + open) if self.leaves is not None else []:
             leaves[run] = take((run.stop - run.start) * 4).view(np.float32)
         if not apply:
             return rows

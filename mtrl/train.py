@@ -73,6 +73,7 @@ def train(
             seed=seed,
             discount=config.agent.discount,
             folder=config.run.replay_folder,
+            prefetch=usable_cpus() > 1 if config.run.prefetch is None else config.run.prefetch,
         )
         explorer = np.random.default_rng([seed, 0])
         restored = load_checkpoint(directory / "checkpoint", replay, config, device)

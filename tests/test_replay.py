@@ -1,5 +1,7 @@
 """The replay against its slow twin, by random operations and by cases worked by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -432,6 +434,68 @@ class TestFiles:
         with pytest.raises(ValueError, match=message):
             other.load(saved[1])
         assert other.size.sum() == 0
+
+    @pytest.mark.parametrize("rows", ["full", "frame_stack"])
+    @pytest.mark.parametrize("capacity", [2, 50])
+    def test_segments_hold_each_row_once(self, tmp_path, rows, capacity):
+        """Saves after random numbers of adds, the ring running round; each is loaded, some are gone on from."""
+        more, feed = {"capacity": capacity, "mode": "prioritized", "rows": rows}, Feed(2)
+        if rows == "frame_stack":
+            more, feed = more | STACKED, StackedFeed(2)
+        replay, rng = make(**more), np.random.default_rng(0)
+        for _ in range(40):
+            for _ in range(rng.integers(0, 20)):
+                replay.add(*feed.step(*(rng.random((2, 2)) < 0.1), broken=rng.random() < 0.1))
+            used = replay.save(tmp_path / "replay.bin", tmp_path)
+            ends = [(segment.first, segment.last) for segment in used]
+            assert all(one[1] == other[0] for one, other in itertools.pairwise(ends))
+            other = make(**more)
+            other.load(tmp_path / "replay.bin", tmp_path)
+            other.check_valid()
+            assert np.array_equal(other.state_dict()["replay"], replay.state_dict()["replay"])
+            if rng.random() < 0.3:
+                replay = other
+        assert len(used) > (capacity == 50)
+
+    def test_there_are_few_segments_however_often_it_is_saved(self, tmp_path):
+        replay, feed = make(capacity=3200), Feed(2)
+        for _ in range(200):
+            fill(replay, 40, feed)
+            used = replay.save(tmp_path / "replay.bin", tmp_path)
+        assert 25 < len(used) <= 33
+        held = sum(segment.last - segment.first for segment in used)
+        assert 3200 - 100 <= held <= 3200 + 120
+
+    @pytest.fixture
+    def split(self, tmp_path):
+        replay, feed = make(capacity=30), Feed(2)
+        for steps in (12, 12, 12):
+            fill(replay, steps, feed)
+            used = replay.save(tmp_path / "replay.bin", tmp_path)
+        assert len(used) == 3
+        return tmp_path / "replay.bin", used
+
+    @pytest.mark.parametrize("which", [0, 1, 2])
+    def test_every_flipped_bit_of_a_segment_is_noticed_and_nothing_is_loaded(self, split, which):
+        path, used = split
+        rows = path.parent / used[which].name
+        good, target = rows.read_bytes(), fill(make(capacity=30), 3)
+        before = target.state_dict()["replay"]
+        for place in range(0, len(good), 31):
+            bad = bytearray(good)
+            bad[place] ^= 1
+            rows.write_bytes(bad)
+            with pytest.raises(ValueError, match=f"segment {used[which].first} does not match its checksum"):
+                target.load(path, path.parent)
+        rows.unlink()
+        with pytest.raises(RuntimeError, match=f"cannot open .*{used[which].name}"):
+            target.load(path, path.parent)
+        assert np.array_equal(target.state_dict()["replay"], before)
+
+    def test_a_state_of_bytes_cannot_name_segments(self, split):
+        state = np.fromfile(split[0], np.uint8)
+        with pytest.raises(ValueError, match="names files of rows; load it from where they are"):
+            make(capacity=30).load_state_dict({"replay": state})
 
     def test_a_missing_folder_is_named(self, saved):
         for act in (saved[0].save, saved[0].load):

@@ -72,7 +72,7 @@ SETTINGS = [
     config.Replay(capacity=300, mode="prioritized"),
     config.Replay(capacity=20, mode="prioritized", weights="task"),
     config.Replay(capacity=20, mode="prioritized_independent", weights="buffer"),
-    config.Replay(capacity=20, mode="prioritized_independent", weights="none", beta=1),
+    config.Replay(capacity=20, mode="prioritized_independent", weights="none", beta=1, lag=1),
 ]
 
 
@@ -92,16 +92,20 @@ def test_batches_are_the_cpus(device: torch.device, settings: config.Replay, n_s
 
 
 @pytest.mark.parametrize("mode", ["uniform", "prioritized"])
-def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any) -> None:
-    twins = Twins(device, config.Replay(capacity=20, mode=mode))
-    for steps in (0, 3, 19, 30):
+@pytest.mark.parametrize("lag", [0, 1])
+def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any, lag: Any) -> None:
+    settings = config.Replay(capacity=20, mode=mode, lag=lag)
+    twins = Twins(device, settings)
+    for steps in (0, 3, 19, 5, 30):
         twins.add(steps)
-        twins.gpu.save(tmp_path / "gpu")
-        twins.cpu.save(tmp_path / "cpu")
-        other = Twins(device, config.Replay(capacity=20, mode=mode))
+        if steps > 3:
+            twins.compare()
+        twins.gpu.save(tmp_path / "gpu", tmp_path)
+        twins.cpu.save(tmp_path / "cpu", tmp_path)
+        other = Twins(device, settings)
         other.rng, other.next = np.random.default_rng(steps), twins.next
         other.cpu.load(tmp_path / "gpu")
-        other.gpu.load(tmp_path / "cpu")
+        other.gpu.load(tmp_path / "cpu", tmp_path)
         other.cpu.check_valid()
         other.gpu.check_valid()
         other.add(5)
@@ -109,6 +113,30 @@ def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any) -> 
         if mode == "prioritized":
             other.update(id)
             other.compare()
+
+
+def test_damaged_segments_are_refused(device: torch.device, tmp_path: Path) -> None:
+    twins = Twins(device, config.Replay(capacity=20))
+    twins.add(10)
+    (segment,) = twins.cpu.save(tmp_path / "replay.bin", tmp_path)
+    state = np.fromfile(tmp_path / "replay.bin", np.uint8)
+    with pytest.raises(ValueError, match="names files of rows; load it from where they are"):
+        twins.gpu.load_state_dict({"replay": state})
+    content = bytearray((tmp_path / segment.name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / segment.name).write_bytes(content)
+    with pytest.raises(ValueError, match="segment 0 does not match its checksum"):
+        twins.gpu.load(tmp_path / "replay.bin", tmp_path)
+    twins.compare()
+
+
+def test_counts_are_fixed_where_batches_are_drawn_ahead(device: torch.device) -> None:
+    twins = Twins(device, config.Replay(capacity=20, mode="uniform", lag=1))
+    twins.add(5)
+    twins.compare()
+    with pytest.raises(ValueError, match=r"with \[9, 0, 4\]; use lag 0"):
+        twins.gpu.sample(4)
+    twins.compare()
 
 
 def test_exponents_change_as_on_the_cpu(device: torch.device) -> None:
@@ -132,8 +160,9 @@ def test_damage_is_refused_and_changes_nothing(device: torch.device) -> None:
         broken[at] ^= 1
         with pytest.raises(ValueError, match=r"damaged|checkpoint has"):
             twins.gpu.load_state_dict({"replay": broken})
-    with pytest.raises(ValueError, match="ends too early"):
-        twins.gpu.load_state_dict({"replay": state[:-3]})
+    for length in (9, len(state) - 3):
+        with pytest.raises(ValueError, match="ends too early"):
+            twins.gpu.load_state_dict({"replay": state[:length]})
     twins.compare()
     other = ReplayCuda(config.Replay(capacity=21, mode="prioritized"), device=device, **SIZES)
     with pytest.raises(ValueError, match="capacity = 20, this replay has 21"):

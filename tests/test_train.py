@@ -216,14 +216,26 @@ def columns(path: Path) -> tuple[bytes, bytes]:
         return file["per_task"][()].tobytes(), file["per_run"][()].tobytes()
 
 
-def test_annealed_exponents_and_rows_in_a_file_resume(tmp_path: Path) -> None:
-    changes = {"replay__mode": "prioritized", "replay__alpha_end": 0.3, "replay__beta_end": 1.0}
-    config = short_config(**changes, run__replay_folder=str(tmp_path))
-    train(config, tmp_path / "straight")
+def test_annealed_exponents_rows_in_files_and_a_batch_ahead_resume(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "replay__mode": "prioritized",
+        "replay__alpha_end": 0.3,
+        "replay__beta_end": 1.0,
+    }
+    changes |= {
+        "replay__lag": 1,
+        "replay__capacity": 40,
+    }  # a batch drawn ahead, rows in files that are shared
+
+    def config(prefetch: bool) -> Config:
+        return short_config(**changes, run__replay_folder=str(tmp_path), run__prefetch=prefetch)
+
+    train(config(True), tmp_path / "straight")
     seen: list[Progress] = []
     for stop_at in (41, 66):
-        train(config, tmp_path / "resumed", stop=partial(stop_after, seen, stop_at), report=seen.append)
-    train(config, tmp_path / "resumed")
+        stop = partial(stop_after, seen, stop_at)
+        train(config(stop_at == 66), tmp_path / "resumed", stop=stop, report=seen.append)
+    train(config(False), tmp_path / "resumed")
     assert contents(tmp_path / "straight/run.h5") == contents(tmp_path / "resumed/run.h5")
     train(short_config(replay__mode="prioritized"), tmp_path / "fixed")
     assert columns(tmp_path / "straight/run.h5") != columns(tmp_path / "fixed/run.h5")

@@ -1,7 +1,11 @@
 #include <pybind11/stl.h>
 
+#include <cstdio>
+#include <deque>
 #include <memory>
+#include <numeric>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -94,6 +98,15 @@ struct Outputs {
   }
 };
 
+using Segment = std::tuple<int64_t, int64_t, uint32_t>;  // first, last, checksum
+
+// Of another content, another name: a file of a run that took another way is never taken for this one's.
+std::string segment_name(const Segment& segment) {
+  char hex[9];
+  std::snprintf(hex, sizeof hex, "%08x", std::get<2>(segment));
+  return std::to_string(std::get<0>(segment)) + "-" + std::to_string(std::get<1>(segment)) + "-" + hex;
+}
+
 class PyReplay {
  public:
   PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
@@ -126,12 +139,24 @@ class PyReplay {
   }
 
   void sample(const std::vector<int64_t>& count, const Outputs& outputs) {
-    int64_t rows = 0;
-    for (int64_t n : count) rows += n;
-    if (static_cast<int64_t>(count.size()) != buffer_.settings().shape.tasks || rows != outputs.view.rows)
-      throw py::value_error("the counts do not fit the tasks and the batch");
+    check_counts(count, outputs.view);
     const py::gil_scoped_release release;
     buffer_.sample(count.data(), outputs.view);
+  }
+
+  void ask(const std::vector<int64_t>& count, const py::object& outputs, bool on_thread) {
+    const BatchView view = outputs.cast<const Outputs&>().view;
+    check_counts(count, view);
+    {
+      const py::gil_scoped_release release;
+      buffer_.ask(count.data(), view, on_thread);
+    }
+    asked_ = outputs;
+  }
+
+  std::vector<int64_t> asked() {
+    const py::gil_scoped_release release;
+    return buffer_.asked();
   }
 
   int64_t update_priorities(py::handle id, py::handle priority) {
@@ -145,15 +170,21 @@ class PyReplay {
     return buffer_.update_priorities(names, p, ids.shape[0]);
   }
 
-  void set_alpha(double alpha) { buffer_.set_alpha(alpha); }
-  void set_beta(double beta) { buffer_.set_beta(beta); }
+  void set_alpha(double alpha) {
+    const py::gil_scoped_release release;
+    buffer_.set_alpha(alpha);
+  }
+  void set_beta(double beta) {
+    const py::gil_scoped_release release;
+    buffer_.set_beta(beta);
+  }
 
   py::array_t<int64_t> size() const {
     const std::vector<int64_t> sizes = buffer_.size();
     return py::array_t<int64_t>(static_cast<py::ssize_t>(sizes.size()), sizes.data());
   }
 
-  py::array_t<uint8_t> state() const {
+  py::array_t<uint8_t> state() {
     auto bytes = std::make_unique<std::vector<uint8_t>>();
     {
       const py::gil_scoped_release release;
@@ -162,7 +193,7 @@ class PyReplay {
       for (int64_t n : buffer_.size()) rows += n;
       bytes->reserve(static_cast<size_t>(rows + 64) * (shape.observation + shape.action + 24) *
                      sizeof(float));
-      buffer_.save([&](const void* from, size_t n) {
+      buffer_.save({}, [&](const void* from, size_t n) {
         const auto* first = static_cast<const uint8_t*>(from);
         bytes->insert(bytes->end(), first, first + n);
       });
@@ -180,22 +211,53 @@ class PyReplay {
     arrays::check_shape(array, "state", {-1});
     const auto* bytes = arrays::typed<uint8_t>(array, "state");
     const py::gil_scoped_release release;
-    buffer_.load(bytes, static_cast<size_t>(array.shape[0]));
+    buffer_.load({bytes, static_cast<size_t>(array.shape[0])}, [](const auto&) -> ReplayBuffer::Bytes {
+      throw std::invalid_argument("the state names files of rows; load it from where they are");
+    });
   }
 
-  void save(const std::string& path) const {
-    const py::gil_scoped_release release;
-    write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save(sink); });
+  std::pair<int64_t, int64_t> settled_rows() const {
+    const auto span = buffer_.settled_rows();
+    return {span.first, span.last};
   }
 
-  void load(const std::string& path) {
+  uint32_t save_rows(const std::string& path, int64_t first, int64_t last) const {
     const py::gil_scoped_release release;
-    read_file(path, [&](const uint8_t* bytes, size_t n) { buffer_.load(bytes, n); });
+    return write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save_rows(first, last, sink); });
+  }
+
+  void save(const std::string& path, const std::vector<Segment>& segments) {
+    const py::gil_scoped_release release;
+    std::vector<ReplayBuffer::Segment> named;
+    for (const auto& [first, last, checksum] : segments) named.push_back({first, last, checksum});
+    write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save(named, sink); });
+  }
+
+  std::vector<Segment> load(const std::string& path, const std::string& folder) {
+    const MappedFile file(path);
+    std::deque<MappedFile> open;
+    std::vector<Segment> segments;
+    const py::gil_scoped_release release;
+    for (const auto& [first, last, checksum] :
+         buffer_.load({file.data(), file.size()}, [&](const ReplayBuffer::Segment& segment) {
+           const std::string name = segment_name({segment.first, segment.last, segment.checksum});
+           const auto& rows = open.emplace_back(folder + "/" + name);
+           return ReplayBuffer::Bytes{rows.data(), rows.size()};
+         }))
+      segments.emplace_back(first, last, checksum);
+    return segments;
   }
 
   std::string check() const { return buffer_.check(); }
 
  private:
+  void check_counts(const std::vector<int64_t>& count, const BatchView& view) const {
+    if (static_cast<int64_t>(count.size()) != buffer_.settings().shape.tasks ||
+        std::accumulate(count.begin(), count.end(), int64_t{0}) != view.rows)
+      throw py::value_error("the counts do not fit the tasks and the batch");
+  }
+
+  py::object asked_;  // the batch that is drawn ahead: goes after the buffer, which may be writing it
   ReplayBuffer buffer_;
 };
 
@@ -205,6 +267,8 @@ void bind_replay(py::module_& m) {
   py::class_<Outputs>(m, "ReplayOutputs")
       .def(py::init<int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
            py::arg("action"), py::arg("tensors"));
+  m.def("segment_name",
+        [](int64_t first, int64_t last, uint32_t checksum) { return segment_name({first, last, checksum}); });
   py::class_<PyReplay>(m, "ReplayBuffer")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
                     const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&>(),
@@ -216,10 +280,14 @@ void bind_replay(py::module_& m) {
       .def("set_beta", &PyReplay::set_beta)
       .def("add", &PyReplay::add)
       .def("sample", &PyReplay::sample)
+      .def("ask", &PyReplay::ask)
+      .def("asked", &PyReplay::asked)
       .def("update_priorities", &PyReplay::update_priorities)
       .def("size", &PyReplay::size)
       .def("state", &PyReplay::state)
       .def("load_state", &PyReplay::load_state)
+      .def("settled_rows", &PyReplay::settled_rows)
+      .def("save_rows", &PyReplay::save_rows)
       .def("save", &PyReplay::save)
       .def("load", &PyReplay::load)
       .def("check", &PyReplay::check);

@@ -54,7 +54,7 @@ ReplayBuffer::ReplayBuffer(const Settings& settings)
 
 void ReplayBuffer::add(const float* observation, const float* action, const float* reward,
                        const bool* terminated, const bool* truncated, const float* next_observation) {
-  const Lock lock(mutex_);
+  const auto lock = settled();
   const auto& shape = settings_.shape;
   for (int64_t task = 0; task < shape.tasks; ++task)
     if (!store_.fits(observation + task * shape.observation, next_observation + task * shape.observation))
@@ -95,8 +95,7 @@ void ReplayBuffer::check_can_draw(const int64_t* count) {
   }
 }
 
-void ReplayBuffer::sample(const int64_t* count, const BatchView& batch) {
-  const Lock lock(mutex_);
+void ReplayBuffer::draw_batch(const int64_t* count, const BatchView& batch) {
   check_can_draw(count);
   row_.resize(batch.rows);
   draw(count, row_);
@@ -172,14 +171,14 @@ void ReplayBuffer::weigh(const int64_t* count, const std::vector<int64_t>& row, 
 }
 
 void ReplayBuffer::set_beta(double beta) {
-  const Lock lock(mutex_);
+  const auto lock = settled();
   Settings changed = settings_;
   changed.beta = beta;
   settings_ = checked(changed);
 }
 
 void ReplayBuffer::set_alpha(double alpha) {
-  const Lock lock(mutex_);
+  const auto lock = settled();
   Settings changed = settings_;
   changed.alpha = alpha;
   checked(changed);
@@ -211,7 +210,7 @@ void ReplayBuffer::check_priority(int64_t i, int64_t id, double priority, double
 }
 
 int64_t ReplayBuffer::update_priorities(const int64_t* id, const double* priority, int64_t n) {
-  const Lock lock(mutex_);
+  const auto lock = settled();
   if (trees_.empty()) throw std::invalid_argument("only mode prioritized keeps priorities");
   scratch_.resize(n);
   power(settings_.set, priority, n, settings_.alpha, scratch_.data());

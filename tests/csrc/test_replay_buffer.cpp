@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kTasks = 3, kObservation = 5, kAction = 2;
 
 struct Batch {
+  Batch(const Batch&) = delete;
   explicit Batch(int64_t rows) : floats(rows * (2 * kObservation + kAction + 4)), integers(2 * rows) {
     float* at = floats.data();
     const auto take = [&](int64_t n) { return std::exchange(at, at + n); };
@@ -89,6 +90,34 @@ TEST(ReplayBuffer, ThreadsThatAddSampleAndUpdateSeeWholeTransitions) {
   EXPECT_EQ(buffer.check(), "");
 }
 
+TEST(ReplayBuffer, BatchesDrawnAheadAreWholeBesideThreadsThatAddAndUpdate) {
+  ReplayBuffer buffer(settings(Mode::prioritized, 64));
+  add(buffer, 0);
+  std::thread writer([&] {
+    for (int64_t time = 1; time < 2000; ++time) add(buffer, time);
+  });
+  std::thread updater([&] {
+    const int64_t id = 0;
+    const double priority = 0.5;
+    for (int i = 0; i < 2000; ++i) buffer.update_priorities(&id, &priority, 1);
+  });
+  const std::vector<int64_t> count(kTasks, 16);
+  Batch batch[2] = {Batch(kTasks * 16), Batch(kTasks * 16)};
+  int torn = 0;
+  for (int round = 0; round < 300; ++round) {
+    const BatchView& given = batch[round % 2].view;
+    buffer.sample(count.data(), given);
+    buffer.ask(count.data(), batch[1 - round % 2].view, round % 3 != 0);
+    torn += !is_whole(given);
+    if (round % 7 == 0) buffer.save({}, [](const void*, size_t) {});
+  }
+  writer.join();
+  updater.join();
+  EXPECT_EQ(torn, 0);
+  EXPECT_EQ(buffer.check(), "");
+  EXPECT_EQ(buffer.asked(), count);
+}
+
 TEST(ReplayBuffer, SharedTimesNeedEqualSizesOnlyWhereTheyAreDrawn) {
   ReplayBuffer buffer(settings(Mode::uniform_shared, 64));
   for (int64_t time = 0; time < 20; ++time) add(buffer, time);
@@ -114,12 +143,11 @@ TEST(Checkpoint, Crc32IsZlibs) {
 
 TEST(Checkpoint, AFailedWriteLeavesTheOldFile) {
   const std::string path = testing::TempDir() + "replay_checkpoint";
-  write_file(path, [](const auto& sink) { sink("old", 3); });
+  EXPECT_EQ(write_file(path, [](const auto& sink) { sink("old", 3); }), crc32(0, "old", 3));
   EXPECT_THROW(write_file(path, [](const auto& sink) { sink("ne", 2), throw std::runtime_error("full"); }),
                std::runtime_error);
-  read_file(path, [](const uint8_t* bytes, size_t n) {
-    EXPECT_EQ(std::string(reinterpret_cast<const char*>(bytes), n), "old");
-  });
+  const MappedFile file(path);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(file.data()), file.size()), "old");
 }
 
 }  // namespace
