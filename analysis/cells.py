@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +13,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.frames import GRID_DIMS, to_runs
+from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS
 
 PLAIN = "mtmhsac"  # the system that goes without saying
-PLASTICITY = ("dormant_", "srank_", "actor_weight_norm", "critic_weight_norm", "critic_gradient_norm")
+PLASTICITY = (
+    "dormant_",
+    "srank_",
+    *(
+        f"{network}_{name}"
+        for network in NETWORKS
+        for name in ("weight_norm", "gradient_norm", "effective_lr")
+    ),
+)
 FINISHED = ("done", "diverged")  # a diverged run counts with the score it had, 0 where it had none
 
 
@@ -163,5 +173,22 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
             str(name): value.values.astype(float)
             for name, value in runs.data_vars.items()
             if value.dims == ("run", "eval") and str(name).startswith(PLASTICITY)
-        },
+        }
+        | _of_layers_and_tasks(runs),
     )
+
+
+def _of_layers_and_tasks(runs: xr.Dataset) -> dict[str, NDArray[np.float64]]:
+    """`srank_critic_fixed_1`, ... of each layer, `cosine_critic_fixed`, ...: means over tasks; where runs have them."""
+    found: dict[str, NDArray[np.float64]] = {}
+    if "layer" not in runs.dims:
+        return found
+    for batch, network in itertools.product(BATCHES, NETWORKS):
+        name = f"{network}_fixed" if batch == "fixed" else network
+        here = runs.sel(batch=batch, network=network)
+        for metric, layer in itertools.product(LAYER_METRICS, runs.layer.values.tolist()):
+            found[f"{metric}_{name}_{layer}"] = here[f"layer_{metric}"].sel(layer=layer).values.astype(float)
+        cosine = here.gradient_cosine.values.astype(float)
+        known = np.isfinite(cosine).sum(-1)
+        found[f"cosine_{name}"] = np.nansum(cosine, axis=-1) / np.where(known, known, np.nan)
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}

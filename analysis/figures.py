@@ -306,7 +306,8 @@ def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
         axis.set_title(title, fontsize=8.5)
         axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        axis.set_ylim(bottom=0)
+        if axis.dataLim.ymin >= 0:
+            axis.set_ylim(bottom=0)
         if title.startswith("dormant"):
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axis in axes[-_columns(len(panels)) :]:

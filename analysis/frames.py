@@ -4,6 +4,9 @@
     random_success, ...    (run, task) float32         the same metrics of a uniform random policy
     critic_loss, ...       (run, eval) float64         one variable per run metric
     wall_seconds, ...      (run, eval) float64
+    layer_dormant, _srank  (run, eval, batch, network, layer) float32   of plasticity, as the run file has it; not there
+    task_dormant           (run, eval, batch, network, layer, task)     where no run has it
+    gradient_norm, _cosine, _conflict   (run, eval, batch, network, task)
     env_steps              (run, eval) int64           summed over tasks; -1 where there is no evaluation
     committed, planned     (run) int64                 evaluations
     parameters_actor, ...  (run) int64                 actor, critic, target, total (= actor + critic)
@@ -51,7 +54,7 @@ from analysis.run_reader import (
     stamp_of,
 )
 from mtrl.config import Config
-from mtrl.results import COORDINATES, RunFileError
+from mtrl.results import COORDINATES, PLASTICITY, RunFileError
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
@@ -67,7 +70,14 @@ _SAID = (
     "train.seed",
     *(f"network.{p}.{f}" for p in ("actor", "critic") for f in ("width", "kind")),
 )
-_OTHER_AXES = ("metric", "run_metric", "clock")  # that become names of variables
+_OTHER_AXES = (
+    "metric",
+    "run_metric",
+    "clock",
+    "layer_metric",
+    "gradient_metric",
+)  # that become names of variables
+_OF_PLASTICITY = ("batch", "network", "layer")
 _OF_HEADER = ("outcome", "config", "committed", "planned", "diverged_at", "diverged_by", "stamp")
 
 
@@ -279,7 +289,9 @@ class _Runs:
     def _read(self, file: h5f.FileID, name: str, run: int, header: Header) -> None:
         axes = AXES[name]
         row = self.arrays[name][run]
-        if all(header.labels[axis] == self.labels[axis] for axis in axes):
+        if name in PLASTICITY and not header.labels["layer"]:  # a file of an earlier version
+            row[...] = _missing(name)
+        elif all(header.labels[axis] == self.labels[axis] for axis in axes):
             read_into(file, name, row)
         else:
             part = np.empty([len(header.labels[axis]) for axis in axes], TYPES[name])
@@ -292,8 +304,8 @@ class _Runs:
     def take(self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int]) -> None:
         """Fills the places `into` from those rows of an earlier dataset."""
         labels: Labels = {axis: tuple(json.loads(earlier.attrs[f"{axis}s"])) for axis in _OTHER_AXES}
-        tasks = tuple(earlier["task"].asstr()[:])
-        self.make_room(labels | {"eval": tuple(range(len(earlier["eval"]))), "task": tasks})
+        labels |= {axis: _coordinate(earlier, axis) for axis in ("eval", "task", *_OF_PLASTICITY)}
+        self.make_room(labels)
         for name, number, variable in self._variables():
             part = self._part(name, number)
             trailing = part.ndim - 1
@@ -318,9 +330,12 @@ class _Runs:
     def _variables(self) -> Iterator[tuple[str, int | None, str]]:
         """(array, place on its metric axis, name of the dataset's variable)."""
         yield "env_steps", None, "env_steps"
+        if self.labels["layer"]:
+            yield "dormant", None, "task_dormant"
         for axis, name, prefix in (
             ("metric", "per_task", ""), ("metric", "random_policy", "random_"), ("run_metric", "per_run", ""),
-            ("clock", "timing", ""),
+            ("clock", "timing", ""), ("layer_metric", "per_layer", "layer_"),
+            ("gradient_metric", "task_gradient", "gradient_"),
         ):  # fmt: skip
             for number, metric in enumerate(self.labels[axis]):
                 yield name, number, f"{prefix}{metric}"
@@ -329,7 +344,7 @@ class _Runs:
         """A view of the array, of one metric where `number` is given."""
         if number is None:
             return self.arrays[name]
-        where = 1 + AXES[name].index(next(axis for axis in AXES[name] if axis not in ("eval", "task")))
+        where = 1 + AXES[name].index(next(axis for axis in AXES[name] if axis in _OTHER_AXES))
         return self.arrays[name][(slice(None),) * where + (number,)]
 
     def dataset(self, names: Sequence[str], sweeps: Sequence[str] | None) -> xr.Dataset:
@@ -345,7 +360,7 @@ class _Runs:
             values = self._part(name, number)[: len(here)]
             if not (name == "random_policy" and np.isnan(values).all()):
                 variables[variable] = (
-                    ("run", *(axis for axis in AXES[name] if axis in ("eval", "task"))),
+                    ("run", *(axis for axis in AXES[name] if axis not in _OTHER_AXES)),
                     values,
                 )
         for attribute in ATTRIBUTES[1:]:
@@ -367,6 +382,7 @@ class _Runs:
             "run": range(len(here)),
             "eval": range(len(self.labels["eval"])),
             "task": list(self.labels["task"]),
+            **{axis: list(self.labels[axis]) for axis in _OF_PLASTICITY if self.labels[axis]},
         }
         lists = {f"{axis}s": json.dumps(self.labels[axis]) for axis in _OTHER_AXES}
         return xr.Dataset(variables, axes | coordinates, lists)
@@ -386,6 +402,13 @@ def _place(runs: NDArray[Any], labels: Labels, into: Labels, axes: Sequence[str]
     """Indices that put an array over `labels` of these runs into one over the labels `into`."""
     positions = [np.array([into[axis].index(label) for label in labels[axis]], int) for axis in axes]
     return np.ix_(runs, *positions)
+
+
+def _coordinate(earlier: h5py.File, axis: str) -> tuple[Any, ...]:
+    if axis not in earlier:
+        return ()
+    values = earlier[axis]
+    return tuple(values.asstr()[:] if h5py.check_string_dtype(values.dtype) else values[:].tolist())
 
 
 def _by_run(variable: h5py.Dataset, trailing: int = 0) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from analysis.cells import Cell, groups, short_name
 from analysis.figures import Series
 from analysis.report import Drawing, Table, Text
 from analysis.statistics import Slope, least_squares
+from mtrl.results import NETWORKS
 
 Array = NDArray[np.float64]
 Items = list[Text | Table | Drawing]
@@ -19,11 +21,17 @@ Items = list[Text | Table | Drawing]
 CURVES = {
     "dormant_critic": "dormant neurons, critic",
     "dormant_actor": "dormant neurons, actor",
+    "dormant_critic_fixed": "dormant neurons, critic, fixed batch",
+    "dormant_actor_fixed": "dormant neurons, actor, fixed batch",
     "srank_critic": "effective rank, critic",
+    "srank_critic_fixed": "effective rank, critic, fixed batch",
     "critic_weight_norm": "weight norm, critics",
     "actor_weight_norm": "weight norm, actor",
     "critic_gradient_norm": "gradient norm, critics",
+    "critic_effective_lr": "update / weight norm, critics",
+    "cosine_critic_fixed": "cosine of tasks' gradients, critics",
 }
+FIXED = {"": "", "_fixed": " on the fixed batch"}  # of a metric's name, and in words
 DOUBLING = {"width": "width", "tasks": "tasks", "batch": "total batch"}
 
 
@@ -32,8 +40,12 @@ def section(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
     if not any("dormant_critic" in cell.metrics for cell in found):
         return [], [], []
     items: Items = [*_curves(found), *_by_width(found), *_maps(found)]
-    table, yes, no = _what_explains(found)
-    return items + table, yes, no
+    yes: list[str] = []
+    no: list[str] = []
+    for suffix in FIXED:
+        table, shown, open_ = _what_explains(found, suffix)
+        items, yes, no = items + table, yes + shown, no + open_
+    return items, yes, list(dict.fromkeys(no))
 
 
 def measured(cell: Cell, name: str) -> Array | None:
@@ -78,16 +90,20 @@ def _curves(found: Sequence[Cell]) -> list[Drawing]:
         return []
     caption = (
         f"{short_name(most)}: mean over runs, in a band that spans them, against env steps per task. Lighter is "
-        "larger. Effective rank is the mean over layers."
+        "larger. Effective rank is the mean over layers, the cosine that over pairs of tasks. The fixed batch stays "
+        "the same over a run, the other is that of the latest update."
     )
     return [Drawing("plasticity_curves", "Plasticity over training", caption, figures.measures(panels))]
 
 
 def _by_width(found: Sequence[Cell]) -> list[Drawing]:
     panels: dict[str, list[Series]] = {}
-    for part in ("critic", "actor"):
+    for (suffix, words), part in itertools.product(FIXED.items(), NETWORKS[::-1]):
         for group in groups(found).values():
-            ends = [(getattr(cell, f"{part}_width"), at_the_end(cell, f"dormant_{part}")) for cell in group]
+            ends = [
+                (getattr(cell, f"{part}_width"), at_the_end(cell, f"dormant_{part}{suffix}"))
+                for cell in group
+            ]
             widths = sorted({width for width, values in ends if len(values)})
             if not widths:
                 continue
@@ -96,7 +112,7 @@ def _by_width(found: Sequence[Cell]) -> list[Drawing]:
                 np.array([f(values) for values in by_width]) for f in (np.mean, np.min, np.max)
             )
             label = f"{group[0].group}  (n = {sum(map(len, by_width))})"
-            panels.setdefault(f"dormant neurons of the {part}", []).append(
+            panels.setdefault(f"dormant neurons of the {part}{words}", []).append(
                 Series(label, np.array(widths), mean, low, high)
             )
     if not panels:
@@ -127,14 +143,16 @@ def _maps(found: Sequence[Cell]) -> list[Drawing]:
     return [Drawing("tasks_by_width", "Tasks and width", caption, drawing)]
 
 
-def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
+def _what_explains(found: Sequence[Cell], suffix: str) -> tuple[Items, list[str], list[str]]:
     """A regression of the critic's dormancy on width, tasks and total batch, with what it can tell apart."""
-    rows = [(cell, value) for cell in found for value in at_the_end(cell, "dormant_critic")]
+    rows = [(cell, value) for cell in found for value in at_the_end(cell, f"dormant_critic{suffix}")]
     design = {
         "width": np.array([cell.critic_width for cell, _ in rows]),
         "tasks": np.array([cell.task_count for cell, _ in rows]),
         "batch": np.array([cell.batch for cell, _ in rows]),
     }
+    if not rows:
+        return [], [], []
     varying = [name for name, values in design.items() if len(np.unique(values)) > 1 and values.min() > 0]
     if not varying or len(rows) < len(varying) + 4 or len({cell.system for cell in found}) > 1:
         return [], [], []
@@ -148,8 +166,8 @@ def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
     slopes = least_squares(x, response)
     names = [DOUBLING[name] + (" (and batch)" if confounded and name == "tasks" else "") for name in varying]
     caption = (
-        f"By how much the odds that a neuron of the critic is dormant change when one quantity doubles and the others "
-        f"stay: least squares on logits over n = {len(rows)} runs."
+        f"By how much the odds that a neuron of the critic is dormant{FIXED[suffix]} change when one quantity "
+        f"doubles and the others stay: least squares on logits over n = {len(rows)} runs."
     )
     cells = [[name, _factor(slope)[0], _factor(slope)[1]] for name, slope in zip(names, slopes, strict=True)]
     items: Items = [Table(caption, ["doubled", "odds times", "95% interval"], cells)]
@@ -157,7 +175,8 @@ def _what_explains(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
     no: list[str] = []
     for name, slope in zip(names, slopes, strict=True):
         estimate, interval = _factor(slope)
-        line = f"Dormant neurons of the critic: doubling the {name} changes their odds {estimate}-fold ({interval})"
+        doubled = f"doubling the {name} changes their odds {estimate}-fold ({interval})"
+        line = f"Dormant neurons of the critic{FIXED[suffix]}: {doubled}"
         (yes if slope.low > 0 or slope.high < 0 else no).append(
             line + ("." if slope.low > 0 or slope.high < 0 else ", which may be no change.")
         )

@@ -19,7 +19,7 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from mtrl.results import check_schema, read_index
+from mtrl.results import COORDINATES, PLASTICITY, check_schema, read_index
 
 FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
 
@@ -32,8 +32,15 @@ AXES = {
     "timing": ("eval", "clock"),
     "env_steps": ("eval",),
     "random_policy": ("metric", "task"),
+    **{name: ("eval", *axes) for name, axes in PLASTICITY.items()},
 }
-TYPES = {"per_task": "f4", "per_run": "f8", "timing": "f8", "env_steps": "i8", "random_policy": "f4"}
+TYPES = {
+    "per_task": "f4",
+    "per_run": "f8",
+    "timing": "f8",
+    "env_steps": "i8",
+    "random_policy": "f4",
+} | dict.fromkeys(PLASTICITY, "f4")
 ATTRIBUTES = (
     "run_id",
     "code_version",
@@ -86,7 +93,7 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
     committed = np.empty((), np.int64)
     read_into(file, "committed", committed)  # before the rows: what it counts is whole
     planned = h5d.open(file, b"env_steps").get_storage_size() // 8
-    labels = {name: tuple(values) for name, values in index["coordinates"].items()}
+    labels = {name: tuple(index["coordinates"].get(name, ())) for name in COORDINATES}
     diverged_at = _integer(file, "diverged_at_vector_step", -1)
     complete = int(committed) == planned
     over = diverged_at >= 0 and (complete or not _integer(file, "diverged_trained_on", 0))
@@ -99,7 +106,9 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
         committed=int(committed),
         outcome=outcome_of(path, complete=complete, diverged=over),
         diverged_at=diverged_at,
-        diverged_by=_text(file, "diverged_metric") if h5a.exists(file, b"diverged_metric") else "",
+        diverged_by=_text(file, "diverged_metric")
+        if diverged_at >= 0 and h5a.exists(file, b"diverged_metric")
+        else "",
         stamp=stamp,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -71,6 +72,18 @@ class Adam:
         if target is not None:
             target.lerp_(self.value, polyak)
         return norm
+
+    @torch.no_grad()
+    def update_norm(self) -> float:
+        """The norm of the latest update of `value`, from the moments that it left; NaN before the first."""
+        if self.steps == 0:
+            return math.nan
+        scale = (self.square / (1 - BETA2**self.steps)).sqrt_().add_(self.eps)
+        update = self.mean / scale
+        update *= self.lr / (1 - BETA1**self.steps)
+        if decay := self.lr * self.weight_decay:  # of the value before: value = (1 - decay) before - update
+            update += (self.value + update) * (decay / (1 - decay))
+        return float(torch.linalg.vector_norm(update, dtype=torch.float64))
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """What `mtrl.ops.SacUpdate` takes of an optimiser: its vectors, and the coming step's number."""

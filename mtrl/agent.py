@@ -14,7 +14,7 @@ from mtrl import losses, ops, ops_cuda, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
-from mtrl.gradient_surgery import GradientRule, build_gradient_rule
+from mtrl.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.networks.mtmhsac import MultiHead
 from mtrl.return_scale import ReturnScale
@@ -50,6 +50,18 @@ class Batch(Protocol):
 class Update(NamedTuple):
     metrics: dict[str, Tensor]  # UPDATE_METRICS, each 0-d
     priority: Tensor  # [B], mean over critics of |Q - y|
+
+
+class _CriticLoss(NamedTuple):
+    of_rows: RowLoss  # fills q and error, too
+    target: Tensor  # [B], the soft target
+    q: Tensor  # [E, B]
+    error: Tensor  # [B], mean over critics of |Q - y|
+
+
+class _ActorLoss(NamedTuple):
+    of_rows: RowLoss  # fills log_prob, too
+    log_prob: Tensor  # [B]
 
 
 class _Shared(TypedDict):
@@ -242,6 +254,15 @@ class Agent:
     def _update_critic(
         self, batch: Batch, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
+        parts = self._critic_loss(batch, reward, weight, temperature, noise)
+        loss = self.critic_rule(self.critic_adam.gradient, parts.of_rows, batch.task)
+        norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
+        metrics = {"critic_loss": loss, "q_mean": parts.q.mean(), "critic_gradient_norm": norm}
+        return metrics | self.value_head.metrics(parts.target), parts.error
+
+    def _critic_loss(
+        self, batch: Batch, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
+    ) -> _CriticLoss:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
             next_output = self.target(torch.cat((action, batch.next_observation), 1), batch.task)
@@ -253,36 +274,37 @@ class Agent:
         q = reward.new_empty((self.config.agent.critics, len(reward)))
         error = torch.empty_like(reward)
 
-        def row_loss(rows: Tensor | slice) -> Tensor:
+        def of_rows(rows: Tensor | slice) -> Tensor:
             output = self.critic(x[rows], batch.task[rows])
             with torch.no_grad():
                 q[:, rows] = self.value_head.value(output)
                 error[rows] = self.value_head.error(output, target[rows]).mean(0)
             return weight[rows] * self.value_head.loss(output, target[rows]).mean(0)
 
-        loss = self.critic_rule(self.critic_adam.gradient, row_loss, batch.task)
-        norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
-        metrics = {"critic_loss": loss, "q_mean": q.mean(), "critic_gradient_norm": norm}
-        return metrics | self.value_head.metrics(y), error
+        return _CriticLoss(of_rows, y, q, error)
 
     def _update_actor(
         self, batch: Batch, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
+        parts = self._actor_loss(batch, weight, temperature, noise)
+        loss = self.actor_rule(self.actor_adam.gradient, parts.of_rows, batch.task)
+        norm = self.actor_adam.step()
+        return {"actor_loss": loss, "actor_gradient_norm": norm}, parts.log_prob
+
+    def _actor_loss(self, batch: Batch, weight: Tensor, temperature: Tensor, noise: Tensor) -> _ActorLoss:
         log_prob = torch.empty_like(temperature)
 
-        def row_loss(rows: Tensor | slice) -> Tensor:
+        def of_rows(rows: Tensor | slice) -> Tensor:
             observation, task = batch.observation[rows], batch.task[rows]
             action, density = self._sample(self.actor(observation, task)[0], noise[rows])
             log_prob[rows] = density.detach()
+            self.critic.requires_grad_(False)  # the actor's loss moves the actor alone
             q = self.value_head.value(self.critic(torch.cat((action, observation), 1), task))
+            self.critic.requires_grad_(True)
             loss = losses.actor_loss(density, q, temperature[rows], self.config.agent.critic_reduction)
             return weight[rows] * loss
 
-        self.critic.requires_grad_(False)  # the actor's loss moves the actor alone
-        loss = self.actor_rule(self.actor_adam.gradient, row_loss, batch.task)
-        self.critic.requires_grad_(True)
-        norm = self.actor_adam.step()
-        return {"actor_loss": loss, "actor_gradient_norm": norm}, log_prob
+        return _ActorLoss(of_rows, log_prob)
 
     def _update_temperature(self, task: Tensor, log_prob: Tensor) -> dict[str, Tensor]:
         log_temperature = self.log_temperature.detach().requires_grad_()
@@ -294,39 +316,45 @@ class Agent:
         return {"temperature_loss": loss.detach()}
 
     @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """The largest |Q|; weight norms; of the hidden layers (critic 0) dormant shares and, for the critic, srank."""
-        actor = self.actor.features(batch.observation, batch.task)
+    def q(self, batch: Batch) -> Tensor:
+        """The critics' values [E, B] of the batch's actions."""
         x = torch.cat((batch.action, batch.observation), 1)
+        return self.value_head.value(self.critic(x, batch.task))
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """Activations [B, W] of the hidden layers of the actor and of critic 0, on the batch."""
+        x = torch.cat((batch.action, batch.observation), 1)
+        actor = self.actor.features(batch.observation, batch.task)
         critic = self.critic.features(x, batch.task)
-        measured = {
-            "q_max": float(self.value_head.value(self.critic(x, batch.task)).abs().max()),
-            "actor_weight_norm": plasticity.weight_norm(self.actor),
-            "critic_weight_norm": plasticity.weight_norm(self.critic),
-        }
-        for name, layers in (("actor", actor), ("critic", critic)):
-            asleep = [plasticity.dormant(layer[0]) for layer in layers]
-            measured[f"dormant_{name}"] = float(torch.cat(asleep).float().mean())
-            measured |= {f"dormant_{name}_{i}": float(d.float().mean()) for i, d in enumerate(asleep, 1)}
-        return measured | {f"srank_critic_{i}": plasticity.srank(h[0]) for i, h in enumerate(critic, 1)}
+        return {"actor": [layer[0] for layer in actor], "critic": [layer[0] for layer in critic]}
+
+    def row_losses(self, batch: Batch) -> dict[str, tuple[Adam, RowLoss]]:
+        """Of each network its optimiser and the losses that it has on the batch now.
+
+        Noise comes from a generator of its own, the same at every call: losses differ by the networks alone.
+        """
+        generator = _generator(self.config.train.seed, 6, device=self.device)
+        next_noise, noise = (self._noise(len(batch.reward), generator) for _ in range(2))
+        reward, weight = self._scaled(batch.reward, batch.task), self._loss_weight(batch.task)
+        temperature = self._own(self.log_temperature.exp(), batch.task)
+        critic = self._critic_loss(batch, reward, weight, temperature, next_noise)
+        actor = self._actor_loss(batch, weight, temperature, noise)
+        return {"actor": (self.actor_adam, actor.of_rows), "critic": (self.critic_adam, critic.of_rows)}
+
+    @property
+    def adams(self) -> dict[str, Adam]:
+        return {"actor": self.actor_adam, "critic": self.critic_adam}
+
+    @property
+    def layers(self) -> int:
+        """Hidden layers of the deeper network."""
+        return max(self.actor.hidden_layers, self.critic.hidden_layers)
 
     @property
     def run_metrics(self) -> tuple[str, ...]:
-        """The names that `update().metrics` and `measure()` give together."""
-        actor = range(1, self.actor.hidden_layers + 1)
-        critic = range(1, self.critic.hidden_layers + 1)
-        return (
-            *UPDATE_METRICS,
-            *self.value_head.metric_names,
-            "q_max",
-            "actor_weight_norm",
-            "critic_weight_norm",
-            "dormant_actor",
-            *(f"dormant_actor_{i}" for i in actor),
-            "dormant_critic",
-            *(f"dormant_critic_{i}" for i in critic),
-            *(f"srank_critic_{i}" for i in critic),
-        )
+        """The names that `update().metrics` and `plasticity.measure()` give together."""
+        return (*UPDATE_METRICS, *self.value_head.metric_names, *plasticity.RUN_METRICS)
 
     @property
     def temperature(self) -> NDArray[np.float32]:

@@ -216,6 +216,14 @@ class Evaluate(Section):
         return (*range(self.every, vector_steps, self.every), vector_steps)
 
 
+class Plasticity(Section):
+    """What is measured of the networks at every evaluation (mtrl/plasticity.py), on the latest and on a fixed batch."""
+
+    dormant_threshold: float = Field(0.1, ge=0)  # tau: of the mean activation of the layer
+    batch_per_task: int = Field(128, ge=1)  # transitions of each task in the fixed batch
+    gradient_rows: int = Field(16, ge=1)  # transitions of each task that its gradient is taken of
+
+
 class Divergence(Section):
     """When a run counts as diverged; docs/guide.md has the reasons. NaN and infinity always end it."""
 
@@ -256,6 +264,7 @@ class Config(Section):
     network: Network = Network()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    plasticity: Plasticity = Plasticity()
     divergence: Divergence = Divergence()
     run: Run = Run()
 

@@ -7,7 +7,7 @@ is the mean over rows for any number of rows of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -142,18 +142,24 @@ class GradNorm:
 
 
 def per_task(gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
-    """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Uses `gradient` as room.
+    """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Uses `gradient` as room."""
+    loss = gradient.new_zeros(tasks)
+    each = gradient.new_zeros((tasks, len(gradient)))
+    for t, own in each_task(gradient, row_loss, task, tasks):
+        loss[t] = own
+        each[t] = gradient
+    return loss, each
+
+
+def each_task(gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int) -> Iterator[tuple[int, Tensor]]:
+    """The tasks that have rows, each with its loss, while `gradient` [P] holds that loss's gradient.
 
     Each task's rows go through the network by themselves: together as much work as one pass over the batch.
     """
-    loss = gradient.new_zeros(tasks)
-    each = gradient.new_zeros((tasks, len(gradient)))
     counts = task.bincount(minlength=tasks).tolist()
     for t, rows in enumerate(torch.split(task.argsort(stable=True), counts)):
         if len(rows):
             gradient.zero_()
             own = row_loss(rows).sum() * (tasks / len(task))
             own.backward()  # type: ignore[no-untyped-call]
-            loss[t] = own.detach()
-            each[t] = gradient
-    return loss, each
+            yield t, own.detach()

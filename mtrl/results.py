@@ -1,9 +1,13 @@
 """The run file: what one run leaves behind, as one HDF5 file that also opens with `xarray.open_dataset`.
 
     dims       eval, metric, task, run_metric, clock        each with a coordinate of that name
+               batch, network, layer, layer_metric, gradient_metric        these too, of plasticity
     env_steps  (eval) int64                    env steps summed over tasks at each evaluation
     per_task   (eval, metric, task) float32    success and return of evaluation episodes, ...
     per_run    (eval, run_metric) float64      losses, norms, dormant shares, ...
+    per_layer  (eval, batch, network, layer, layer_metric) float32      dormant share and srank of each hidden layer
+    dormant    (eval, batch, network, layer, task) float32              dormant share on the rows of each task
+    task_gradient (eval, batch, network, task, gradient_metric) float32 norm, cosine and conflict with other tasks
     timing     (eval, clock) float64           seconds; the only part that differs between two equal runs
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
@@ -38,7 +42,28 @@ from pydantic import ValidationError
 from mtrl.config import SCHEMA_VERSION, Config, changed_fields
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
-COORDINATES = ("metric", "run_metric", "task", "clock")  # of text; `eval` only counts
+BATCHES = ("training", "fixed")  # what plasticity is measured on
+NETWORKS = ("actor", "critic")
+LAYER_METRICS = ("dormant", "srank")
+GRADIENT_METRICS = ("norm", "cosine", "conflict")
+# The arrays of plasticity, and their axes after `eval`. Files of earlier versions have none.
+PLASTICITY = {
+    "per_layer": ("batch", "network", "layer", "layer_metric"),
+    "dormant": ("batch", "network", "layer", "task"),
+    "task_gradient": ("batch", "network", "task", "gradient_metric"),
+}
+COORDINATES = (
+    "metric",
+    "run_metric",
+    "task",
+    "clock",
+    "batch",
+    "network",
+    "layer_metric",
+    "gradient_metric",
+    "layer",
+)
+# `layer` counts from 1, the others are of text; `eval` only counts.
 DIVERGED = (
     "diverged_at_vector_step",
     "diverged_metric",
@@ -47,7 +72,7 @@ DIVERGED = (
     "diverged_trained_on",
 )
 LONG = ("config", "index")  # attributes that `index` does not repeat
-CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds")
+CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds", "measure_seconds")
 
 
 class RunFileError(ValueError):
@@ -83,6 +108,10 @@ class RunData:
     per_task: NDArray[np.float32]  # [evaluations, metrics, tasks]
     per_run: NDArray[np.float64]  # [evaluations, run metrics]
     timing: NDArray[np.float64]  # [evaluations, clocks]
+    plasticity: dict[
+        str, NDArray[np.float32]
+    ]  # PLASTICITY, each [evaluations, ...]; empty in files of earlier versions
+    layers: int  # of plasticity
     random_policy: NDArray[np.float32]  # [metrics, tasks]
     evaluations_planned: int
 
@@ -94,7 +123,7 @@ class RunData:
     @property
     def trained_on(self) -> bool:
         """Whether training went on after the divergence."""
-        return bool(self.attributes.get("diverged_trained_on", False))
+        return self.divergence is not None and bool(self.attributes.get("diverged_trained_on", False))
 
     @cached_property
     def config(self) -> Config:
@@ -130,15 +159,17 @@ class RunFileWriter:
         run_metrics: Sequence[str],
         parameters: Mapping[str, int],
         code_version: str,
+        layers: int = 0,
     ) -> Self:
         """A new file with no evaluations yet. It appears under `path` only when its structure is whole on disk.
 
-        parameters has the keys actor, critic, target and total.
+        parameters has the keys actor, critic, target and total. `layers` is the number of hidden layers of the deeper
+        network; 0 leaves the arrays of plasticity out.
         """
         unfinished = path.with_suffix(".creating")
         with h5py.File(unfinished, "w", libver="earliest") as file:
             sizes = {f"parameters_{name}": count for name, count in parameters.items()}
-            _lay_out(file, config, run_metrics, {"code_version": code_version, **sizes})
+            _lay_out(file, config, run_metrics, {"code_version": code_version, **sizes}, layers)
         _sync(unfinished)
         unfinished.replace(path)
         return cls.open(path)
@@ -173,7 +204,7 @@ class RunFileWriter:
             )
         self._file["committed"][()] = evaluations
         self._file.flush()  # no later row counts any more before the first of them is wiped
-        for name in ("per_task", "per_run", "timing"):
+        for name in {"per_task", "per_run", "timing", *PLASTICITY} & set(self._file):
             self._file[name][evaluations:] = math.nan
         self._file.flush()
 
@@ -189,14 +220,20 @@ class RunFileWriter:
         per_task: Mapping[str, NDArray[Any]],
         per_run: Mapping[str, float],
         timing: Mapping[str, float],
+        plasticity: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Commits the next evaluation: `per_task` values are [tasks]. What a mapping leaves out stays NaN."""
+        """Commits the next evaluation: `per_task` values are [tasks], those of `plasticity` as PLASTICITY says.
+
+        What a mapping leaves out stays NaN.
+        """
         row = self.committed
         self._file["env_steps"][row] = env_steps
         for name, values in per_task.items():
             self._file["per_task"][row, TASK_METRICS.index(name)] = values
         self._file["per_run"][row] = [per_run.get(name, math.nan) for name in self._run_metrics]
         self._file["timing"][row] = [timing.get(name, math.nan) for name in CLOCKS]
+        for name, array in (plasticity or {}).items():
+            self._file[name][row] = array
         self._file.flush()
         self._file["committed"][()] = row + 1
         self._file.flush()
@@ -271,10 +308,14 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
     unfinished = target.with_suffix(".creating")
     with h5py.File(unfinished, "w", libver="earliest") as file:
         known = {n: v for n, v in data.attributes.items() if n.startswith(("parameters_", "code_version"))}
-        _lay_out(file, config, data.run_metrics, known | {"extended_from": data.attributes["run_id"]})
+        extended = known | {"extended_from": data.attributes["run_id"]}
+        _lay_out(file, config, data.run_metrics, extended, data.layers)
         file["random_policy"][...] = data.random_policy
-        for name in ("env_steps", "per_task", "per_run", "timing"):
+        for name in ("env_steps", "per_task", "per_run"):
             file[name][:kept] = getattr(data, name)[:kept]
+        file["timing"][:kept, : data.timing.shape[1]] = data.timing[:kept]  # newer clocks come after
+        for name, array in data.plasticity.items():
+            file[name][:kept] = array[:kept]
         file["committed"][()] = kept
     _sync(unfinished)
     unfinished.replace(target)
@@ -326,13 +367,13 @@ def refuse_another_run(path: Path, config: Config) -> None:
 
 def read_index(file: h5py.File) -> dict[str, Any]:
     """What the attribute `index` of `file` holds: {"coordinates": {name: [..]}, "attributes": {name: value}}."""
-    coordinates = {name: list(_strings(file[name])) for name in COORDINATES}
+    coordinates = {name: _labels(file[name]) for name in COORDINATES if name in file}
     attributes = {name: np.asarray(value).item() for name, value in file.attrs.items() if name not in LONG}
     return {"coordinates": coordinates, "attributes": attributes}
 
 
 def _lay_out(
-    file: h5py.File, config: Config, run_metrics: Sequence[str], attributes: Mapping[str, Any]
+    file: h5py.File, config: Config, run_metrics: Sequence[str], attributes: Mapping[str, Any], layers: int
 ) -> None:
     """Everything but the values: datasets of their final size, scales, attributes."""
     evaluations = len(config.evaluate.steps(config.train.vector_steps))
@@ -343,16 +384,26 @@ def _lay_out(
         "task": list(config.env.tasks),
         "clock": list(CLOCKS),
     }
+    if layers:
+        coordinates |= {
+            "batch": list(BATCHES),
+            "network": list(NETWORKS),
+            "layer": np.arange(1, layers + 1),
+            "layer_metric": list(LAYER_METRICS),
+            "gradient_metric": list(GRADIENT_METRICS),
+        }
     for name, values in coordinates.items():
         file[name] = values
         file[name].make_scale(name)
-    dims = {
+    dims: dict[str, tuple[tuple[str, ...], str, float]] = {
         "env_steps": (("eval",), "i8", -1),
         "per_task": (("eval", "metric", "task"), "f4", math.nan),
         "per_run": (("eval", "run_metric"), "f8", math.nan),
         "timing": (("eval", "clock"), "f8", math.nan),
         "random_policy": (("metric", "task"), "f4", math.nan),
     }
+    if layers:
+        dims |= {name: (("eval", *axes), "f4", math.nan) for name, axes in PLASTICITY.items()}
     for name, (axes, dtype, fill) in dims.items():
         shape = tuple(len(coordinates[axis]) for axis in axes)
         file.create_dataset(name, data=np.full(shape, fill, dtype))
@@ -384,6 +435,8 @@ def _read_1(path: Path, file: h5py.File) -> RunData:
         per_task=file["per_task"][:rows],
         per_run=file["per_run"][:rows],
         timing=file["timing"][:rows],
+        plasticity={name: file[name][:rows] for name in PLASTICITY if name in file},
+        layers=len(file["layer"]) if "layer" in file else 0,
         random_policy=file["random_policy"][:],
         evaluations_planned=len(file["eval"]),
     )
@@ -400,6 +453,10 @@ def _read_divergence(attributes: Mapping[str, Any]) -> Divergence | None:
     defaults = (0, "", math.nan, math.inf)
     return Divergence(*(kind(attributes.get(name, default))
                         for name, kind, default in zip(DIVERGED, kinds, defaults, strict=False)))  # fmt: skip
+
+
+def _labels(dataset: h5py.Dataset) -> list[Any]:
+    return list(_strings(dataset)) if h5py.check_string_dtype(dataset.dtype) else dataset[:].tolist()
 
 
 def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ from mtrl.agent import Agent, Update
 from mtrl.config import Config
 from mtrl.divergence import find_divergence
 from mtrl.evaluate import Evaluator
+from mtrl.fixed_batch import FixedBatch
 from mtrl.loggers import flatten, open_loggers
+from mtrl.plasticity import Measured, measure
 from mtrl.replay import Batch
 from mtrl.results import CLOCKS, Divergence, RunFileWriter
 
@@ -44,11 +46,17 @@ class RunLog:
         path = directory / "run.h5"
         self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
         self._evaluator = Evaluator(config)
+        self.fixed_batch = FixedBatch(config)
         if resumed:
             self._file = RunFileWriter.open(path)
             return
         self._file = RunFileWriter.create(
-            path, config, run_metrics=agent.run_metrics, parameters=agent.parameters, code_version=__version__
+            path,
+            config,
+            run_metrics=agent.run_metrics,
+            parameters=agent.parameters,
+            code_version=__version__,
+            layers=agent.layers,
         )
         with self.clock("evaluate_seconds"):
             self._file.write_random_policy(self._evaluator.evaluate_random())
@@ -81,16 +89,20 @@ class RunLog:
                 per_task = self._evaluator.evaluate(partial(_act, agent))
             except _NoActionError as error:
                 return self.must_end(step, {"evaluation_action": error.value})
-            per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
-            measured = {} if batch is None else agent.measure(batch)
+        per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
+        measured = Measured({}, {})
+        if batch is not None:
+            with self.clock("measure_seconds"):
+                batches = {"training": batch, "fixed": self.fixed_batch.batch(agent.device)}
+                measured = measure(agent, batches)
         self.success = float(per_task["success"].mean())
         whole = per_task | self._training_episodes() | {"temperature": agent.temperature}
-        row = (step * self._tasks, whole, per_run | measured, self._read_clocks())
-        self._file.write_evaluation(*row)
+        row = (step * self._tasks, whole, per_run | measured.per_run, self._read_clocks())
+        self._file.write_evaluation(*row, measured.arrays)
         self._tell_loggers(*row)
         self._evaluations += 1
         self._episodes[:] = 0
-        return self.must_end(step, measured)
+        return self.must_end(step, measured.per_run)
 
     def must_end(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the run must end after `step` vector steps, for these metrics say that it diverged.
@@ -114,6 +126,7 @@ class RunLog:
             "clocks": self._read_clocks(),
             "episodes": self._episodes.copy(),
             "success": self.success,
+            "fixed_batch": self.fixed_batch.state_dict(),
             "divergence": None if self.divergence is None else list(self.divergence),
         }
 
@@ -123,6 +136,7 @@ class RunLog:
         self._clocks = dict(state["clocks"])
         self._episodes = state["episodes"].copy()
         self.success = state["success"]
+        self.fixed_batch.load_state_dict(state["fixed_batch"])
         self.divergence = state["divergence"] and Divergence(*state["divergence"])
         self._file.mark_diverged(self.divergence, trained_on=True)
         if self._loggers:

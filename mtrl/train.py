@@ -100,6 +100,7 @@ def train(
                 next_observation, reward, terminated, truncated, info = envs.step(action)
                 replay.add(observation, action, reward, terminated, truncated, info["final_obs"])
                 agent.observe(reward, terminated, truncated)
+                log.fixed_batch.offer(step, observation, action, reward, terminated, info["final_obs"])
             observation = next_observation
             step += 1
             log.count_episodes(info)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtrl.config import Config, build_config
-from mtrl.results import Divergence, RunFileWriter
+from mtrl.results import PLASTICITY, Divergence, RunFileWriter
 
 DIVERGED = Divergence(1_200, "q_mean", -12_000.0, 10_000.0)
 RUN_METRICS = ("critic_loss", "dormant_critic", "dormant_actor", "srank_critic_1")
@@ -42,18 +42,34 @@ def write_run(
     run_metrics: tuple[str, ...] = RUN_METRICS,
     parameters: Mapping[str, int] | None = None,
     metrics: Mapping[str, float] | None = None,
+    layers: int = 0,
 ) -> Path:
     """A run file whose evaluation e has `success[e]` on every task, plus 0.001 times the task's number.
 
-    `metrics` has the values of run metrics at every evaluation; the others only tell the files apart.
+    `metrics` has the values of run metrics at every evaluation; the others only tell the files apart. With `layers`
+    there are arrays of plasticity, whose numbers tell their places apart.
     """
     tasks = len(config.env.tasks)
     width = config.network.critic.width
     sizes = {"actor": 3 * width**2, "critic": 6 * width**2, "target": 6 * width**2, "total": 9 * width**2}
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = RunFileWriter.create(
-        path, config, run_metrics=run_metrics, parameters=parameters or sizes, code_version="test"
+        path,
+        config,
+        run_metrics=run_metrics,
+        parameters=parameters or sizes,
+        code_version="test",
+        layers=layers,
     )
+    lengths = {
+        "batch": 2,
+        "network": 2,
+        "layer": layers,
+        "layer_metric": 2,
+        "task": tasks,
+        "gradient_metric": 3,
+    }
+    shapes = {name: [lengths[axis] for axis in axes] for name, axes in PLASTICITY.items() if layers}
     writer.write_random_policy({"success": np.full(tasks, random_success), "return": np.full(tasks, 1.0)})
     for number, value in enumerate(success):
         writer.write_evaluation(
@@ -61,6 +77,7 @@ def write_run(
             {"success": value + 0.001 * np.arange(tasks), "return": np.full(tasks, 100 * value)},
             dict.fromkeys(run_metrics, 0.01 * number + width) | dict(metrics or {}),
             {"wall_seconds": float(number)},
+            {name: number + width + np.arange(np.prod(s)).reshape(s) for name, s in shapes.items()},
         )
     writer.close()
     return path

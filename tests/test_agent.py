@@ -12,6 +12,7 @@ from reference_critic import first_update
 from mtrl import ops
 from mtrl.agent import UPDATE_METRICS, Agent
 from mtrl.config import build_config
+from mtrl.plasticity import measure
 from mtrl.tasks import BENCHMARKS
 
 BACKENDS = ("fused", "core", "torch")
@@ -374,7 +375,7 @@ def test_truncation_bootstraps_and_termination_does_not():
 def test_run_metrics_are_what_update_and_measure_give():
     agent = make_agent(network__actor__depth=2)
     batch = make_batch(3, 8)
-    names = (*agent.update(batch).metrics, *agent.measure(batch))
+    names = (*agent.update(batch).metrics, *measure(agent, {"training": batch, "fixed": batch}).per_run)
     assert sorted(names) == sorted(agent.run_metrics)
     assert set(UPDATE_METRICS) <= set(names)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from test_agent import make_agent, make_batch
 from test_train import contents, short_config, stop_after
 
 from mtrl.config import build_config
 from mtrl.divergence import find_divergence
+from mtrl.plasticity import measure
 from mtrl.results import Divergence, RunFileError, read_run
 from mtrl.train import Progress, train
 
@@ -107,15 +109,14 @@ def test_networks_that_cannot_act_end_the_run(tmp_path: Path, action: str, rando
 
 
 def test_measuring_what_is_not_finite_is_no_fault() -> None:
-    from test_agent import make_agent, make_batch
-
     agent = make_agent()
     agent.critic_adam.value.fill_(math.nan)
-    measured = agent.measure(make_batch(3, 4))
-    found = find_divergence(1, measured, LIMITS)
+    batch = make_batch(3, 4)
+    measured = measure(agent, {"training": batch, "fixed": batch})
+    found = find_divergence(1, measured.per_run, LIMITS)
     assert found is not None
     assert found.metric == "q_max"
-    assert math.isnan(measured["srank_critic_1"])
+    assert np.isnan(measured.arrays["per_layer"][:, 1]).all()
 
 
 def test_a_run_that_is_over_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,13 +28,51 @@ def test_every_value_is_in_its_place(tmp_path: Path) -> None:
         config_of("drawer-close-v3+reach-v3", 32, 0),
         config_of("push-v3+drawer-close-v3", 32, 1, train__vector_steps=1_000),
     ]
-    files = write_sweep(tmp_path, mixed[:2])
+    files = write_sweep(tmp_path, mixed[:1]) + write_sweep(tmp_path, mixed[1:2], layers=2)
     files += write_sweep(tmp_path, mixed[2:], success=[0.3], run_metrics=("q_mean", "critic_loss"))
     dataset = open_sweep(tmp_path)
     assert dataset.sizes["run"] == 3
     assert list(dataset.task.values) == ["drawer-close-v3", "push-v3", "reach-v3"]
     for file in files:
         check_against_file(dataset, file)
+
+
+def test_plasticity_is_in_its_place_whatever_else_runs_have(tmp_path: Path) -> None:
+    """Runs of other depths and tasks, one of an earlier version, and all of it from an earlier dataset again."""
+    configs = [config_of("reach-v3", 16), config_of(width=32), config_of("push-v3+reach-v3", 64)]
+    files = [f for config, layers in zip(configs, (3, 2, 0), strict=True)
+             for f in write_sweep(tmp_path, [config], layers=layers)]  # fmt: skip
+    for file in files:
+        os.utime(file, ns=(10**18, 10**18))
+    dataset = to_runs(open_sweep(tmp_path))
+    assert dataset.task_dormant.dims == ("run", "eval", "batch", "network", "layer", "task")
+    assert dataset.layer_srank.dims == ("run", "eval", "batch", "network", "layer")
+    assert dataset.gradient_conflict.dims == ("run", "eval", "batch", "network", "task")
+    for file in files:
+        check_against_file(dataset, file)
+        check_plasticity(dataset, file)
+    save(dataset, tmp_path / "dataset.nc")
+    xr.testing.assert_identical(open_sweep(tmp_path), dataset)
+
+
+def check_plasticity(dataset: xr.Dataset, file: Path) -> None:
+    """By names, through xarray on the file itself."""
+    run = dataset.isel(run=dataset.run_id.values.tolist().index(read_run(file).config.run_id))
+    with xr.open_dataset(file) as known:
+        if "layer" not in known.dims:
+            assert all(run[name].isnull().all() for name in ("layer_srank", "task_dormant", "gradient_norm"))
+            return
+        where = {"layer": known.layer.values}
+        tasks = {"task": known.task.values}
+        for found, expected in (
+            (run.layer_srank.sel(where), known.per_layer.sel(layer_metric="srank")),
+            (run.layer_dormant.sel(where), known.per_layer.sel(layer_metric="dormant")),
+            (run.task_dormant.sel(where | tasks), known.dormant),
+            (run.gradient_cosine.sel(tasks), known.task_gradient.sel(gradient_metric="cosine")),
+        ):
+            assert expected.notnull().all()
+            np.testing.assert_array_equal(found, expected)
+        assert int(run.task_dormant.count()) == known.dormant.size
 
 
 def check_against_file(dataset: xr.Dataset, file: Path) -> None:

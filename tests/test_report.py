@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_analysis import DIVERGED, config_of, write_run, write_sweep
+from reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run, write_sweep
 
-from analysis import paper_study, sweep_study
+from analysis import paper_study, plasticity_study, sweep_study
 from analysis.cells import cells
 from analysis.frames import SweepError, open_sweep
 from analysis.report import Drawing, Page, Table, render
@@ -298,7 +298,11 @@ def plastic_sweep(root: Path, batches: tuple[int, ...]) -> None:
         config = config_of(tasks, width, seed, agent__batch_per_task=total // int(tasks[2:]))
         odds = 0.2 * (width / 64) / (total / 800) * np.exp(generator.normal(0, 0.05))
         write_run(
-            root / "cells" / config.run_id / "run.h5", config, metrics={"dormant_critic": odds / (1 + odds)}
+            root / "cells" / config.run_id / "run.h5",
+            config,
+            run_metrics=(*RUN_METRICS, "dormant_critic_fixed"),
+            metrics={"dormant_critic": odds / (1 + odds), "dormant_critic_fixed": odds / (2 + odds)},
+            layers=2,
         )
 
 
@@ -316,6 +320,17 @@ def test_tasks_and_batch_are_told_apart_where_the_grid_allows(tmp_path: Path) ->
     assert any("doubling the tasks" in line and "may be no change" in line for line in page.does_not_show)
     names = {item.name for section in page.sections for item in section.items if isinstance(item, Drawing)}
     assert {"tasks_by_width", "plasticity_curves", "dormant"} <= names
+    fixed = table_of(page, "By how much the odds that a neuron of the critic is dormant on the fixed batch")
+    assert [float(row[1]) for row in fixed.rows] == pytest.approx([row[0] for row in rows.values()], abs=0.05)
+    (curves,) = (
+        item
+        for section in page.sections
+        for item in section.items
+        if isinstance(item, Drawing) and item.name == "plasticity_curves"
+    )
+    titles = {axis.get_title(loc="left") or axis.get_title() for axis in curves.figure.axes}
+    wanted = ("dormant_critic_fixed", "srank_critic_fixed", "cosine_critic_fixed")
+    assert {plasticity_study.CURVES[name] for name in wanted} <= titles
 
     plastic_sweep(tmp_path / "together", ())
     page = page_of(tmp_path / "together")

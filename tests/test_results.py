@@ -15,7 +15,16 @@ import xarray as xr
 from reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run
 
 from mtrl.config import Config
-from mtrl.results import CLOCKS, READERS, TASK_METRICS, RunFileError, RunFileWriter, extend_run, read_run
+from mtrl.results import (
+    CLOCKS,
+    PLASTICITY,
+    READERS,
+    TASK_METRICS,
+    RunFileError,
+    RunFileWriter,
+    extend_run,
+    read_run,
+)
 
 
 @pytest.fixture
@@ -60,7 +69,8 @@ def test_a_reopened_file_goes_on(path: Path) -> None:
     assert read_run(path).env_steps.tolist() == [1000, 2000, 3000, 4000]
 
 
-def test_rewinding_forgets_the_later_rows(path: Path) -> None:
+def test_rewinding_forgets_the_later_rows(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.h5", config_of(), success=[0.1, 0.4, 0.7], layers=2)
     writer = RunFileWriter.open(path)
     writer.rewind(1)
     writer.close()
@@ -68,6 +78,7 @@ def test_rewinding_forgets_the_later_rows(path: Path) -> None:
     with h5py.File(path) as file:
         assert np.isnan(file["per_task"][1:]).all()
         assert np.isnan(file["per_run"][1:]).all()
+        assert all(np.isnan(file[name][1:]).all() and np.isfinite(file[name][0]).all() for name in PLASTICITY)
 
 
 def test_rewinding_to_the_future_is_refused(path: Path) -> None:
@@ -167,7 +178,7 @@ def longer(**overrides: object) -> Config:
 
 def test_a_run_is_extended(tmp_path: Path) -> None:
     """By the obvious way: the longer run written from the start has the same file, but for where it came from."""
-    short = write_run(tmp_path / "short.h5", config_of(), success=[0.1, 0.4, 0.7, 0.9])
+    short = write_run(tmp_path / "short.h5", config_of(), success=[0.1, 0.4, 0.7, 0.9], layers=2)
     before = short.read_bytes()
     assert extend_run(short, tmp_path / "long.h5", longer()) == 4
     assert short.read_bytes() == before
@@ -175,13 +186,16 @@ def test_a_run_is_extended(tmp_path: Path) -> None:
     writer.write_evaluation(5_000, {"success": np.ones(2)}, {}, {})
     writer.close()
     data = read_run(tmp_path / "long.h5")
-    known = read_run(write_run(tmp_path / "known.h5", longer(), success=[0.1, 0.4, 0.7, 0.9]))
+    known = read_run(write_run(tmp_path / "known.h5", longer(), success=[0.1, 0.4, 0.7, 0.9], layers=2))
     assert data.config == longer()
     assert data.evaluations_planned == 6
     assert data.attributes == known.attributes | {"extended_from": config_of().run_id}
     assert data.env_steps.tolist() == [1000, 2000, 3000, 4000, 5000]
     for name in ("per_task", "per_run", "timing"):
         np.testing.assert_array_equal(getattr(data, name)[:4], getattr(known, name))
+    for name, array in known.plasticity.items():
+        np.testing.assert_array_equal(data.plasticity[name][:4], array)
+    assert len(known.plasticity) == 3
     np.testing.assert_array_equal(data.random_policy, known.random_policy)
 
 

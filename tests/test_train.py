@@ -13,9 +13,10 @@ import pytest
 import torch
 import xarray as xr
 
+from mtrl.agent import UPDATE_METRICS
 from mtrl.checkpoint import CheckpointError, load_tensors
 from mtrl.config import Config, ConfigError, build_config
-from mtrl.results import RunFileError, read_run
+from mtrl.results import COORDINATES, RunFileError, read_run
 from mtrl.train import Progress, resolve_device, resolve_env_workers, train
 
 SHORT: dict[str, Any] = {
@@ -44,7 +45,7 @@ def contents(path: Path) -> dict[str, Any]:
         return attributes | {name: file[name][()].tobytes() for name in file if name not in ("timing", *DIMS)}
 
 
-DIMS = ("eval", "metric", "run_metric", "task", "clock")
+DIMS = ("eval", *COORDINATES)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,29 @@ def test_run_file_opens_with_xarray(finished: Path) -> None:
     with xr.open_dataset(finished / "run.h5") as dataset:
         assert dataset.per_task.sel(metric="success", task="reach-v3").dims == ("eval",)
         assert dataset.per_run.sel(run_metric="critic_loss").notnull().any()
+        fixed = dataset.sel(batch="fixed", network="critic", layer=3)
+        assert fixed.dormant.sel(task="reach-v3").dims == ("eval",)
+        assert fixed.per_layer.sel(layer_metric="srank").notnull().all()
+        assert fixed.task_gradient.sel(gradient_metric="norm").notnull().all()
+
+
+def test_plasticity_is_measured_from_the_first_update_on_and_changes_nothing_else(
+    tmp_path: Path, finished: Path
+) -> None:
+    """Nor does the first evaluation, here before any update, measure a network that has learned nothing."""
+    short_batch = short_config(plasticity__batch_per_task=3, plasticity__dormant_threshold=0.5)
+    assert train(short_batch, tmp_path) == "done"
+    ours, theirs = read_run(tmp_path / "run.h5"), read_run(finished / "run.h5")
+    np.testing.assert_array_equal(ours.per_task, theirs.per_task)
+    known = [name in UPDATE_METRICS for name in ours.run_metrics]
+    np.testing.assert_array_equal(ours.per_run[:, known], theirs.per_run[:, known])
+    for name, array in ours.plasticity.items():
+        assert np.isfinite(array).all()
+        assert (array != theirs.plasticity[name]).any(), name
+    late = short_config(train__random_steps=60)
+    assert train(late, tmp_path / "late") == "done"
+    arrays = read_run(tmp_path / "late/run.h5").plasticity
+    assert all(np.isnan(array[0]).all() and np.isfinite(array[1:]).all() for array in arrays.values())
 
 
 @pytest.mark.parametrize("mode", ["uniform", "prioritized", "prioritized_independent"])
