@@ -16,6 +16,10 @@ from mtrl import _core  # type: ignore[attr-defined]
 
 Products = Literal["float32", "tf32", "bfloat16"]
 
+# From so many members on, rows are routed: each through its own member by a plain kernel, instead of through every
+# member by cuBLAS. A choice on paper (docs/decisions/0063): no GPU has timed it.
+ROUTED_FROM = 3
+
 kernels: Any = getattr(_core, "cuda", None)  # None in a build without nvcc
 _products: Products = "float32"
 
@@ -60,6 +64,23 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.bmm(a, b) if out is None else torch.bmm(a, b, out=out)
     rounded = torch.bmm(a.bfloat16(), b.bfloat16())
     return rounded.float() if out is None else out.copy_(rounded)
+
+
+def routes(members: int) -> bool:
+    """Whether the gradient of a minimum over members goes by routed rows; their product is float32's alone."""
+    return _products == "float32" and members >= ROUTED_FROM
+
+
+def route_rows(q: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """start [E + 1] and row [B]: member e is the first least of the rows row[start[e] : start[e + 1]] of q [E, B].
+
+    Writes the minima into least [B].
+    """
+    members, rows = q.shape
+    start, row = (torch.empty(n, dtype=torch.int64, device=q.device) for n in (members + 1, rows))
+    space = torch.empty(8 * rows, dtype=torch.uint8, device=q.device)
+    built().route_rows(q, start, row, least, space, stream_of(q))
+    return start, row
 
 
 def workspace(size: int, like: Tensor) -> Tensor:

@@ -60,6 +60,29 @@ class MultiHeadViews:
             dz.insert(0, ops_cuda.mask(y, ops_cuda.product(dz[0], kernel.mT)))
         return dz
 
+    def least_gradient(
+        self, hidden: list[Tensor], q: Tensor, task: Tensor, slope: float, columns: int
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient [B, columns] of slope * sum_b min_e q[e, b] in the first inputs, and the minima [B]."""
+        members, rows, _ = q.shape
+        kernels, stream = ops_cuda.built(), ops_cuda.stream_of(q)
+        values, least = q.view(members, rows), q.new_empty(rows)
+        if not ops_cuda.routes(members):
+            dq = torch.empty_like(q)
+            kernels.least_gradient(values, slope, dq.view(members, rows), least, stream)
+            dz = self.slopes(hidden, task, dq)[0]
+            return ops_cuda.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
+        routed = ops_cuda.route_rows(values, least)
+        dz = q.new_empty((rows, hidden[-1].shape[2]))
+        kernels.routed_head(*routed, task, self.head_kernel, slope, hidden[-1], dz, stream)
+        for y, kernel in zip(hidden[-2::-1], self.kernel[:0:-1], strict=True):
+            dx = torch.empty_like(dz)
+            kernels.routed_layer(*routed, dz, kernel, y, dx, stream)
+            dz = dx
+        dx = q.new_empty((rows, columns))
+        kernels.routed_layer(*routed, dz, self.kernel[0], None, dx, stream)
+        return dx, least
+
     def write_gradients(
         self, x: Tensor, hidden: list[Tensor], dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
     ) -> None:
@@ -164,10 +187,7 @@ class SacUpdateCuda:
         policy, output = actor.forward(observation, task)
         x, log_prob = self._joined(output[0], noise, observation)
         hidden, q = critic.forward(x, task)
-        least = torch.empty_like(reward)
-        kernels.least_gradient(q.view(members, rows), -1 / rows, dq.view(members, rows), least, stream)
-        dz = critic.slopes(hidden, task, dq)
-        daction = ops_cuda.product(dz[0], critic.kernel[0][:, : self._actions].mT).sum(0)
+        daction, least = critic.least_gradient(hidden, q, task, -1 / rows, self._actions)
         dout = torch.empty_like(output)
         kernels.tanh_gaussian_backward(
             output[0], noise, *self._clip, x, daction, temperature / rows, dout[0], stream

@@ -77,12 +77,8 @@ def test_adam_is_the_cpus(device: torch.device) -> None:
 
 def test_rows_are_routed_to_their_least_member(device: torch.device) -> None:
     q = torch.randn((5, 300), generator=torch.Generator().manual_seed(4)).to(device)
-    start, row, least = (
-        q.new_empty(6, dtype=torch.int64),
-        q.new_empty(300, dtype=torch.int64),
-        q.new_empty(300),
-    )
-    ops_cuda.built().route_rows(q, start, row, least, workspace(8 * 300, q), ops_cuda.stream_of(q))
+    least = q.new_empty(300)
+    start, row = ops_cuda.route_rows(q, least)
     member = q.argmin(0)
     assert torch.equal(least, q.amin(0))
     assert torch.equal(row, member.argsort(stable=True))

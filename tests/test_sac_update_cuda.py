@@ -220,6 +220,17 @@ class RecordedKernels:
         return start
 
 
+class StartedKernels:
+    """The kernels, and the names of those that were started."""
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels, self.names = kernels, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self._kernels, name)
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     """Puts recorders in the place of CUDA graphs; gives those that were made."""
@@ -247,8 +258,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     return made
 
 
-def compare_graphed(device: torch.device) -> None:
-    settings = {"reset": "critic", "reset_every": 100}
+def compare_graphed(device: torch.device, critics: int) -> None:
+    settings = {"reset": "critic", "reset_every": 100, "critics": critics}
     eager, graphed = (Agent(config(cuda_graph=mode, **settings), device=device) for mode in ("off", "on"))
     for step in range(5):
         if step == 4:
@@ -265,15 +276,34 @@ def compare_graphed(device: torch.device) -> None:
     assert torch.equal(eager.actor_adam.value, graphed.actor_adam.value)
 
 
-def test_a_graph_gives_the_same_bits(graphs: list[Recorder]) -> None:
-    compare_graphed(torch.device("cpu"))
+CRITICS = (2, ops_cuda.ROUTED_FROM)  # the minimum's gradient masked, and by routed rows
+
+
+@pytest.mark.parametrize("critics", CRITICS)
+def test_a_graph_gives_the_same_bits(graphs: list[Recorder], critics: int) -> None:
+    compare_graphed(torch.device("cpu"), critics)
     assert len(graphs) == 1, "the third update is captured, the later ones are played back"
     assert len(graphs[0].work) > 40
 
 
 @cuda_on_host.on_gpu
-def test_a_cuda_graph_gives_the_same_bits() -> None:
-    compare_graphed(torch.device("cuda"))
+@pytest.mark.parametrize("critics", CRITICS)
+def test_a_cuda_graph_gives_the_same_bits(critics: int) -> None:
+    compare_graphed(torch.device("cuda"), critics)
+
+
+def test_routed_rows_give_the_masked_gradient(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates, started = [], []
+    for first in (1, 9):
+        monkeypatch.setattr(ops_cuda, "ROUTED_FROM", first)
+        agent = Agent(config(critics=4, cuda_graph="off"), device=device)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops_cuda, "kernels", kernels := StartedKernels(ops_cuda.kernels))
+            updates.append(agent.update(batch(0, 3, device)))
+        started.append(kernels.names)
+    assert ("routed_layer" in started[0], "least_gradient" in started[0]) == (True, False)
+    assert ("routed_layer" in started[1], "least_gradient" in started[1]) == (False, True)
+    assert_same_update(*updates, 1e-5)
 
 
 def test_what_asks_the_host_is_refused(

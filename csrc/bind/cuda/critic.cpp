@@ -162,6 +162,43 @@ void route(py::object q, py::object start, py::object row, py::object least, py:
     call.run([&](cudaStream_t s) { route_rows_cuda(members, rows, v, first, sorted, minima, space, s); });
 }
 
+RoutedCuda routed_of(Call& call, py::handle start, py::handle row) {
+  const int64_t members = call.view(start, "start", 1).shape[0] - 1, rows = call.view(row, "row", 1).shape[0];
+  if (members < 1) throw py::value_error("start has no room for a member; expected [members + 1]");
+  return {members, rows, call.get<int64_t>(start, "start", {members + 1}),
+          call.get<int64_t>(row, "row", {rows})};
+}
+
+void routed_head(py::object start, py::object row, py::object task, py::object kernel, float dq, py::object y,
+                 py::object dz, uintptr_t stream) {
+  Call call(stream);
+  const RoutedCuda r = routed_of(call, start, row);
+  const int64_t tasks = call.view(kernel, "kernel", 4).shape[1], width = call.view(dz, "dz", 2).shape[1];
+  const auto* ids = call.get<int64_t>(task, "task", {r.rows});
+  const auto* weights = call.get<float>(kernel, "kernel", {r.members, tasks, width, 1});
+  const auto* alive = call.get<float>(y, "y", {r.members, r.rows, width});
+  auto* to = call.get<float>(dz, "dz", {r.rows, width});
+  if (r.rows > 0)
+    call.run([&](cudaStream_t s) { routed_head_cuda(r, tasks, width, ids, weights, dq, alive, to, s); });
+}
+
+void routed_layer(py::object start, py::object row, py::object dz, py::object kernel, py::object y,
+                  py::object dx, uintptr_t stream) {
+  Call call(stream);
+  const RoutedCuda r = routed_of(call, start, row);
+  const arrays::Array k = call.view(kernel, "kernel", 3);
+  const int64_t inputs = k.shape[1], width = k.shape[2], cols = call.view(dx, "dx", 2).shape[1];
+  if (cols > inputs)
+    throw py::value_error("dx has " + std::to_string(cols) + " columns; kernel has " +
+                          std::to_string(inputs) + " inputs");
+  const auto* from = call.get<float>(dz, "dz", {r.rows, width});
+  const auto* weights = call.get<float>(kernel, "kernel", {r.members, inputs, width});
+  const auto* alive = call.maybe<float>(y, "y", {r.members, r.rows, cols});
+  auto* to = call.get<float>(dx, "dx", {r.rows, cols});
+  if (r.rows > 0)
+    call.run([&](cudaStream_t s) { routed_layer_cuda(r, width, inputs, cols, from, weights, alive, to, s); });
+}
+
 void least_gradient(py::object q, float slope, py::object dq, py::object least, uintptr_t stream) {
   Call call(stream);
   const arrays::Array values = call.view(q, "q", 2);
@@ -260,6 +297,8 @@ void bind_cuda_critic(py::module_& m) {
     return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) * static_cast<int64_t>(sizeof(float));
   });
   m.def("route_rows", &route);
+  m.def("routed_head", &routed_head);
+  m.def("routed_layer", &routed_layer);
   m.def("least_gradient", &least_gradient);
   m.def("tanh_gaussian_sample", &gaussian_sample);
   m.def("tanh_gaussian_backward", &gaussian_backward);
