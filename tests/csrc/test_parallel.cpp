@@ -21,6 +21,17 @@ TEST(Team, TakesEveryIndexOnce) {
   }
 }
 
+// More threads than any machine has cores here, loops shorter than a wake-up: most workers come late.
+TEST(Team, LateWorkersFindNothingOfAnOlderLoop) {
+  Team team(12);
+  for (int64_t round = 0; round < 3000; ++round) {
+    const int64_t count = 2 + round % 3;
+    std::vector<int64_t> taken(count, 0);
+    team.run(count, [&](int64_t i, int) { taken[i] += round + 1; });
+    ASSERT_EQ(taken, std::vector<int64_t>(count, round + 1));
+  }
+}
+
 TEST(Team, WakesAfterSleep) {
   Team team(3);
   for (int round = 0; round < 5; ++round) {
