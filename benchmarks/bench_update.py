@@ -2,7 +2,8 @@
 
 The peers do the same mathematics in the usual way: a dense one-hot in the input, every head for every row, Adam
 fused by torch. "loop" keeps one module per critic, "bmm" batches the critics' products, "vmap" maps one module over
-them, "compile" is the loop under torch.compile, "twin" is this project's own torch backend. "products" is only the
+them, "compile" is the loop under torch.compile, "twin" is this project's own torch backend, "ours on blas" our update
+with SciPy's BLAS (OpenBLAS in its wheels) in the place of our matrix kernels. "products" is only the
 matrix products of that usual step: an update that makes them all cannot be faster with the same library.
 
 All take turns in one process; each has a row of wall time and one of CPU time. JAX does not live well beside torch:
@@ -30,7 +31,7 @@ import torch
 from interleave import Case, Row, gpu_clock, relative_spread, run
 from torch import Tensor, nn
 
-from mtrl import losses
+from mtrl import losses, ops
 from mtrl.agent import Agent
 from mtrl.config import build_config
 from mtrl.networks import tanh_gaussian
@@ -278,6 +279,18 @@ def compare(
             yield Row(f"{case} {what}", name, mine, other, other / mine, threads, runs, spread)
 
 
+def on_blas(update: Callable[[], object]) -> Callable[[], object]:
+    """An update of ours whose products are SciPy's BLAS's; the choice is the whole process's, so it is undone."""
+
+    def updated() -> None:
+        ops.choose_matmul("blas")
+        update()
+        ops.choose_matmul("own")
+
+    ops.choose_matmul("own")
+    return updated
+
+
 def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterator[Row]:
     members, width, batch, tasks = shape
     rows = Rows(batch, tasks)
@@ -297,6 +310,7 @@ def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterat
     if width >= 2048:
         del kinds["vmap"]
     updates = {"ours": agent()}
+    updates["ours on blas"] = on_blas(agent(run__matmul="blas"))
     if threads > 1:
         updates["ours, one thread"] = agent(run__threads=1)
     for name, kind in kinds.items():
@@ -334,11 +348,13 @@ def captured(peer: Peer, rows: Rows) -> Callable[[], None]:
     return graph.replay
 
 
-def gpu_peers(shape: tuple[int, int, int], rows: Rows) -> dict[str, Callable[[], Callable[[], object]]]:
+def gpu_peers(
+    shape: tuple[int, int, int], rows: Rows, device: str
+) -> dict[str, Callable[[], Callable[[], object]]]:
     """Makers of the peers' updates on the GPU; one that its library refuses raises RuntimeError."""
 
     def peer(kind: type[nn.Module], compiled: str = "") -> Peer:
-        return Peer(kind, *shape, compiled=compiled, device="cuda")
+        return Peer(kind, *shape, compiled=compiled, device=device)
 
     return {
         "torch loop": lambda: partial(peer(Loop).update, rows),
@@ -349,34 +365,34 @@ def gpu_peers(shape: tuple[int, int, int], rows: Rows) -> dict[str, Callable[[],
     }
 
 
+def cuda_cases_of(shape: tuple[int, int, int, int], device: str = "cuda") -> Iterator[Case]:
+    """Ours against each peer; another device only to see that all of it runs."""
+    members, width, batch, tasks = shape
+    rows = Rows(batch, tasks, device)
+    overrides = {
+        "env.tasks": TASKS[tasks],
+        "network.actor.width": width,
+        "network.critic.width": width,
+        "agent.critics": members,
+    }
+    ours = Agent(build_config("paper", overrides), device=device)
+    twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}), device=device)
+    name = f"E{members} width {width} batch {batch} tasks {tasks}"
+    case = partial(Case, name, ours=partial(ours.update, rows), calls=20, clock=gpu_clock)
+    yield case(peer="torch twin", theirs=partial(twin.update, rows))
+    for peer, make in gpu_peers((members, width, tasks), rows, device).items():
+        try:
+            theirs = make()
+            theirs()
+        except RuntimeError as error:
+            click.echo(f"{name:32} {peer:24} left out: {str(error)[:100]}")
+            continue
+        yield case(peer=peer, theirs=theirs)
+
+
 def cuda_cases(quick: bool) -> Iterator[Case]:
-    for members, width, batch, tasks in QUICK if quick else FULL:
-        rows = Rows(batch, tasks, "cuda")
-        overrides = {
-            "env.tasks": TASKS[tasks],
-            "network.actor.width": width,
-            "network.critic.width": width,
-            "agent.critics": members,
-        }
-        ours = Agent(build_config("paper", overrides), device="cuda")
-        twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}), device="cuda")
-        case = f"E{members} width {width} batch {batch} tasks {tasks}"
-        yield Case(
-            case,
-            "torch twin",
-            partial(ours.update, rows),
-            partial(twin.update, rows),
-            calls=20,
-            clock=gpu_clock,
-        )
-        for name, make in gpu_peers((members, width, tasks), rows).items():
-            try:
-                theirs = make()
-                theirs()
-            except RuntimeError as error:
-                click.echo(f"{case:32} {name:24} left out: {str(error)[:100]}")
-                continue
-            yield Case(case, name, partial(ours.update, rows), theirs, calls=20, clock=gpu_clock)
+    for shape in QUICK if quick else FULL:
+        yield from cuda_cases_of(shape)
 
 
 if __name__ == "__main__":

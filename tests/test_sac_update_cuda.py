@@ -162,7 +162,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.work: list[tuple[Any, Any, Any, Tensor | None]] = []
+        self.work: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
         self._before: dict[int, tuple[Any, Any]] = {}
         self._made: set[int] = set()
 
@@ -172,10 +172,12 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         if any(part in func.name() for part in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
             raise RuntimeError(f"operation not permitted when stream is capturing: {func.name()}")
-        if not func.is_view and isinstance(result, Tensor):
-            in_place = any(result is part for part in (*args, *kwargs.values()))
-            self.work.append((func, args, kwargs, None if in_place else result))
-            self._made.add(result.untyped_storage().data_ptr())
+        outputs = result if isinstance(result, list | tuple) else (result,)
+        given = (*args, *kwargs.values())
+        fresh = [x if isinstance(x, Tensor) and not any(x is y for y in given) else None for x in outputs]
+        if not func.is_view:
+            self.work.append((func, args, kwargs, fresh))
+            self._made.update(x.untyped_storage().data_ptr() for x in fresh if x is not None)
         return result
 
     def remember(self, values: Any) -> None:
@@ -193,11 +195,14 @@ class Recorder(TorchDispatchMode):
             if storage.data_ptr() not in self._made:
                 storage.copy_(before)
 
+    @torch.no_grad()
     def replay(self) -> None:
-        for func, args, kwargs, result in self.work:
+        for func, args, kwargs, fresh in self.work:
             again = func(*args, **kwargs)
-            if result is not None and "empty" not in func.name():
-                result.copy_(again)
+            outputs = again if isinstance(again, list | tuple) else (again,)
+            for held, output in zip(fresh, outputs, strict=False):
+                if held is not None and "empty" not in func.name():
+                    held.copy_(output)
 
 
 class RecordedKernels:
@@ -214,7 +219,7 @@ class RecordedKernels:
             if self.recorder is not None and not name.endswith("workspace"):
                 with _disable_current_modes():
                     self.recorder.remember(args)
-                self.recorder.work.append((kernel, args, {}, None))
+                self.recorder.work.append((kernel, args, {}, []))
             return kernel(*args)
 
         return start
