@@ -10,36 +10,60 @@ namespace {
 constexpr int64_t kFan = 16;
 constexpr int64_t kBlock = kFan * kFan;
 
-// Lanes of GCC's and Clang's vector extension: one or more machine registers each, the same arithmetic on
-// all.
-using Double4 = double __attribute__((vector_size(32), aligned(8)));
+// Lanes of GCC's and Clang's vector extension, the same arithmetic on all. Pairs of doubles, for every
+// machine has them: what is wider than a register is taken apart badly.
+using Double2 = double __attribute__((vector_size(16), aligned(8)));
+using Words2 = uint64_t __attribute__((vector_size(16), aligned(8)));
+using Float2 = float __attribute__((vector_size(8), aligned(4)));
 using Float4 = float __attribute__((vector_size(16), aligned(4)));
 using Float16 = float __attribute__((vector_size(64), aligned(4)));
 
-MTRL_BODY void load(const double* from, Double4& four) { std::memcpy(&four, from, sizeof four); }
-MTRL_BODY void load(const float* from, Double4& four) {
-  Float4 floats;
+MTRL_BODY void load(const double* from, Double2& two) { std::memcpy(&two, from, sizeof two); }
+MTRL_BODY void load(const float* from, Double2& two) {
+  Float2 floats;
   std::memcpy(&floats, from, sizeof floats);
-  four = __builtin_convertvector(floats, Double4);
+  two = __builtin_convertvector(floats, Double2);
 }
 
-// cumulative[r][q]: the sum of children 0..r of quarter q and of all quarters before it. Quarter q is
-// children q, 4 + q, 8 + q, 12 + q.
+// cumulative[r][q]: the sum of children 0..r of quarter q and of all quarters before it; l_r holds q = 0 and
+// 1, h_r 2 and 3. Quarter q is children q, 4 + q, 8 + q, 12 + q.
+struct Cumulative {
+  Double2 l0, h0, l1, h1, l2, h2, l3, h3;
+};
+
 template <class T>
-MTRL_BODY void accumulate(const T* child, Double4 (&cumulative)[4]) {
-  for (int r = 0; r < 4; ++r) load(child + 4 * r, cumulative[r]);
-  for (int r = 1; r < 4; ++r) cumulative[r] += cumulative[r - 1];
-  const Double4& quarter = cumulative[3];
-  const double one = quarter[0], two = one + quarter[1], three = two + quarter[2];
-  const Double4 before = {0, one, two, three};
-  for (int r = 0; r < 4; ++r) cumulative[r] += before;
+MTRL_BODY void accumulate(const T* child, Cumulative& sum) {
+  load(child, sum.l0);
+  load(child + 2, sum.h0);
+  load(child + 4, sum.l1);
+  load(child + 6, sum.h1);
+  load(child + 8, sum.l2);
+  load(child + 10, sum.h2);
+  load(child + 12, sum.l3);
+  load(child + 14, sum.h3);
+  sum.l1 += sum.l0;
+  sum.h1 += sum.h0;
+  sum.l2 += sum.l1;
+  sum.h2 += sum.h1;
+  sum.l3 += sum.l2;
+  sum.h3 += sum.h2;
+  const double one = sum.l3[0], two = one + sum.l3[1], three = two + sum.h3[0];
+  const Double2 low = {0, one}, high = {two, three};
+  sum.l0 += low;
+  sum.l1 += low;
+  sum.l2 += low;
+  sum.l3 += low;
+  sum.h0 += high;
+  sum.h1 += high;
+  sum.h2 += high;
+  sum.h3 += high;
 }
 
 template <class T>
 MTRL_BODY double sum16(const T* child) {
-  Double4 cumulative[4];
-  accumulate(child, cumulative);
-  return cumulative[3][3];
+  Cumulative sum;
+  accumulate(child, sum);
+  return sum.h3[1];
 }
 
 MTRL_BODY float max16(const float* child) {
@@ -52,23 +76,39 @@ MTRL_BODY float max16(const float* child) {
   return a > b ? a : b;
 }
 
+// Counts where a sum is at most the limit, and takes that sum. In bits: g++ turns selections into branches
+// per lane where the instruction set has none.
+MTRL_BODY void pass(const Double2& sum, const Double2& limit, Words2& passed, Double2& most) {
+  const auto here = (Words2)(sum <= limit);
+  passed -= here;
+  most = (Double2)(((Words2)sum & here) | ((Words2)most & ~here));
+}
+
 // The place in its node of the k-th child in the order of summation.
-MTRL_BODY int64_t place(int64_t k) { return 4 * (k % 4) + k / 4; }
+MTRL_BODY uint32_t place(uint32_t k) { return 4 * (k % 4) + k / 4; }
 
 // The child whose cumulative sum first exceeds `mass`, which becomes the mass inside that child. A child of
 // weight zero adds nothing to the sum before it, so it is never the first to exceed anything; where rounding
 // left `mass` at or above the whole sum, the last child with weight is taken.
 template <class T>
 MTRL_BODY int64_t descend(const T* child, double& mass) {
-  Double4 cumulative[4];
-  accumulate(child, cumulative);
-  const Double4 limit = {mass, mass, mass, mass};
-  const auto passed = (cumulative[0] <= limit) + (cumulative[1] <= limit) + (cumulative[2] <= limit) +
-                      (cumulative[3] <= limit);  // -1 for each
-  int64_t k = -(passed[0] + passed[1] + passed[2] + passed[3]);
-  double sums[17] = {0};
-  std::memcpy(sums + 1, cumulative, sizeof cumulative);
-  mass -= sums[(place(k - 1) + 1) & -static_cast<int64_t>(k > 0)];
+  Cumulative sum;
+  accumulate(child, sum);
+  const Double2 limit = {mass, mass};
+  Words2 low{}, high{};
+  Double2 most_low{}, most_high{};  // of the sums that were passed
+  pass(sum.l0, limit, low, most_low);
+  pass(sum.h0, limit, high, most_high);
+  pass(sum.l1, limit, low, most_low);
+  pass(sum.h1, limit, high, most_high);
+  pass(sum.l2, limit, low, most_low);
+  pass(sum.h2, limit, high, most_high);
+  pass(sum.l3, limit, low, most_low);
+  pass(sum.h3, limit, high, most_high);
+  low += high;
+  auto k = static_cast<uint32_t>(low[0] + low[1]);
+  most_low = most_high > most_low ? most_high : most_low;
+  mass -= most_low[0] > most_low[1] ? most_low[0] : most_low[1];
   if (__builtin_expect(k == kFan, 0)) {
     mass = 0;
     do --k;
@@ -101,7 +141,7 @@ MTRL_BODY int64_t find_block(const Levels& tree, double mass) {
 
 // One level after the other for all masses, so that the next level's memory is on its way while others are
 // searched.
-MTRL_BODY void find_body(const Levels& tree, double* mass, int64_t n, int64_t* leaf) {
+MTRL_BODY void find_body(const Levels& tree, const Pieces& rows, double* mass, int64_t n, int64_t* leaf) {
   for (int64_t i = 0; i < n; ++i) {
     leaf[i] = find_block(tree, mass[i]);
     mass[i] -= tree.prefix[leaf[i] - 1];
@@ -112,7 +152,11 @@ MTRL_BODY void find_body(const Levels& tree, double* mass, int64_t n, int64_t* l
     leaf[i] = leaf[i] * kFan + descend(tree.sums16 + leaf[i] * kFan, mass[i]);
     __builtin_prefetch(tree.leaves + leaf[i] * kFan);
   }
-  for (int64_t i = 0; i < n; ++i) leaf[i] = leaf[i] * kFan + descend(tree.leaves + leaf[i] * kFan, mass[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    double rest = mass[i];
+    leaf[i] = leaf[i] * kFan + descend(tree.leaves + leaf[i] * kFan, rest);
+    rows.fetch(leaf[i]);
+  }
 }
 
 struct Parents {
@@ -158,7 +202,8 @@ MTRL_BODY void greatest_body(const float* value, int64_t n, float& greatest) {
 }
 
 MTRL_DISPATCH(greatest, (const float* value, int64_t n, float& greatest), (value, n, greatest))
-MTRL_DISPATCH(find, (const Levels& tree, double* mass, int64_t n, int64_t* leaf), (tree, mass, n, leaf))
+MTRL_DISPATCH(find, (const Levels& tree, const Pieces& rows, double* mass, int64_t n, int64_t* leaf),
+              (tree, rows, mass, n, leaf))
 MTRL_DISPATCH(update_parents, (const Parents& tree, const int64_t* index, int64_t n), (tree, index, n))
 
 }  // namespace
@@ -235,9 +280,9 @@ float FlatSumTree::least_positive() const {
   return std::isinf(least) ? 0 : least;
 }
 
-void FlatSumTree::find(double* mass, int64_t n, int64_t* leaf) const {
+void FlatSumTree::find(double* mass, int64_t n, int64_t* leaf, const Pieces& rows) const {
   const auto blocks = static_cast<int64_t>(sums256_.size());
-  find_for(set_)({leaves_, sums16_.data(), sums256_.data(), prefix_.data() + 1, blocks}, mass, n, leaf);
+  find_for(set_)({leaves_, sums16_.data(), sums256_.data(), prefix_.data() + 1, blocks}, rows, mass, n, leaf);
 }
 
 std::string FlatSumTree::check() const {

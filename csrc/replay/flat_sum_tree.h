@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu_features.h"
+#include "prefetch.h"
 
 // Non-negative weights with three levels of sums: leaves, sums of 16, sums of 256; the top is scanned.
 // Parents are recomputed from their children and never changed by differences, so the tree is a function of
@@ -41,8 +42,9 @@ class FlatSumTree {
   float least_positive() const;                    // smallest leaf above 0, 0 for none. O(size)
 
   // For each mass, the leaf whose cumulative sum first exceeds it. Needs `prepare`, total() > 0, 0 <= mass <
-  // total(); never returns a leaf of weight zero. `mass` is used up. Changes nothing in the tree.
-  void find(double* mass, int64_t n, int64_t* leaf) const;
+  // total(); never returns a leaf of weight zero. `mass` is used up. Changes nothing in the tree. `rows` are
+  // what the leaves stand for: a row is on its way from memory while other leaves are searched.
+  void find(double* mass, int64_t n, int64_t* leaf, const Pieces& rows = {}) const;
 
   // Empty, or what is wrong with the tree: a leaf that is no weight, or a parent that is not its children's.
   std::string check() const;

@@ -98,31 +98,28 @@ void ReplayBuffer::check_can_draw(const int64_t* count) {
 void ReplayBuffer::draw_batch(const int64_t* count, const BatchView& batch) {
   check_can_draw(count);
   row_.resize(batch.rows);
-  draw(count, row_);
-  ++draws_;
-  for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++])
+  const Stream stream{settings_.seed, draws_++};
+  for (int64_t task = 0, at = 0; task < settings_.shape.tasks; at += count[task++]) {
+    if (count[task] == 0) continue;
+    draw(stream, task, count[task], row_.data() + at);
     gather(settings_.set, store_, settings_.returns, task, row_.data() + at, count[task], at, batch);
+  }
   weigh(count, row_, batch);
 }
 
-void ReplayBuffer::draw(const int64_t* count, std::vector<int64_t>& row) {
-  const Stream stream{settings_.seed, draws_};
-  int64_t at = 0;
-  for (int64_t task = 0; task < settings_.shape.tasks; at += count[task++]) {
-    if (count[task] == 0) continue;
-    int64_t* const rows = row.data() + at;
-    if (!trees_.empty()) {
-      const auto draw = settings_.mode == Mode::prioritized ? draw_stratified : draw_independent;
-      draw(stream, static_cast<uint32_t>(task), trees_[task], count[task], rows, scratch_);
-      continue;
-    }
-    const uint32_t source = settings_.mode == Mode::uniform_shared ? kShared : static_cast<uint32_t>(task);
-    draw_uniform(stream, source, store_.size(task), count[task], rows);
-    const int64_t oldest = store_.row_of(store_.begin(task));
-    for (int64_t i = 0; i < count[task]; ++i) {
-      const int64_t place = rows[i] + oldest;
-      rows[i] = place < store_.rows() ? place : place - store_.rows();
-    }
+void ReplayBuffer::draw(const Stream& stream, int64_t task, int64_t n, int64_t* row) {
+  const auto name = static_cast<uint32_t>(task);
+  if (!trees_.empty()) {
+    const auto draw = settings_.mode == Mode::prioritized ? draw_stratified : draw_independent;
+    draw(settings_.set, stream, name, trees_[task], store_.pieces(task), n, row, scratch_);
+    return;
+  }
+  const uint32_t source = settings_.mode == Mode::uniform_shared ? kShared : name;
+  draw_uniform(settings_.set, stream, source, store_.size(task), n, row);
+  const int64_t oldest = store_.row_of(store_.begin(task));
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t place = row[i] + oldest;
+    row[i] = place < store_.rows() ? place : place - store_.rows();
   }
 }
 

@@ -114,7 +114,7 @@ class ReplayBuffer {
   void read_segment(Source& source, const Segment& segment, int64_t oldest, bool apply);
   Span read_tasks(Source& source, const std::vector<Segment>& segments, bool apply);
   Ahead read_ahead(Source& source, int64_t rows) const;
-  void draw(const int64_t* count, std::vector<int64_t>& row);
+  void draw(const Stream& stream, int64_t task, int64_t n, int64_t* row);
   void weigh(const int64_t* count, const std::vector<int64_t>& row, const BatchView& batch);
   double scale(int64_t task) const;
   double least_density() const;

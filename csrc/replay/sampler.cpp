@@ -7,12 +7,7 @@
 
 namespace {
 
-constexpr int64_t kAhead = 8;  // rows fetched before they are copied
-
-MTRL_BODY void prefetch(const float* first, int64_t bytes) {
-  const char* line = reinterpret_cast<const char*>(first);
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at);
-}
+constexpr int64_t kAhead = 16;  // rows asked for before they are copied
 
 // The last transition of a return: its row number and row, the return, and the discount of what follows.
 struct Tail {
@@ -37,12 +32,11 @@ void walk(const TransitionStore& store, const Returns& returns, int64_t task, Ta
 MTRL_BODY void gather_sized(const TransitionStore& store, const Returns& returns, int64_t observation,
                             int64_t action, int64_t frame, int64_t task, const int64_t* row, int64_t n,
                             int64_t at, const BatchView& batch) {
-  const int64_t span =
-      store.bytes_per_row() + (frame > 0 ? frame : observation) * static_cast<int64_t>(sizeof(float));
-  const int64_t lead = frame > 0 ? store.stride() : 0;  // a stacked row needs the one before as well
+  const Pieces rows = store.pieces(task);
+  for (int64_t i = 0; i < n && i < kAhead; ++i) rows.fetch(row[i]);
   const int64_t oldest = store.row_of(store.begin(task));
   for (int64_t i = 0; i < n; ++i) {
-    if (i + kAhead < n) prefetch(store.row(task, row[i + kAhead]) - lead, span + lead * 4);
+    if (i + kAhead < n) rows.fetch(row[i + kAhead]);
     const float* source = store.row(task, row[i]);
     const int64_t to = at + i;
     store.copy_observation(observation, frame, task, row[i], source, batch.observation + to * observation);
@@ -77,41 +71,71 @@ MTRL_DISPATCH(gather,
                int64_t n, int64_t at, const BatchView& batch),
               (store, returns, task, row, n, at, batch))
 
-}  // namespace
+// The numbers of lanes first, first + 1, ..., eight Philox blocks side by side; `first` is a multiple of 16.
+constexpr int64_t kLanes = 16;
 
-void draw_uniform(const Stream& stream, uint32_t task, int64_t size, int64_t n, int64_t* offset) {
-  for (int64_t lane = 0; lane < n; lane += 2) {
-    const rng::Block block = rng::philox(stream.seed, stream.draw, task, static_cast<uint32_t>(lane / 2));
-    offset[lane] = rng::below(rng::bits64(block, 0), size);
-    if (lane + 1 < n) offset[lane + 1] = rng::below(rng::bits64(block, 1), size);
+MTRL_BODY void draw_bits(const Stream& stream, uint32_t task, int64_t first, uint64_t (&bits)[kLanes]) {
+  using Words = uint64_t __attribute__((vector_size(kLanes / 2 * sizeof(uint64_t))));
+  const Words blocks{0, 1, 2, 3, 4, 5, 6, 7};
+  Words c0 = blocks + static_cast<uint64_t>(first / 2), c1 = Words{} + task,
+        c2 = Words{} + (stream.draw & 0xFFFFFFFF), c3 = Words{} + (stream.draw >> 32);
+  rng::philox_rounds(stream.seed, c0, c1, c2, c3);
+  c0 |= c1 << 32;
+  c2 |= c3 << 32;
+  for (int64_t block = 0; block < kLanes / 2; ++block) {
+    bits[2 * block] = c0[block];
+    bits[2 * block + 1] = c2[block];
   }
 }
 
-namespace {
-
-// `step` is how far apart the masses' first points are, and `width` from how much each is drawn.
-void draw_masses(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, double step,
-                 double width, int64_t* leaf, std::vector<double>& scratch) {
-  scratch.resize(n + 1);
-  for (int64_t lane = 0; lane < n; lane += 2) {
-    const rng::Block block = rng::philox(stream.seed, stream.draw, task, static_cast<uint32_t>(lane / 2));
-    scratch[lane] = static_cast<double>(lane) * step + rng::unit(rng::bits64(block, 0)) * width;
-    scratch[lane + 1] = static_cast<double>(lane + 1) * step + rng::unit(rng::bits64(block, 1)) * width;
+MTRL_BODY void draw_offsets_body(const Stream& stream, uint32_t task, int64_t size, int64_t n,
+                                 int64_t* offset) {
+  uint64_t bits[kLanes];
+  for (int64_t first = 0; first < n; first += kLanes) {
+    draw_bits(stream, task, first, bits);
+    for (int64_t lane = 0; lane < kLanes && first + lane < n; ++lane)
+      offset[first + lane] = rng::below(bits[lane], size);
   }
-  tree.find(scratch.data(), n, leaf);
 }
+
+// `step` is how far apart the masses' first points are, and `width` from how much each is drawn. There is
+// room for `n` masses rounded up to a multiple of kLanes.
+MTRL_BODY void draw_masses_body(const Stream& stream, uint32_t task, int64_t n, double step, double width,
+                                double* mass) {
+  uint64_t bits[kLanes];
+  for (int64_t first = 0; first < n; first += kLanes) {
+    draw_bits(stream, task, first, bits);
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      mass[first + lane] = static_cast<double>(first + lane) * step + rng::unit(bits[lane]) * width;
+  }
+}
+
+MTRL_DISPATCH(draw_offsets, (const Stream& stream, uint32_t task, int64_t size, int64_t n, int64_t* offset),
+              (stream, task, size, n, offset))
+MTRL_DISPATCH(draw_masses,
+              (const Stream& stream, uint32_t task, int64_t n, double step, double width, double* mass),
+              (stream, task, n, step, width, mass))
 
 }  // namespace
 
-void draw_stratified(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
-                     std::vector<double>& scratch) {
+void draw_uniform(InstructionSet set, const Stream& stream, uint32_t task, int64_t size, int64_t n,
+                  int64_t* offset) {
+  draw_offsets_for(set)(stream, task, size, n, offset);
+}
+
+void draw_stratified(InstructionSet set, const Stream& stream, uint32_t task, const FlatSumTree& tree,
+                     const Pieces& rows, int64_t n, int64_t* leaf, std::vector<double>& scratch) {
+  scratch.resize(n + kLanes);
   const double stratum = tree.total() / static_cast<double>(n);
-  draw_masses(stream, task, tree, n, stratum, stratum, leaf, scratch);
+  draw_masses_for(set)(stream, task, n, stratum, stratum, scratch.data());
+  tree.find(scratch.data(), n, leaf, rows);
 }
 
-void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
-                      std::vector<double>& scratch) {
-  draw_masses(stream, task, tree, n, 0, tree.total(), leaf, scratch);
+void draw_independent(InstructionSet set, const Stream& stream, uint32_t task, const FlatSumTree& tree,
+                      const Pieces& rows, int64_t n, int64_t* leaf, std::vector<double>& scratch) {
+  scratch.resize(n + kLanes);
+  draw_masses_for(set)(stream, task, n, 0, tree.total(), scratch.data());
+  tree.find(scratch.data(), n, leaf, rows);
 }
 
 void gather(InstructionSet set, const TransitionStore& store, const Returns& returns, int64_t task,

@@ -44,21 +44,22 @@ struct Stream {
 };
 
 // Offsets from the task's oldest transition, uniform over its `size` transitions, with replacement.
-void draw_uniform(const Stream& stream, uint32_t task, int64_t size, int64_t n, int64_t* offset);
+void draw_uniform(InstructionSet set, const Stream& stream, uint32_t task, int64_t size, int64_t n,
+                  int64_t* offset);
 
 // The stream's "task" from which uniform_shared draws its one list of offsets for all tasks.
 constexpr uint32_t kShared = 0xFFFFFFFF;
 
 // Leaves of `tree`, one per stratum: the j-th of n equal parts of the total mass gives the j-th leaf. Needs
-// tree.prepare() and a positive total. `scratch` is resized.
-void draw_stratified(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
-                     std::vector<double>& scratch);
+// tree.prepare() and a positive total. `scratch` is resized. `rows` are asked for as they are drawn.
+void draw_stratified(InstructionSet set, const Stream& stream, uint32_t task, const FlatSumTree& tree,
+                     const Pieces& rows, int64_t n, int64_t* leaf, std::vector<double>& scratch);
 
 // The same without strata: independent draws.
-void draw_independent(const Stream& stream, uint32_t task, const FlatSumTree& tree, int64_t n, int64_t* leaf,
-                      std::vector<double>& scratch);
+void draw_independent(InstructionSet set, const Stream& stream, uint32_t task, const FlatSumTree& tree,
+                      const Pieces& rows, int64_t n, int64_t* leaf, std::vector<double>& scratch);
 
-// Copies rows row[0..n) of `task` to rows at, at + 1, ... of `batch`: everything but the weight. About 50 ns
+// Copies rows row[0..n) of `task` to rows at, at + 1, ... of `batch`: everything but the weight. Some 30 ns
 // a row, most of it waiting for memory. A return of several steps ends early where the episode was terminated
 // or truncated and at the newest transition: after m steps the next observation is that of the m-th, and
 // discount ^ m is given.

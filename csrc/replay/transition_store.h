@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu_features.h"
+#include "prefetch.h"
 #include "replay/arena.h"
 
 // Copies n floats in the widest registers that the caller's instruction set has; the last two may overlap.
@@ -72,6 +73,13 @@ class TransitionStore {
   bool fits(const float* observation, const float* next_observation) const;
 
   const float* row(int64_t task, int64_t row) const { return rows_ + (task * rows() + row) * stride_; }
+  // What the observations of a task's transitions are read from, by row number: the row, what of the next
+  // row is read, and where rows are stacked the row before.
+  Pieces pieces(int64_t task) const {
+    const int64_t lead = shape_.frame > 0 ? stride_ : 0;
+    return {reinterpret_cast<const char*>(row(task, 0) - lead), bytes_per_row(),
+            (lead + stride_ + held()) * static_cast<int64_t>(sizeof(float))};
+  }
   uint32_t flags(const float* row) const { return word(row, 0) & 15; }
   float reward(const float* row) const { return row[held() + shape_.action]; }
   const float* action(const float* row) const { return row + held(); }
