@@ -249,6 +249,11 @@ def test_a_saved_replay_continues_bit_for_bit(mode, tmp_path):
             other.update_priorities(again.id, again.reward.abs())
 
 
+def test_a_state_holds_only_what_was_added():
+    """Ten transitions of two tasks, of a million places; peers' pickles take every place."""
+    assert len(fill(make(capacity=1_000_000), 10).state_dict()["replay"]) < 5_000
+
+
 STACKED = {"rows": "frame_stack", "observation_size": 8, "frame_size": 3}
 
 
