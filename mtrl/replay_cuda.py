@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl import config, ops_cuda
-from mtrl.replay import Array, Batch, Replay, Segment
-from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
+from mtrl.replay import Array, Batch, Replay, Segment, batch_columns, block_bytes, expand_next, views_of
+from mtrl.tasks import ACTION_SIZE, FRAME_SIZE, OBSERVATION_SIZE
 
 
 def build_replay(
@@ -59,25 +59,33 @@ def _obstacle(settings: config.Replay, device: torch.device, tasks: int, folder:
 
 
 class ShippedReplay(Replay):
-    """Rows on the host, batches on a GPU: without one-hots, through pinned memory, without waiting.
+    """Rows on the host, batches on a GPU: sent in one piece through pinned memory, without one-hots, without waiting.
+    Of stacked rows only what they hold is sent, with the task ids, and put together there.
 
     `id` stays on the host, where `update_priorities` wants it.
     """
 
-    def __init__(self, settings: config.Replay, *, device: torch.device, **more: Any) -> None:
-        super().__init__(settings, **more)
-        self._device = device
+    def __init__(
+        self, settings: config.Replay, *, device: torch.device, frame_size: int = FRAME_SIZE, **more: Any
+    ) -> None:
+        self._device, self._frame_size, self._stacked = device, frame_size, settings.rows == "frame_stack"
+        super().__init__(settings, frame_size=frame_size, compact=self._stacked, **more)
         self._under_way: list[tuple[torch.cuda.Event, Batch]] = []
 
     def sample(self, per_task: int | Sequence[int]) -> Batch:
         batch = super().sample(per_task)
-        shipped = Batch(*(column.to(self._device, non_blocking=True) for column in batch))
+        columns = batch_columns(len(batch.id), *self._sizes)[:-1]
+        block = torch.empty(0, dtype=torch.uint8).set_(batch.observation.untyped_storage())
+        sent = block[: block_bytes(columns)].to(self._device, non_blocking=True, copy=True)
         if self._device.type == "cuda":  # the host's batch may not be written again before it has left
             self._under_way = [(event, held) for event, held in self._under_way if not event.query()]  # type: ignore[no-untyped-call]
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
             self._under_way.append((event, batch))
-        return shipped._replace(id=batch.id)
+        shipped = Batch(id=batch.id, **views_of(sent, columns))
+        if not self._stacked:
+            return shipped
+        return shipped._replace(next_observation=expand_next(shipped, self._frame_size))
 
 
 class ReplayCuda:
@@ -528,20 +536,12 @@ class _Staging:
         self._pinned = device.type == "cuda"
         shapes = [(name, shape, torch.float32) for name, shape in columns.items()]
         shapes += [(name, columns["reward"], torch.bool) for name in flags]
-        size = sum(prod(shape) * dtype.itemsize for _, shape, dtype in shapes)
-
-        def views(buffer: Tensor) -> dict[str, Tensor]:
-            found, at = {}, 0
-            for name, shape, dtype in shapes:
-                past = at + prod(shape) * dtype.itemsize
-                found[name], at = buffer[at:past].view(dtype).view(shape), past
-            return found
-
+        size = block_bytes(shapes)
         self._hosts = [torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned) for _ in range(2)]
-        self._host_views = [views(host) for host in self._hosts]
+        self._host_views = [views_of(host, shapes) for host in self._hosts]
         self._sent: list[torch.cuda.Event | None] = [None, None]
         self._on_device = torch.empty(size, dtype=torch.uint8, device=device)
-        self._views = views(self._on_device)
+        self._views = views_of(self._on_device, shapes)
         self._turn = 0
 
     def ship(self, **columns: Array) -> dict[str, Tensor]:

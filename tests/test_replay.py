@@ -292,6 +292,11 @@ def test_what_stacked_rows_cannot_hold_is_noticed(place):
     assert np.array_equal(replay.state_dict()["replay"], before)
 
 
+def test_compact_batches_are_of_stacked_rows():
+    with pytest.raises(ValueError, match=r"compact batches are of stacked rows; replay.rows is full"):
+        make(compact=True)
+
+
 def test_a_file_of_other_rows_is_refused(tmp_path):
     fill(make(**STACKED), 3, StackedFeed(2)).save(tmp_path / "replay.bin")
     with pytest.raises(ValueError, match="frame size = 3, this replay has 0"):

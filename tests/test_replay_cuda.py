@@ -218,18 +218,28 @@ def test_where_the_rows_lie(device: torch.device, monkeypatch: pytest.MonkeyPatc
         build_replay(full, place="device", **more)
 
 
-def test_shipped_batches_are_the_cpus(device: torch.device) -> None:
-    settings = config.Replay(capacity=20, mode="prioritized")
-    cpu, shipped = Replay(settings, **SIZES), ShippedReplay(settings, device=device, **SIZES)
+@pytest.mark.parametrize("rows", ["full", "frame_stack"])
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_shipped_batches_are_the_cpus(device: torch.device, rows: Any, n_step: int, lag: Any) -> None:
+    settings = config.Replay(capacity=20, mode="prioritized", rows=rows, n_step=n_step, lag=lag)
+    sizes = SIZES | {"frame_size": 2}  # and a goal of one number
+    cpu, shipped = Replay(settings, **sizes), ShippedReplay(settings, device=device, **sizes)
     rng = np.random.default_rng(0)
-    for _ in range(25):
-        flags = np.zeros((2, TASKS), bool)
-        observation, action = (
-            rng.standard_normal((2, TASKS, OBSERVATION)),
-            rng.standard_normal((TASKS, ACTION)),
+    following = rng.standard_normal((TASKS, OBSERVATION))
+    for time in range(40):
+        ends = rng.random((2, TASKS)) < 0.1
+        observation = np.where(ends.any(0)[:, None], rng.standard_normal((TASKS, OBSERVATION)), following)
+        following = np.concatenate(
+            [rng.standard_normal((TASKS, 2)), observation[:, :2], observation[:, 4:]], 1
         )
+        action = rng.standard_normal((TASKS, ACTION))
         for replay in (cpu, shipped):
-            replay.add(observation[0], action, observation[0, :, 0].copy(), *flags, observation[1])
+            replay.add(observation, action, observation[:, 0].copy(), *ends, following)
+        if time == 20:
+            state = shipped.state_dict()
+            shipped = ShippedReplay(settings, device=device, **sizes)
+            shipped.load_state_dict(state)
         held = [(cpu.sample(4), shipped.sample(4)) for _ in range(3)]
         for expected, got in held:
             for wanted, column in zip(expected, got, strict=True):

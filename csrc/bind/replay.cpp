@@ -82,7 +82,8 @@ struct Outputs {
   BatchView view;
   py::tuple tensors;
 
-  Outputs(int64_t rows, int64_t observation, int64_t action, py::tuple batch) : tensors(std::move(batch)) {
+  Outputs(int64_t rows, int64_t observation, int64_t action, int64_t next, py::tuple batch)
+      : tensors(std::move(batch)) {
     using arrays::output;
     if (tensors.size() != 9) throw py::value_error("a batch has 9 tensors");
     view = {rows,
@@ -90,11 +91,12 @@ struct Outputs {
             output<float>(tensors[1], "action", {rows, action}),
             output<float>(tensors[2], "reward", {rows}),
             output<float>(tensors[3], "terminated", {rows}),
-            output<float>(tensors[4], "next_observation", {rows, observation}),
+            output<float>(tensors[4], "next_observation", {rows, next > 0 ? next : observation}),
             output<int64_t>(tensors[5], "task", {rows}),
             output<float>(tensors[6], "weight", {rows}),
             output<int64_t>(tensors[7], "id", {rows}),
-            output<float>(tensors[8], "discount", {rows})};
+            output<float>(tensors[8], "discount", {rows}),
+            next};
   }
 };
 
@@ -111,7 +113,8 @@ class PyReplay {
  public:
   PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
            const std::string& mode, double alpha, double beta, const std::string& normalization,
-           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& folder)
+           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& folder,
+           int64_t next)
       : buffer_({{tasks, capacity, observation, action, frame},
                  mode_of(mode),
                  alpha,
@@ -120,7 +123,8 @@ class PyReplay {
                  instruction_set_of(set),
                  folder,
                  normalization_of(normalization),
-                 {steps, discount}}) {}
+                 {steps, discount},
+                 next}) {}
 
   void add(py::handle observation, py::handle action, py::handle reward, py::handle terminated,
            py::handle truncated, py::handle next_observation) {
@@ -253,7 +257,8 @@ class PyReplay {
  private:
   void check_counts(const std::vector<int64_t>& count, const BatchView& view) const {
     if (static_cast<int64_t>(count.size()) != buffer_.settings().shape.tasks ||
-        std::accumulate(count.begin(), count.end(), int64_t{0}) != view.rows)
+        std::accumulate(count.begin(), count.end(), int64_t{0}) != view.rows ||
+        view.next != buffer_.settings().next)
       throw py::value_error("the counts do not fit the tasks and the batch");
   }
 
@@ -265,17 +270,18 @@ class PyReplay {
 
 void bind_replay(py::module_& m) {
   py::class_<Outputs>(m, "ReplayOutputs")
-      .def(py::init<int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
-           py::arg("action"), py::arg("tensors"));
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
+           py::arg("action"), py::arg("next"), py::arg("tensors"));
   m.def("segment_name",
         [](int64_t first, int64_t last, uint32_t checksum) { return segment_name({first, last, checksum}); });
   py::class_<PyReplay>(m, "ReplayBuffer")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
-                    const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&>(),
+                    const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&,
+                    int64_t>(),
            py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
            py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
            py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
-           py::arg("folder"))
+           py::arg("folder"), py::arg("next"))
       .def("set_alpha", &PyReplay::set_alpha)
       .def("set_beta", &PyReplay::set_beta)
       .def("add", &PyReplay::add)

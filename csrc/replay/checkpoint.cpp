@@ -160,7 +160,7 @@ std::array<Column, 9> columns_of(const TransitionStore::Shape& shape, const Batc
           floats(batch.action, shape.action),
           floats(batch.reward, 1),
           floats(batch.terminated, 1),
-          floats(batch.next_observation, shape.observation),
+          floats(batch.next_observation, batch.next > 0 ? batch.next : shape.observation),
           names(batch.task),
           floats(batch.weight, 1),
           names(batch.id),
@@ -347,6 +347,7 @@ ReplayBuffer::Ahead ReplayBuffer::read_ahead(Source& source, int64_t rows) const
   std::memcpy(ahead.count.data(), source.chunk(tasks * sizeof(int64_t), "its batch's counts"),
               tasks * sizeof(int64_t));
   ahead.view.rows = rows;
+  ahead.view.next = settings_.next;
   ahead.drawn = true;
   size_t words = 0;
   for (const Column& column : columns_of(settings_.shape, ahead.view)) words += (column.bytes + 7) / 8;

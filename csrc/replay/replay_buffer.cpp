@@ -24,6 +24,9 @@ const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
   need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
   need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");
   need(settings.returns.steps >= 1, "n_step must be at least 1");
+  need(settings.next == 0 ||
+           (shape.frame > 0 && settings.next == shape.frame * (settings.returns.steps > 1 ? 2 : 1)),
+       "only a stacked next observation can be given in part");
   need(is_supported(settings.set), "this processor lacks the instruction set");
   return settings;
 }

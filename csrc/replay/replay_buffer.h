@@ -31,6 +31,7 @@ class ReplayBuffer {
     std::string folder;  // where rows lie in a file; empty: memory
     Normalization normalization = Normalization::batch;
     Returns returns{};
+    int64_t next = 0;  // floats of a next observation that a batch is given; see BatchView
   };
   using Sink = std::function<void(const void*, size_t)>;
 

@@ -43,8 +43,12 @@ MTRL_BODY void gather_sized(const TransitionStore& store, const Returns& returns
     copy_floats(batch.action + to * action, store.action(source), action);
     Tail tail{row[i], source, store.reward(source), returns.discount};
     if (returns.steps > 1) walk(store, returns, task, tail);
-    store.copy_next_observation(observation, frame, task, tail.at, tail.row,
-                                batch.next_observation + to * observation);
+    if (batch.next == 0)
+      store.copy_next_observation(observation, frame, task, tail.at, tail.row,
+                                  batch.next_observation + to * observation);
+    else
+      store.copy_next_frames(frame, task, tail.at, tail.row, batch.next,
+                             batch.next_observation + to * batch.next);
     batch.reward[to] = tail.reward;
     batch.discount[to] = tail.discount;
     batch.terminated[to] = (store.flags(tail.row) & TransitionStore::kTerminated) ? 1.0f : 0.0f;

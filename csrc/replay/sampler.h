@@ -7,7 +7,9 @@
 #include "replay/flat_sum_tree.h"
 #include "replay/transition_store.h"
 
-// Where a batch goes: dense arrays of `rows` rows, owned by the caller. Rows are ordered by task.
+// Where a batch goes: dense arrays of `rows` rows, owned by the caller. Rows are ordered by task. Of a next
+// observation the first `next` floats are given, all where that is 0: of stacked rows the frame, or its
+// previous one too where a return is of several steps, is all that is not in the observation.
 struct BatchView {
   int64_t rows;
   float *observation, *action, *reward, *terminated, *next_observation;
@@ -15,6 +17,7 @@ struct BatchView {
   float* weight;
   int64_t* id;
   float* discount;
+  int64_t next = 0;
 };
 
 enum class Mode { uniform, uniform_shared, prioritized, prioritized_independent };

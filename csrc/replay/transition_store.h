@@ -90,6 +90,10 @@ class TransitionStore {
   void copy_next_observation(int64_t observation, int64_t frame, int64_t task, int64_t at, const float* row,
                              float* to) const;
 
+  // Of a stacked next observation the first `n` floats: the frame, and where n says so the previous one.
+  void copy_next_frames(int64_t frame, int64_t task, int64_t at, const float* row, int64_t n,
+                        float* to) const;
+
   // Empty, or what is wrong.
   std::string check() const;
 
@@ -162,6 +166,14 @@ inline __attribute__((always_inline)) void TransitionStore::copy_observation(int
   copy_floats(to, row, frame);
   copy_floats(to + frame, (flags(row) & kFirst) != 0 ? run + frame : before(at, row), frame);
   copy_floats(to + 2 * frame, run + 2 * frame, goal);
+}
+
+inline __attribute__((always_inline)) void TransitionStore::copy_next_frames(int64_t frame, int64_t task,
+                                                                             int64_t at, const float* row,
+                                                                             int64_t n, float* to) const {
+  const bool last = (flags(row) & kLast) != 0;
+  copy_floats(to, last ? kept_of(rings_[task], number(row)) : after(at, row), frame);
+  if (n > frame) copy_floats(to + frame, row, frame);
 }
 
 inline __attribute__((always_inline)) void TransitionStore::copy_next_observation(
