@@ -19,10 +19,11 @@ from slurm_cluster import Sweep, start_cluster, wait_until
 
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
+from sweeps.execute import SETTLING_SECONDS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
-STEPS = 1_200  # some seconds
+STEPS = 600  # some seconds
 Make = Callable[..., Sweep]
 
 
@@ -211,7 +212,7 @@ def test_a_dead_slurmd_leaves_its_cell_alone(cluster: MiniSlurm, make: Make, und
 def test_out_of_memory_gets_more_memory(make: Make) -> None:
     """Beside the cell the job holds 1.3 GB more than anybody planned for: 960 MB is too little, and 1,440; 2,160 do."""
     hog = f"{sys.executable} -c 'import time; held = b\"x\" * 1_300_000_000; time.sleep(300)' &"
-    sweep = make(steps=100, profile={"memory_mb": 60, "setup": [hog, "sleep 3"]})
+    sweep = make(steps=100, profile={"memory_mb": 60, "setup": [hog, "sleep 1"]})
     asked = []
     while not (asked and sweep.states() == ["done"]) and len(asked) < 4:
         assert (sweep.retry() if asked else sweep.launch())["submitted"] == 1
@@ -362,7 +363,7 @@ def is_done_or_retried(sweep: Sweep) -> bool:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_launcher_killed_at_sbatch_neither_loses_nor_doubles(make: Make, tmp_path: Path, when: str) -> None:
     """kill -9 of the launcher once its intention is on disk and Slurm has not heard of it, or has and nobody wrote down
-    the answer."""
+    the answer. So young an intention is waited for; here it is made older."""
     sweep = make(cells=2, steps=LONG, profile={"cells_per_job": 2})
     deadly = tmp_path / "bin/sbatch"
     deadly.parent.mkdir()
@@ -372,8 +373,10 @@ def test_a_launcher_killed_at_sbatch_neither_loses_nor_doubles(make: Make, tmp_p
     launcher = sweep.start(*sweep.launch_words(), PATH=f"{deadly.parent}:{os.environ['PATH']}")
     launcher.communicate(timeout=60)
     assert launcher.returncode == -signal.SIGKILL
-    record = json.loads(next((sweep.place / "slurm").glob("*.json")).read_text())
+    path = next((sweep.place / "slurm").glob("*.json"))
+    record = json.loads(path.read_text())
     assert record["job"] is None, "the intention was written down first"
+    path.write_text(json.dumps({**record, "created": record["created"] - SETTLING_SECONDS}))
     launched = sweep.launch()
     assert launched["submitted"] == (0 if when == "after" else 2)
     wait_until(lambda: sweep.states() == ["running"] * 2, every=0.5)

@@ -153,8 +153,8 @@ class MiniSlurm:
         for node in range(self.nodes):
             self.kill_daemon(node)
         self.kill_controller()
-        self._end("slurmdbd", "slurmdbd")
-        self._end("mariadb", "mariadbd")
+        self._end("slurmdbd", "slurmdbd", signal.SIGKILL)
+        self._end("mariadb", "mariadbd", signal.SIGKILL)  # the folder goes, and its data with it
         self._end("munged", "munged")
         for step in self._step_daemons():
             _kill_tree(step)
@@ -322,10 +322,11 @@ class MiniSlurm:
             return
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-            for _ in range(60):
-                os.kill(pid, 0)
-                time.sleep(0.05)
-            os.kill(pid, signal.SIGKILL)
+            end = time.monotonic() + 3
+            while program in _command(pid):  # a dead process that nobody has reaped yet has no command
+                if time.monotonic() > end:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.01)
         (self.folder / f"run/{name}.pid").unlink(missing_ok=True)
 
     def _step_daemons(self, job: str = "") -> Iterator[int]:
