@@ -26,8 +26,8 @@ from slurm.profiles import Profile
 from slurm.records import Record, Task, write_record
 from slurm.state import cell_directory, write_done, write_json
 from sweeps.grid import expand, load_grid, override
-from sweeps.launch import WATCH_PAUSES, WATCH_SECONDS
 from sweeps.manifest import Entry, add_cells, open_sweep_folder
+from sweeps.watch import WATCH_PAUSES, WATCH_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACED = "%file,fsync,fdatasync,flock,ftruncate,getdents64"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from mtrl.names import nearest
 from slurm.profiles import Profile, load_profile
+from slurm.survey import survey
 from sweeps.grid import Cell, GridError, expand, load_grid, override
+from sweeps.plan import calibrate, device_hours, plan_cells
 
 EXECUTORS = ("inline", "local", "slurm")
 NAMED = ("grid", "executor", "profile", "preset")
@@ -62,3 +67,24 @@ def refuse_heavy_work_here(request: Request, core_hours: float) -> None:
             f"about {core_hours:,.0f} core hours, and this machine has Slurm: write profile=NAME to submit them, or "
             "executor=local to run them here all the same"
         )
+
+
+def approve(request: Request, max_hours: float | None, ask_above: float | None) -> None:
+    """Refuses more hours than `max_hours`, and before a launch on Slurm asks about more than `ask_above`."""
+    planned = plan_cells(request.cells, gpu=bool(request.profile and request.profile.gpus))
+    found = survey(request.sweep, [cell.run_id for cell in request.cells], None)
+    finished = {cell.run_id: cell.marker for cell in found.cells.values() if cell.finished}
+    left = [item for item in planned if item.cell.run_id not in finished]
+    hours = device_hours(left, request.profile) * calibrate(planned, finished)[1]
+    refuse_heavy_work_here(request, hours)
+    kind = "GPU" if request.profile and request.profile.gpus else "core"
+    if max_hours is not None and hours > max_hours:
+        raise ValueError(f"about {hours:,.0f} {kind} hours are more than --max-gpu-hours {max_hours:,.0f}; "
+                         "take a smaller grid or raise the cap")  # fmt: skip
+    if request.executor == "slurm" and ask_above is not None and hours > ask_above:
+        question = f"This takes about {hours:,.0f} {kind} hours. Launch?"
+        if not sys.stdin.isatty():
+            raise ValueError(
+                f"about {hours:,.0f} {kind} hours; say --yes to launch so much without being asked"
+            )
+        click.confirm(question, abort=True)

@@ -1,25 +1,138 @@
-"""What a person sees: tables and live progress. On a terminal drawn with rich, elsewhere plain lines."""
+"""What the commands print: JSON, or tables and live progress, drawn with rich on a terminal and plain elsewhere."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mtrl.cpus import usable_cpus
 from slurm.state import cell_directory, read_json
-from slurm.survey import Survey
+from slurm.survey import Survey, survey
 from sweeps.manifest import Entry
-from sweeps.plan import PlannedCell, ResourceClass
+from sweeps.plan import (
+    GUESS,
+    PlannedCell,
+    ResourceClass,
+    calibrate,
+    disk_needed,
+    plan_cells,
+    resource_classes,
+)
+from sweeps.request import Request
+
+if TYPE_CHECKING:
+    from sweeps.execute import Launched
+
+INTERRUPTED = 130  # exit code
 
 LIVE_ROWS = 24  # more cells than this: only those at work are drawn
 SHOWN = 60  # rows of a printed table
+
+
+def show_plan(request: Request, as_json: bool, max_hours: float | None) -> None:
+    """What a launch of the request would run and cost."""
+    profile = request.profile
+    planned = plan_cells(request.cells, gpu=bool(profile and profile.gpus))
+    found = survey(request.sweep, [cell.run_id for cell in request.cells], None)
+    states = [cell.state for cell in found.cells.values()]
+    left = [item for item, cell in zip(planned, found.cells.values(), strict=True) if not cell.finished]
+    finished = {cell.run_id: cell.marker for cell in found.cells.values() if cell.finished}
+    factors = calibrate(planned, finished)
+    classes = resource_classes(left, profile, factors)
+    hours = [sum(one.hours[index] for one in classes) for index in range(3)]
+    jobs = sum(one.jobs for one in classes)
+    at_once = len(left) if profile else usable_cpus()
+    disk = disk_needed(left, at_once)
+    kind = "GPU" if profile and profile.gpus else "core"
+    if as_json:
+        rows = [
+            {"run_id": item.cell.run_id, "label": item.cell.label, "coordinates": item.cell.coordinates,
+             "parameters": vars(item.parameters) | {"total": item.parameters.total},
+             "seconds": item.estimate.seconds, "memory_mb": item.estimate.memory_mb, "state": state}
+            for item, state in zip(planned, states, strict=True)
+        ]  # fmt: skip
+        totals = {
+            "sweep": str(request.sweep), "to_run": len(left), "jobs": jobs, "hours": hours, "hours_of": kind,
+            "disk_bytes": disk, "classes": [vars(one) for one in classes],
+        }  # fmt: skip
+        click.echo(json.dumps({**totals, "cells": rows}))
+        return
+    print_plan(Console(), planned, states)
+    if left:
+        click.echo()
+        print_classes(Console(), classes, kind)
+    known = "by cells that finished" if factors != GUESS else "a guess until cells have finished"
+    click.echo(
+        f"\n{len(planned)} cells in {request.sweep}, {len(left)} to run in {jobs} jobs: {hours[1]:,.1f} {kind} hours "
+        f"likely ({hours[0]:,.1f} to {hours[2]:,.1f}; {known}), {size(disk)} of disk."
+    )
+    if profile is None and left:
+        click.echo(f"On the {at_once} cores here about {duration(hours[1] * 3600 / at_once)}.")
+    if max_hours is not None and hours[1] > max_hours:
+        click.echo(f"That is above --max-gpu-hours {max_hours:,.0f}: a launch would be refused.")
+    click.echo("Nothing was launched.")
+
+
+def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: bool, *, here: bool) -> int:
+    """Says what came of a launch. Returns the exit code: not 0 where cells that ran here are left over."""
+    left = len(entries) - launched.over
+    code = 0 if not here or not left else INTERRUPTED if launched.interrupted else 1
+    if as_json:
+        jobs = [record.job for record in launched.arrays]
+        click.echo(json.dumps({
+            "sweep": str(sweep), "cells": len(entries), "submitted": launched.submitted, "jobs": jobs,
+            "over": launched.over, "given_up": launched.given_up, "busy": launched.busy,
+            "refusal": launched.refusal,
+        }))  # fmt: skip
+        return code
+    labels = {entry.run_id: entry.label for entry in entries}
+    for run_id, reason in launched.given_up.items():
+        click.echo(f"{'failed' if here else 'given up'}: {labels[run_id]} ({run_id}): {reason}", err=True)
+        if here:
+            click.echo(f"        log: {sweep / 'cells' / run_id / 'log.txt'}", err=True)
+    if launched.busy:
+        count = len(launched.busy)
+        click.echo(f"{count} cells are held by another process: {', '.join(launched.busy)}", err=True)
+    if launched.refusal:
+        click.echo(
+            f"the cluster takes no more now ({launched.refusal}); launch again later for the rest", err=True
+        )
+    if not left:
+        click.echo(f"All {len(entries)} cells are over. Next: python analysis/fit_scaling_laws.py {sweep}")
+    elif here:
+        click.echo(
+            f"{launched.over} of {len(entries)} cells are over. The same command goes on with the others.",
+            err=True,
+        )
+    else:
+        arrays = f"{launched.submitted} submitted in {len(launched.arrays)} arrays"
+        click.echo(f"{sweep}: {len(entries)} cells, {launched.over} over, {arrays}")
+    return code
+
+
+def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> None:
+    """Where every cell stands; as JSON one document in one line."""
+    if as_json:
+        rows = [
+            {"run_id": entry.run_id, "label": entry.label, "state": cell.state, "reason": cell.reason,
+             "vector_step": cell.heartbeat.get("vector_step"), "success": cell.heartbeat.get("success"),
+             "traceback": cell.marker.get("traceback")}
+            for entry, cell in zip(entries, found.cells.values(), strict=True)
+        ]  # fmt: skip
+        click.echo(json.dumps({"sweep": str(sweep), "cells": rows}))
+        return
+    print_status(Console(), sweep, entries, found)
 
 
 def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequence[str]) -> None:

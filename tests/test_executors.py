@@ -14,7 +14,7 @@ from slurm_cluster import Sweep, start_cluster, wait_until
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("executors")]
 Make = Callable[..., Sweep]
 
 

@@ -6,11 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from sweeps.manifest import read_manifest
+from slurm.state import cell_directory, write_done
+from slurm.worker import CellJob, Heartbeat
+from sweeps.grid import expand, load_grid, override
+from sweeps.launch import main
+from sweeps.manifest import add_cells, open_sweep_folder, read_manifest
+from sweeps.watch import WATCH_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = """
@@ -151,6 +158,37 @@ def test_plan_prints_cells_parameters_and_cost(tmp_path: Path) -> None:
     rows = json.loads(sweep("plan", "grid=scaling", "--json", "--runs", tmp_path))["cells"]
     assert len(rows) == 150
     assert rows[0]["parameters"] == {"actor": 164944, "critic": 295956, "target": 295956, "total": 460900}
+
+
+def test_watching_as_json_is_one_document_per_line_and_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two looks: at a cell at work, and once it is over, which ends the watching."""
+    sweep_folder = tmp_path / "tiny"
+    open_sweep_folder(sweep_folder)
+    words = ["train.seed=0,1", "train.vector_steps=60"]
+    entries = add_cells(sweep_folder, expand(override(load_grid("smoke"), words))[:2])
+    directories = [cell_directory(sweep_folder, entry.run_id) for entry in entries]
+    for directory in directories:
+        directory.mkdir()
+    job = CellJob(entries[0].run_id, directories[0], "")
+    Heartbeat(job).write("running")
+
+    def finish(seconds: float) -> None:
+        assert seconds == WATCH_SECONDS
+        for entry, directory in zip(entries, directories, strict=True):
+            (directory / "run.h5").write_bytes(b"x")
+            write_done(directory, entry.run_id, "done", seconds=1.0, attempts=1, job=None)
+
+    monkeypatch.setattr("sweeps.watch.time", types.SimpleNamespace(sleep=finish, monotonic=time.monotonic))
+    done = CliRunner().invoke(main, ["status", "tiny", "--watch", "--json", "--runs", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    looks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [[cell["state"] for cell in look["cells"]] for look in looks] == [
+        ["running", "missing"],
+        ["done", "done"],
+    ]
+    assert {look["sweep"] for look in looks} == {str(sweep_folder)}
 
 
 HELP = """

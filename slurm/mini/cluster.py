@@ -71,6 +71,7 @@ KillWait={kill_wait}
 MinJobAge={min_job_age}
 SlurmctldTimeout=10
 SlurmdTimeout={node_timeout}
+MessageTimeout=4
 InactiveLimit=0
 ReturnToService=2
 MaxArraySize={max_array}

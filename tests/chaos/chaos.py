@@ -18,6 +18,7 @@ import random
 import re
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -194,10 +195,10 @@ def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Rando
 
 
 def _call(sweep: Sweep, *words: str) -> None:
-    """A command of Slurm that may come too late: the job may just have ended."""
-    import subprocess
-
-    subprocess.run(words, env=sweep.cluster.environment, capture_output=True, timeout=60)
+    """A command of Slurm that may come too late: the job may just have ended, or its node be away; scancel then waits
+    for minutes."""
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(words, env=sweep.cluster.environment, capture_output=True, timeout=20)
 
 
 def _compare(calm: Sweep, sweep: Sweep, report: Report, strikes: Strikes) -> None:

@@ -1,0 +1,51 @@
+"""Looking at a sweep: once, or again and again until it is over."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from slurm.records import last_profile
+from slurm.survey import Survey, survey
+from sweeps.execute import launch_on_slurm, try_read_queue
+from sweeps.manifest import Entry
+from sweeps.show import show_status
+
+WATCH_SECONDS = 10.0
+# At least so many times as long as a look takes, so that watching costs a tenth of a client.
+WATCH_PAUSES = 10
+RETRY_SECONDS = 60.0
+
+
+def look(sweep: Path, entries: list[Entry], *, verify: bool = False) -> Survey:
+    """Where every cell stands, by the files and one look at the queue where the sweep has jobs in it."""
+    return survey(sweep, [entry.run_id for entry in entries], try_read_queue(sweep), verify=verify)
+
+
+def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> None:
+    """Shows the status until no cell is left that could still finish; with `retry`, submits again by cause.
+
+    As JSON that is one document per look, each in a line of its own."""
+    retried = time.monotonic()
+    while True:
+        began = time.monotonic()
+        found = look(sweep, entries)
+        pause = max(WATCH_SECONDS, WATCH_PAUSES * (time.monotonic() - began))
+        if sys.stdout.isatty() and not as_json:
+            click.clear()
+        show_status(found, sweep, entries, as_json=as_json)
+        states = {cell.state for cell in found.cells.values()}
+        if not states & {"pending", "running", "held"} and not (
+            retry and states & {"stopped", "missing", "failed"}
+        ):
+            return
+        if retry and time.monotonic() - retried > RETRY_SECONDS and (profile := last_profile(sweep)):
+            retried = time.monotonic()
+            launched = launch_on_slurm(sweep, entries, profile, by_rule=True)
+            unfinished = {cell.run_id for cell in found.cells.values() if not cell.finished}
+            if unfinished and unfinished <= set(launched.given_up):
+                return
+        time.sleep(pause)
