@@ -150,6 +150,21 @@ def test_a_disk_too_small_is_refused_before_work_begins(tmp_path: Path) -> None:
     assert not any((tmp_path / "scaling/cells").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--max-gpu-hours", "5"],
+            "GPU hours are more than --max-gpu-hours 5; take a smaller grid or raise the cap",
+        ),
+        ([], "say --yes to launch so much without being asked"),
+    ],
+)
+def test_much_is_refused_or_asked_about(words: list[str], message: str, tmp_path: Path) -> None:
+    assert message in sweep("grid=scaling", "profile=example", "--runs", tmp_path, *words, code=1)
+    assert not any(tmp_path.iterdir())
+
+
 def test_plan_prints_cells_parameters_and_cost(tmp_path: Path) -> None:
     output = sweep("grid=scaling", "--dry-run", "--runs", tmp_path)
     assert "164,944" in output

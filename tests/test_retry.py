@@ -1,11 +1,18 @@
 """What becomes of a cell, by what went wrong."""
 
+from pathlib import Path
+
 import pytest
 
-from slurm.queue import QueuedTask
-from slurm.records import History
+from slurm.limits import Limits
+from slurm.profiles import Profile
+from slurm.queue import Queue, QueuedTask
+from slurm.records import History, Record, Task, read_records, write_record
 from slurm.retry import blamed_nodes, insist, judge
 from slurm.state import CellState, State
+from sweeps.execute import launch_on_slurm
+from sweeps.grid import expand, load_grid, override
+from sweeps.manifest import add_cells, open_sweep_folder
 
 
 def cell(state: State, step: int = 0, cause: str = "", reason: str = "") -> CellState:
@@ -90,3 +97,21 @@ def test_a_node_blamed_twice_is_left_out() -> None:
     assert blamed_nodes([first]) == []
     assert blamed_nodes([first, History(nodes=("n7",)), History(nodes=("n2",))]) == ["n7"]
     assert blamed_nodes([History(nodes=("n7", "n7"))]) == [], "one cell's word is not enough"
+
+
+def test_the_next_jobs_keep_off_a_node_that_two_cells_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_sweep_folder(tmp_path)
+    entries = add_cells(tmp_path, expand(override(load_grid("smoke"), ["train.seed=0,1"]))[:2])
+    tasks = [[Task(entry.run_id, entry.offset)] for entry in entries]
+    write_record(tmp_path, Record("1-a", tasks, {"name": "lab"}, 100, job="7"))
+    ended = {("7", number): QueuedTask("NODE_FAIL", "", "n7", "7", "mtrl-1-a") for number in range(2)}
+    monkeypatch.setattr("sweeps.execute.read_queue", lambda: Queue(ended, {"mtrl-1-a": "7"}))
+    monkeypatch.setattr("sweeps.execute.read_limits", lambda *names: Limits())
+    monkeypatch.setattr("slurm.submit._submit_one", lambda sweep, record: "8")
+    profile = Profile(name="lab", exclude=("n1",))
+    assert launch_on_slurm(tmp_path, entries, profile, by_rule=True).submitted == 2
+    (record,) = [record for record in read_records(tmp_path) if record.job == "8"]
+    assert record.profile["exclude"] == ["n1", "n7"]
+    assert [task.history.nodes for tasks in record.tasks for task in tasks] == [("n7",), ("n7",)]

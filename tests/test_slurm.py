@@ -204,6 +204,7 @@ def test_a_dead_slurmd_leaves_its_cell_alone(cluster: MiniSlurm, make: Make, und
     node = int(sweep.rows()[0]["reason"].removeprefix("n"))
     cluster.kill_daemon(node)
     sweep.wait_until_done()
+    assert sweep.states() == ["done"]
     cluster.start_node(node)
     assert sweep.beats()[0]["attempt"] == 1
     finished_alike(sweep.directory(), undisturbed)
@@ -256,8 +257,11 @@ def test_one_cancelled_cell_is_final_and_the_other_goes_on(make: Make) -> None:
     wait_until(lambda: sweep.states() == ["running", "running"], every=0.5)
 
 
-def test_one_pending_task_cancelled_from_outside_is_lost_alone(make: Make) -> None:
-    """Of an array whose tasks run one at a time; Slurm then forgets the task without ever having begun it."""
+def test_one_pending_task_cancelled_from_outside_is_lost_alone_and_found_without_accounting(
+    make: Make,
+) -> None:
+    """Of an array whose tasks run one at a time; Slurm then forgets the task without ever having begun it, and there is
+    no accounting to ask."""
     sweep = make(cells=3, steps=200, profile={"max_running": 1})
     job = sweep.launch()["jobs"][0]
     sweep.slurm("scancel", f"{job}_2")
@@ -411,6 +415,7 @@ def test_hostile_values_stay_values(make: Make, tmp_path: Path) -> None:
     )
     sweep.launch()
     sweep.wait_until_done()
+    assert sweep.states() == ["done"]
     assert not list(tmp_path.rglob("owned"))
 
 
