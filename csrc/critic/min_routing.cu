@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kTile = 64, kStep = 16;  // a block's rows and columns, and how far it goes between barriers
 constexpr int kSide = kTile / 4;       // a thread's 4 x 4 numbers lie so far apart
 
-// Four rows' worth of a tile into shared memory: element (i, p) of `from`, or 0 beyond `rows` and `steps`.
+// kTile rows of `from`, kStep numbers each, transposed into shared memory; 0 beyond `rows` and `steps`.
 __device__ void load_tile(float (*tile)[kTile + 1], const float* from, int64_t row_size, int64_t rows,
                           int64_t steps) {
   const int p = static_cast<int>(threadIdx.x) % kStep;
