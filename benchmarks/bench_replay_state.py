@@ -99,7 +99,13 @@ def ahead(tasks: str, mode: str, quick: bool) -> Case:
 
         return work
 
-    return Case(f"{tasks} {mode} update", "lag 0", updates(1), updates(0), calls=1 if quick else 5)
+    return Case(
+        f"{tasks} {mode} update",
+        "lag 0",
+        updates(1),
+        updates(0),
+        calls=5 if tasks == "MT10" and not quick else 1,
+    )
 
 
 def cases(quick: bool) -> Iterator[Case]:
