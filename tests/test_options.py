@@ -1,5 +1,6 @@
 """Every option of the agent: backends agree, the real trainer trains with it, a resumed run has the same bits."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import reference_options as reference
 import torch
 from reference_critic import first_update
-from test_agent import FIRST_STEP, _equal, compare_with_reference, make_agent, make_batch, noises
+from test_agent import FIRST_STEP, _equal, by_name, compare_with_reference, make_agent, make_batch, noises
 from test_train import contents, short_config, stop_after
 
+from mtrl.networks import tanh_gaussian
 from mtrl.results import read_run
 from mtrl.train import Progress, train
 
@@ -247,3 +249,106 @@ def test_the_trainer_knows_what_is_not_the_agents_alone(
 
 def test_every_option_is_trained_with() -> None:
     assert {name for names in TRAINED for name in names} | {"pcgrad"} == set(OPTIONS)
+
+
+# Another network of each kind, so that what is split by task or read as a distribution is tried on all of them.
+SMALL = {"width": 8, "depth": 2}
+OTHER_KINDS: dict[str, dict[str, Any]] = {
+    "mtsac, brc": {**SMALL, "kind": "mtsac", "block": "brc", "task_embedding": 3},
+    "soft_modularization": {**SMALL, "kind": "soft_modularization", "experts": 2, "encoder_width": 5},
+    "paco": {**SMALL, "kind": "paco", "experts": 3},
+    "moore": {**SMALL, "kind": "moore", "experts": 3},
+    "care": {**SMALL, "kind": "care", "experts": 3, "encoder_width": 5},
+    "film": {**SMALL, "kind": "film", "encoder_width": 5},
+}
+WIDE = {"agent__value_min": -50.0, "agent__value_max": 1000.0, "agent__bins": 11}
+
+
+@pytest.mark.parametrize("backend", ["core", "torch"])
+@pytest.mark.parametrize(
+    "option", [{"agent__gradient_surgery": "pcgrad"}, WIDE | {"agent__value": "c51"},
+               WIDE | {"agent__value": "two_hot", "agent__gradient_surgery": "gradnorm"}],
+    ids=["pcgrad", "c51", "two-hot, gradnorm"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_gradients_of_every_kind_equal_those_task_by_task(
+    kind: str, option: dict[str, Any], backend: str
+) -> None:
+    """The clipped gradients of an update against autograd in float64, one task after another, then the rule's loop."""
+    shape = {f"network__{part}__{k}": v for part in ("actor", "critic") for k, v in OTHER_KINDS[kind].items()}
+    agent = make_agent(backend, agent__actor_clip=0.01, **shape, **option)
+    with torch.no_grad():
+        for flat in (agent.actor_adam.value, agent.critic_adam.value, agent.target_value):
+            flat += 0.2 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
+    batch, settings, tasks = make_batch(3, 6, terminated=0.3), agent.config.agent, 3
+    rows = type(batch)(*(column.double() if column.is_floating_point() else column for column in batch))
+    next_noise, noise = map(torch.tensor, noises(agent, 18))
+    orders = {}
+    if settings.gradient_surgery == "pcgrad":
+        for name, rule in (("critic", agent.critic_rule), ("actor", agent.actor_rule)):
+            generator = torch.Generator()
+            generator.set_state(rule.state_dict()["generator"])
+            orders[name] = torch.randperm(tasks, generator=generator).tolist()
+    actor, critic, target = (float64_twin(network) for network in (agent.actor, agent.critic, agent.target))
+    atoms = torch.linspace(settings.value_min, settings.value_max, settings.bins, dtype=torch.float64)
+
+    def value(output):
+        return output.squeeze(2) if settings.value == "scalar" else output.softmax(2) @ atoms
+
+    def act(observation, noise):
+        output = actor(observation, rows.task)[0]
+        return tanh_gaussian.sample(output, noise, settings.log_std_min, settings.log_std_max)
+
+    with torch.no_grad():
+        action, log_prob = act(rows.next_observation, next_noise)
+        next_output = target(torch.cat((action, rows.next_observation), 1), rows.task)
+        least = value(next_output).argmin(0)
+        follows = rows.discount * (1 - rows.terminated)
+        y = rows.reward + follows * (value(next_output).min(0).values - log_prob)  # temperature 1
+        if settings.value == "c51":
+            own = next_output.softmax(2)[least, torch.arange(18)].numpy()
+            y = torch.tensor(
+                reference.c51(own, atoms.numpy(), rows.reward.numpy(), follows.numpy(), log_prob.numpy())
+            )
+        elif settings.value == "two_hot":
+            y = torch.tensor(reference.two_hot(y.numpy(), atoms.numpy()))
+
+    output = critic(torch.cat((rows.action, rows.observation), 1), rows.task)
+    error = (
+        (value(output) - y).square() if settings.value == "scalar" else -(y * output.log_softmax(2)).sum(2)
+    )
+    expected = {"critic": combine(settings, orders, "critic", critic, rows.weight * error.mean(0), rows.task)}
+    before = agent.actor_adam.value.clone()
+    agent.update(batch)
+    assert not torch.equal(before, agent.actor_adam.value)
+    action, log_prob = act(rows.observation, noise)
+    q = value(float64_twin(agent.critic)(torch.cat((action, rows.observation), 1), rows.task)).min(0).values
+    expected["actor"] = combine(settings, orders, "actor", actor, log_prob - q, rows.task)
+
+    for name, adam, limit in (
+        ("critic", agent.critic_adam, settings.critic_clip),
+        ("actor", agent.actor_adam, settings.actor_clip),
+    ):
+        wanted = expected[name] * min(1, limit / np.linalg.norm(expected[name]))
+        ours = [part.flatten() for part in by_name(adam.mean, getattr(agent, name)).values()]
+        # Adam's mean after one step is a tenth of the gradient.
+        np.testing.assert_allclose(10 * torch.cat(ours), wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def float64_twin(network):
+    twin = copy.deepcopy(network).double()
+    twin.backend = "torch"
+    return twin
+
+
+def combine(settings, orders, name, network, loss, task):
+    """The gradient of the rows' losses [B] in the network's parameters by the rule, from each task's own."""
+    parameters = list(network.parameters())
+    each = []
+    for t in range(3):
+        of_task = 3 * (loss * (task == t)).mean()
+        gradient = torch.autograd.grad(of_task, parameters, retain_graph=True, materialize_grads=True)
+        each.append(torch.cat([g.flatten() for g in gradient]).numpy())
+    if settings.gradient_surgery == "pcgrad":
+        return reference.pcgrad(np.stack(each), orders[name])
+    return np.mean(each, axis=0)  # GradNorm's weights are 1 at first

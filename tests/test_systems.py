@@ -148,18 +148,21 @@ LEARNING: dict[str, Any] = {
 }
 
 
+# Where 9,000 steps are too few to hold what was learned: care's critic rises more slowly than the others'.
+LONGER: dict[str, Any] = {"care": {"train.vector_steps": 15_000}}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_learns_drawer_close(tmp_path: Path, system: str) -> None:
     encoders = {f"network.{part}.encoder_width": 64 for part in ("actor", "critic")}
-    settings = LEARNING | (encoders if system == "soft_modularization" else {})
+    settings = LEARNING | (encoders if system == "soft_modularization" else {}) | LONGER.get(system, {})
     assert train(build_config("debug", settings | {"system": system}), tmp_path) == "done"
     run = read_run(tmp_path / "run.h5")
     success, score = (run.metrics.index(name) for name in ("success", "return"))
     print(f"\n{system}: success {run.per_task[:, success, 0]}, random {run.random_policy[success]}")
-    # Of the best evaluation: a single short run may lose again what it had learned. 20 episodes of a policy as good as
-    # the random one (0.2) reach 0.7 less than once in 10,000 evaluations.
-    best = run.per_task[:, success, 0].argmax()
-    assert run.per_task[best, success, 0] > run.random_policy[success, 0] + 0.45
-    assert run.per_task[best, score, 0] > run.random_policy[score, 0]
+    # Of the last evaluation. 20 episodes of a policy as good as the random one (0.2) reach 0.45 more less than once in
+    # 10,000 evaluations.
+    assert run.per_task[-1, success, 0] > run.random_policy[success, 0] + 0.45
+    assert run.per_task[-1, score, 0] > run.random_policy[score, 0]
