@@ -38,19 +38,30 @@ def main() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/single/<run id>]"
 )
-def train(settings: tuple[str, ...], out: Path | None) -> None:
+@click.option(
+    "--extend",
+    "shorter",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a shorter run to go on from: its settings hold, but for those given. It stays as it is.",
+)
+def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> None:
     """Train one run, or go on with it where it was stopped.
 
     \b
     mtrl train preset=debug
     mtrl train preset=paper env.tasks=MT10 network.critic.width=1024 run.device=cuda
+    mtrl train --extend runs/single/RUN_ID train.vector_steps=4_000_000
     """
-    config = _read_settings(settings)
+    config = _read_longer_run(shorter, settings) if shorter else _read_settings(settings)
     directory = out or Path("runs/single") / config.run_id
     if outcome := _ended(directory, config):
         click.echo(f"{directory} holds this run, {_describe(directory, outcome)}. Delete it to train again.")
         sys.exit(outcome == "diverged")
     directory.mkdir(parents=True, exist_ok=True)
+    if shorter:
+        from mtrl.checkpoint import start_longer_run
+
+        start_longer_run(shorter, directory, config)
     outcome = _train_with_progress(config, directory)
     if outcome == "stopped":
         click.echo(f"Stopped; the checkpoint is in {directory}. The same command goes on from it.")
@@ -256,6 +267,13 @@ def _read_settings(settings: tuple[str, ...]) -> Config:
 
     overrides = parse_overrides(settings)
     return build_config(str(overrides.pop("preset", "paper")), overrides)
+
+
+def _read_longer_run(shorter: Path, settings: tuple[str, ...]) -> Config:
+    from mtrl.config import override, parse_overrides
+    from mtrl.results import read_run
+
+    return override(read_run(shorter / "run.h5").config.model_dump(mode="json"), parse_overrides(settings))
 
 
 def _train_with_progress(config: Config, directory: Path) -> str:

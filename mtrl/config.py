@@ -366,16 +366,21 @@ def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = No
     """
     if preset not in PRESETS:
         raise ConfigError(f"no preset '{preset}'{nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
-    values = json.loads(json.dumps(PRESETS[preset]))
-    for key, value in expand_system(overrides or {}, preset).items():
+    return override(PRESETS[preset], expand_system(overrides or {}, preset))
+
+
+def override(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """The configuration of `values` (sections of fields) with dotted overrides laid over them. Raises ConfigError."""
+    whole = json.loads(json.dumps(values))
+    for key, value in overrides.items():
         check_key(key)
         *sections, field = key.split(".")
-        place = values
+        place = whole
         for section in sections:
             place = place.setdefault(section, {})
         place[field] = value
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(whole)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
 

@@ -297,7 +297,8 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
     `config` may differ from the source's in `train.vector_steps`, which must be no less, and in `run`. `target`
     appears only when it is whole, under its own run_id; `source` stays as it is. Returns how many evaluations were
     taken over: the source's last one only where the longer run evaluates at that step too. To train on, the source's
-    checkpoint is needed beside it. Raises RunFileError where the two runs are not the same up to their length.
+    checkpoint is needed beside it (`checkpoint.start_longer_run`). Raises RunFileError where the two runs are not the
+    same up to their length.
     """
     data = read_run(source)
     _check_extension(data, config)
@@ -330,6 +331,11 @@ def _check_extension(data: RunData, config: Config) -> None:
         raise RunFileError(
             f"{data.path} already has {data.config.train.vector_steps} vector steps, more than the "
             f"{config.train.vector_steps} asked for"
+        )
+    if config.replay.alpha_end is not None or config.replay.beta_end is not None:
+        raise RunFileError(
+            f"{data.path} anneals its replay over its length (alpha_end, beta_end): a longer run is another from the "
+            "start; start anew"
         )
     if data.metrics != TASK_METRICS:
         raise RunFileError(f"{data.path} has other metrics per task than this version of mtrl; start anew")

@@ -1,13 +1,17 @@
 """The command `mtrl` as a user types it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_train import SHORT
+from click.testing import CliRunner
+from test_train import SHORT, contents, short_config, stop_after
 
+from mtrl.cli import main
 from mtrl.sizing import match_system
+from mtrl.train import Progress, train
 
 SETTINGS = [f"{key}={value}" for key, value in SHORT.items()]
 
@@ -19,6 +23,13 @@ def mtrl(*words: str, code: int = 0) -> str:
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
+
+
+def in_process(*words: str, code: int = 0) -> str:
+    """The same without a process of its own, for what trains nothing."""
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == code, done.output
+    return done.output
 
 
 def test_train_then_evaluate(tmp_path: Path) -> None:
@@ -40,6 +51,32 @@ def test_a_folder_that_is_over_is_not_trained_again(tmp_path: Path) -> None:
     (run / "agent.pt").touch()
     (run / "run.h5").unlink()
     assert "no run.h5 that says of which run" in mtrl(*settings, code=1)
+
+
+def test_a_longer_run_goes_on_from_a_finished_one_and_is_the_run_from_the_start(tmp_path: Path) -> None:
+    short, long, straight = (tmp_path / name for name in ("short", "long", "straight"))
+    config, seen = short_config(train__vector_steps=60), list[Progress]()
+    assert train(config, short, stop=lambda: stop_after(seen, 41), report=seen.append) == "stopped"
+    assert train(config, short) == "done"  # the checkpoint of 41 stays behind
+    before = sorted((path, path.stat().st_mtime_ns) for path in short.rglob("*"))
+    words = ("train", "--extend", str(short), "--out", str(long), "train.vector_steps=90")
+    mtrl(*words)
+    assert "holds this run" in in_process(*words)
+    assert sorted((path, path.stat().st_mtime_ns) for path in short.rglob("*")) == before
+    train(short_config(), straight)
+    ours, theirs = contents(long / "run.h5"), contents(straight / "run.h5")
+    assert ours.pop("attribute extended_from") == config.run_id
+    assert ours.pop("attribute index") != theirs.pop("attribute index")
+    assert ours == theirs
+    assert (long / "agent.pt").read_bytes() == (straight / "agent.pt").read_bytes()
+
+    again = ("train", "--out", str(tmp_path / "none"), "--extend", str(short))
+    assert "differ in train.vector_steps alone" in in_process(
+        *again, "train.vector_steps=90", "train.seed=1", code=1
+    )
+    assert "already has 60 vector steps" in in_process(*again, "train.vector_steps=50", code=1)
+    shutil.rmtree(short / "checkpoint")
+    assert "has no checkpoint to go on from" in in_process(*again, "train.vector_steps=90", code=1)
 
 
 def test_a_video_of_a_run(tmp_path: Path) -> None:
