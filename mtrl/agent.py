@@ -222,6 +222,7 @@ class Agent:
                 return f"the {name} is not a plain multi-head MLP"
         plain = {
             "value": "scalar",
+            "q_clip": 0.0,
             "critic_reduction": "min",
             "loss_weights": "equal",
             "gradient_surgery": "none",

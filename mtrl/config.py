@@ -83,6 +83,7 @@ class Agent(Section):
     batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
     critics: int = Field(2, ge=1, le=16)  # ensemble members
     critic_reduction: Literal["min", "mean"] = "min"  # over members, in the target and in the actor's loss
+    q_clip: float = Field(0.0, ge=0)  # Q and targets are held within +- this, without gradient beyond; 0: not
     value: Literal["scalar", "two_hot", "c51", "hl_gauss"] = "scalar"  # what a critic puts out
     bins: int = Field(101, ge=2)  # atoms of a categorical value
     value_min: float = -10.0  # least atom
@@ -128,6 +129,8 @@ class Agent(Section):
             raise ValueError("log_std_min must be below log_std_max")
         if self.value_min >= self.value_max:
             raise ValueError("value_min must be below value_max")
+        if self.q_clip and self.value != "scalar":
+            raise ValueError(f"value={self.value} holds Q within its support already; leave q_clip out")
         if bool(self.batch) == bool(self.batch_per_task):
             raise ValueError("one of batch and batch_per_task must be 0, the other above")
         if self.gradient_surgery == "gradnorm" and self.loss_weights != "equal":

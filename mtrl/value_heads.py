@@ -52,16 +52,16 @@ def build_value_head(settings: Agent, backend: Literal["core", "torch"], device:
 
 
 class ScalarValue:
-    """One value; squared error."""
+    """One value; squared error. With `agent.q_clip`, Q and y are clipped wherever they stand."""
 
     metric_names: tuple[str, ...] = ()
 
     def __init__(self, settings: Agent, backend: Literal["core", "torch"]) -> None:
-        self._reduction = settings.critic_reduction
+        self._reduction, self._limit = settings.critic_reduction, settings.q_clip
         self._soft_target = ops.soft_target if backend == "core" else losses.soft_target
 
     def value(self, output: Tensor) -> Tensor:
-        return output.squeeze(2)
+        return self._clipped(output.squeeze(2))
 
     def target(
         self,
@@ -75,7 +75,7 @@ class ScalarValue:
         q = self.value(output)
         if self._reduction == "mean":
             q = q.mean(0, keepdim=True)
-        y = self._soft_target(reward, terminated, q, log_prob, temperature, discount)
+        y = self._clipped(self._soft_target(reward, terminated, q, log_prob, temperature, discount))
         return y, y
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -86,6 +86,9 @@ class ScalarValue:
 
     def metrics(self, y: Tensor) -> dict[str, Tensor]:
         return {}
+
+    def _clipped(self, q: Tensor) -> Tensor:
+        return q.clamp(-self._limit, self._limit) if self._limit else q
 
 
 class CategoricalValue:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl import categorical
-from mtrl.config import build_config
+from mtrl.config import ConfigError, build_config
 from mtrl.value_heads import build_value_head
 
 CPU = torch.device("cpu")
@@ -141,3 +141,25 @@ def test_scalar_target_by_hand(backend, reduction, expected):
     # 1 + 0.9 (8 + 0.5 * 2), or with the mean 9 of the members; a terminated row keeps its reward alone.
     torch.testing.assert_close(target, torch.tensor(expected))
     assert target is y
+
+
+@pytest.mark.parametrize("backend", ["core", "torch"])
+def test_clipped_q_by_hand(backend):
+    """As paco's published runs had it: in the target, in the critics' loss and in what the actor climbs."""
+    settings = build_config("paper", {"agent.q_clip": 6.0}).agent
+    values = build_value_head(settings, backend, CPU)
+    output = torch.tensor([[[10.0], [5.0]], [[8.0], [-7.0]]], requires_grad=True)
+    rows = [torch.tensor(row) for row in ([1.0, 2.0], [0.0, 0.0], [-2.0, 3.0], [0.5, 0.5], [0.9, 0.9])]
+    target, y = values.target(output.detach(), *rows)
+    # 1 + 0.9 (6 + 0.5 * 2) = 7.3, over the limit; 2 + 0.9 (-6 - 0.5 * 3)
+    torch.testing.assert_close(target, torch.tensor([6.0, -4.75]))
+    assert target is y
+    torch.testing.assert_close(values.value(output), torch.tensor([[6.0, 5.0], [6.0, -6.0]]))
+    values.loss(output, torch.tensor([6.0, 0.0])).sum().backward()
+    torch.testing.assert_close(output.grad.squeeze(2), torch.tensor([[0.0, 10.0], [0.0, 0.0]]))
+
+
+def test_clipped_q_is_for_scalar_values_and_off_in_paper():
+    assert build_config("paper", {"system": "paco"}).agent.q_clip == 0
+    with pytest.raises(ConfigError, match="leave q_clip out"):
+        build_config("brc", {"agent.q_clip": 5000.0})

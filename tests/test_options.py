@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two-hot": SCALED | {"agent__value": "two_hot"},
     "c51, mean": SCALED | {"agent__value": "c51", "agent__critic_reduction": "mean"},
     "hl-gauss, pcgrad": SCALED | {"agent__value": "hl_gauss", "agent__gradient_surgery": "pcgrad"},
+    "clipped Q": {"agent__q_clip": 0.01},
     "mean": {"agent__critic_reduction": "mean"},
     "total batch": {"agent__batch_per_task": 0, "agent__batch": 15, "train__updates_per_step": 2},
     "decay, pcgrad": {"agent__weight_decay": 0.1, "agent__gradient_surgery": "pcgrad"},

@@ -87,6 +87,7 @@ def test_bad_settings_are_named(overrides: dict[str, Any], message: str) -> None
         ({"network.actor.kind": "mtsac"}, "the actor is not a plain multi-head MLP"),
         ({"network.actor.block": "layer_norm"}, "the actor is not a plain multi-head MLP"),
         ({"network.critic.task_embedding": 4}, "the critic is not a plain multi-head MLP"),
+        ({"agent.q_clip": 5000.0}, "agent.q_clip is 5000.0"),
         ({"agent.shared_temperature": True}, "agent.shared_temperature is True"),
     ],
 )
