@@ -122,7 +122,7 @@ def video(place: Path, task: str | None, out: Path | None) -> None:
         raise click.ClickException(
             f"the run has no task '{task}'{nearest(task, tasks)}; it has: {', '.join(tasks)}"
         )
-    folder = out or (place if (place / "run.h5").exists() else place.parent.parent)
+    folder = out or _run_folder(place)
     folder.mkdir(parents=True, exist_ok=True)
     envs = VectorEnv(config.env, seed=config.train.seed, workers=0)
     try:
@@ -139,7 +139,9 @@ def video(place: Path, task: str | None, out: Path | None) -> None:
 @main.command()
 @A_POLICY
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: RUN/policy.pt2]"
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file.  [default: policy.pt2 in the run's folder]",
 )
 def export(place: Path, output: Path | None) -> None:
     """Write a run's deterministic policy as one file that needs torch alone (torch.export).
@@ -149,7 +151,7 @@ def export(place: Path, output: Path | None) -> None:
     """
     from mtrl.export import USAGE, export_policy
 
-    path = output or place / "policy.pt2"
+    path = output or _run_folder(place) / "policy.pt2"
     if path.suffix != ".pt2":
         raise click.UsageError(f"--output {path}: torch.export loads files that end in .pt2")
     export_policy(_load_agent(place), path)
@@ -256,6 +258,11 @@ def _load_agent(place: Path) -> Agent:
     agent = Agent(config, device="cpu")
     agent.load_state_dict(state)
     return agent
+
+
+def _run_folder(place: Path) -> Path:
+    """The run's folder, for what `_load_agent` takes: a checkpoint's own is removed when newer ones come."""
+    return place if (place / "run.h5").exists() else place.parent.parent
 
 
 def _policy(agent: Agent) -> Policy:

@@ -120,7 +120,8 @@ def test_the_command_exports_a_run_and_its_usage_runs_as_printed(finished: Path,
 
 def test_a_checkpoint_is_exported_evaluated_and_refused_where_damaged(finished: Path, tmp_path: Path) -> None:
     checkpoint = finished / "checkpoint/40"
-    mtrl("export", checkpoint, "--output", tmp_path / "early.pt2")
+    mtrl("export", checkpoint)
+    (finished / "policy.pt2").rename(tmp_path / "early.pt2")
     mtrl("export", finished, "--output", tmp_path / "late.pt2")
     early, late = (
         torch.export.load(tmp_path / f"{name}.pt2").module()(torch.ones(2, 39), torch.arange(2))
