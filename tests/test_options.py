@@ -207,7 +207,7 @@ TRAINED = (
     ("gradnorm", "critic resets, gradnorm", "reward scale"),
     ("fixed weights", "c51, mean", "prioritized, weights, c51"),
     ("temperature weights", "two-hot", "resets"),
-    ("return scale", "mean"),
+    ("return scale", "mean", "clipped Q"),
 )
 
 
