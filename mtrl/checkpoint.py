@@ -239,7 +239,7 @@ def _remove_unused_rows(folder: Path) -> None:
             used |= {Path(name).name for name in _checksums(folder / str(step))}
     for path in (folder / ROWS).glob("*"):
         if path.name not in used:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> int:
