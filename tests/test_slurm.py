@@ -212,7 +212,7 @@ def test_a_dead_slurmd_leaves_its_cell_alone(cluster: MiniSlurm, make: Make, und
 
 def test_out_of_memory_gets_more_memory(make: Make) -> None:
     """Beside the cell the job holds 1.3 GB more than anybody planned for: 960 MB is too little, and 1,440; 2,160 do."""
-    hog = f"{sys.executable} -c 'import time; held = b\"x\" * 1_300_000_000; time.sleep(300)' &"
+    hog = f"{sys.executable} -c 'import time; held = b\"x\" * 1_300_000_000; time.sleep(90)' &"
     sweep = make(steps=100, profile={"memory_mb": 60, "setup": [hog, "sleep 1"]})
     asked = []
     while not (asked and sweep.states() == ["done"]) and len(asked) < 4:
