@@ -23,7 +23,7 @@ from sweeps.execute import SETTLING_SECONDS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
-STEPS = 600  # some seconds
+STEPS = 4_000  # some seconds, and two on the quickest machine: what strikes in the middle must not come late
 Make = Callable[..., Sweep]
 
 

@@ -240,7 +240,7 @@ def main() -> None:
         ("cells-per-job", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--cell-seconds", type=float, default=4.0)
+    parser.add_argument("--cell-seconds", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix=f"mtrl-chaos-{getpass.getuser()}-", dir="/tmp") as place:
