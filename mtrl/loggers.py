@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from mtrl.config import Config, ConfigError
@@ -108,7 +109,7 @@ def flatten(
     """
     values: dict[str, float] = {}
     for metric, row in per_task.items():
-        numbers = [float(number) for number in row]  # type: ignore[union-attr, arg-type]
+        numbers: list[float] = np.asarray(row, dtype=float).tolist()
         values |= {f"{metric}/{task}": number for task, number in zip(tasks, numbers, strict=True)}
         values[f"{metric}/mean"] = sum(numbers) / len(numbers)
     values |= {f"update/{name}": value for name, value in per_run.items()}
