@@ -11,11 +11,13 @@ name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns 
 (update_jax.py). MTRL_BENCH_THREADS lists the numbers of threads, "1,2" by default.
 
 With --device cuda all of it is on the GPU, ours as a CUDA graph, and "CUDA graph" is the peer's whole update captured
-as one too; "compile, CUDA graphs" are torch.compile's own.
+as one too; "compile, CUDA graphs" are torch.compile's own. "ours without cuBLASLt" has run.cublaslt=off; whether ours
+has it is in the log, printed here.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import subprocess
@@ -377,9 +379,11 @@ def cuda_cases_of(shape: tuple[int, int, int, int], device: str = "cuda") -> Ite
     }
     ours = Agent(build_config("paper", overrides), device=device)
     twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}), device=device)
+    without = Agent(build_config("paper", overrides | {"run.cublaslt": "off"}), device=device)
     name = f"E{members} width {width} batch {batch} tasks {tasks}"
     case = partial(Case, name, ours=partial(ours.update, rows), calls=20, clock=gpu_clock)
     yield case(peer="torch twin", theirs=partial(twin.update, rows))
+    yield case(peer="ours without cuBLASLt", theirs=partial(without.update, rows))
     for peer, make in gpu_peers((members, width, tasks), rows, device).items():
         try:
             theirs = make()
@@ -391,6 +395,7 @@ def cuda_cases_of(shape: tuple[int, int, int, int], device: str = "cuda") -> Ite
 
 
 def cuda_cases(quick: bool) -> Iterator[Case]:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     for shape in QUICK if quick else FULL:
         yield from cuda_cases_of(shape)
 

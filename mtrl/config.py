@@ -246,6 +246,7 @@ class Run(Section):
     )
     threads: int = Field(1, ge=1)  # of torch and of the kernels; fewer where OMP_NUM_THREADS or the CPUs are
     matmul: Literal["auto", "own", "blas"] = "auto"  # what the kernels' products run on (docs/kernels.md)
+    cublaslt: Literal["auto", "off"] = "auto"  # on a GPU: layers by cuBLASLt where it serves (docs/gpu.md)
     # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU, else 0.
     env_workers: int | None = Field(None, ge=0)
     env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run

@@ -94,7 +94,12 @@ def _cuda() -> Finding:
     if build is None:
         cure = "install nvcc (docs/gpu.md), then MTRL_CUDA=ON make build; until then agents are plain torch"
         return Finding("CUDA", "missing", f"{found}; mtrl was built without CUDA kernels", cure)
-    return Finding("CUDA", "good", f"{found}; kernels for {build['architectures']}")
+    try:
+        cublaslt = importlib.import_module("mtrl.cublaslt")
+        products = cublaslt.name_of(cublaslt.library(torch.cuda.current_device()))
+    except RuntimeError as error:
+        products = f"torch alone: {error}"
+    return Finding("CUDA", "good", f"{found}; kernels for {build['architectures']}; products on {products}")
 
 
 def _mujoco() -> Finding:

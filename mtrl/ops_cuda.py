@@ -58,6 +58,11 @@ def set_products(kind: Products) -> None:
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
 
 
+def products() -> Products:
+    """What `set_products` was given last."""
+    return _products
+
+
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b, [E, N, K] by [E, K, M], in float32; into `out` where it is given."""
     if _products != "bfloat16":

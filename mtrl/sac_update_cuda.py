@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtrl import ops_cuda
+from mtrl import cublaslt, ops_cuda
+from mtrl.cublaslt import FusedLayers
 
 BETA1, BETA2 = 0.9, 0.999  # as in mtrl.adam
 log = logging.getLogger(__name__)
@@ -25,10 +26,21 @@ Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # as in mtrl.ops
 Tensors = tuple[Tensor, ...]
 
 
-class MultiHeadViews:
-    """The parameters of a `networks.MultiHead` (or their gradients) in a flat vector."""
+class Hidden(NamedTuple):
+    """The hidden layers of a forward pass: y [E, B, W] each, and cuBLASLt's mask of those that have one."""
 
-    def __init__(self, shape: dict[str, Any], flat: Tensor) -> None:
+    y: list[Tensor]
+    mask: list[Tensor | None]
+
+
+class MultiHeadViews:
+    """The parameters of a `networks.MultiHead` (or their gradients) in a flat vector.
+
+    With `fused`, layers above the first are cuBLASLt's, bias, ReLU and mask included; without, torch's products.
+    """
+
+    def __init__(self, shape: dict[str, Any], flat: Tensor, fused: FusedLayers | None = None) -> None:
+        self._fused = fused
         members, tasks, width = shape["members"], shape["tasks"], shape["width"]
         inputs, outputs, depth = shape["inputs"], shape["outputs"], shape["depth"]
         sizes = [
@@ -45,23 +57,42 @@ class MultiHeadViews:
         )
         self.kernel, self.bias = layers[:depth], layers[depth:]
 
-    def forward(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The hidden layers of rows x [B, D], each [E, B, W], and the outputs [E, B, O]."""
-        hidden = [ops_cuda.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)]
-        for kernel, bias in zip(self.kernel[1:], self.bias[1:], strict=True):
-            hidden.append(ops_cuda.ensemble_linear(hidden[-1], kernel, bias, None, None))
-        return hidden, ops_cuda.own_head(hidden[-1], self.head_kernel, self.head_bias, task)
+    def forward(self, x: Tensor, task: Tensor, masked: bool = False) -> tuple[Hidden, Tensor]:
+        """The hidden layers of rows x [B, D], `masked` for a way back through them, and the outputs [E, B, O]."""
+        y = ops_cuda.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)
+        hidden = Hidden([y], [None])
+        for layer, (kernel, bias) in enumerate(zip(self.kernel[1:], self.bias[1:], strict=True), start=1):
+            mask = None
+            if self._fused is None:
+                y = ops_cuda.ensemble_linear(y, kernel, bias, None, None)
+            else:  # the last layer's mask is taken of y, for its gradient comes from the heads
+                below = layer < len(self.kernel) - 1
+                y, mask = self._fused.forward(y, kernel, bias, masked and below)
+            hidden.y.append(y)
+            hidden.mask.append(mask)
+        return hidden, ops_cuda.own_head(y, self.head_kernel, self.head_bias, task)
 
-    def slopes(self, hidden: list[Tensor], task: Tensor, dout: Tensor) -> list[Tensor]:
-        """The gradients before the ReLU of each hidden layer, from those of the outputs."""
-        dy, _, _ = ops_cuda.own_head_backward(hidden[-1], self.head_kernel, task, dout, False, True)
-        dz = [ops_cuda.mask(hidden[-1], dy)]
-        for y, kernel in zip(hidden[-2::-1], self.kernel[:0:-1], strict=True):
-            dz.insert(0, ops_cuda.mask(y, ops_cuda.product(dz[0], kernel.mT)))
+    def slopes(
+        self, hidden: Hidden, task: Tensor, dout: Tensor, gradient: MultiHeadViews | None = None
+    ) -> list[Tensor]:
+        """The gradients before the ReLU of each hidden layer, from those of the outputs.
+
+        Where their sums, a layer's bias gradient, come along, they are written to `gradient`.
+        """
+        dy, _, _ = ops_cuda.own_head_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
+        dz = [ops_cuda.mask(hidden.y[-1], dy)]
+        for layer in reversed(range(len(hidden.y) - 1)):
+            kernel, mask = self.kernel[layer + 1], hidden.mask[layer]
+            if self._fused is None or mask is None:
+                below = ops_cuda.mask(hidden.y[layer], ops_cuda.product(dz[0], kernel.mT))
+            else:
+                sums = torch.empty_like(self.bias[layer]) if gradient is None else gradient.bias[layer]
+                below = self._fused.backward(dz[0], kernel, mask, sums)
+            dz.insert(0, below)
         return dz
 
     def least_gradient(
-        self, hidden: list[Tensor], q: Tensor, task: Tensor, slope: float, columns: int
+        self, hidden: Hidden, q: Tensor, task: Tensor, slope: float, columns: int
     ) -> tuple[Tensor, Tensor]:
         """The gradient [B, columns] of slope * sum_b min_e q[e, b] in the first inputs, and the minima [B]."""
         members, rows, _ = q.shape
@@ -73,9 +104,9 @@ class MultiHeadViews:
             dz = self.slopes(hidden, task, dq)[0]
             return ops_cuda.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
         routed = ops_cuda.route_rows(values, least)
-        dz = q.new_empty((rows, hidden[-1].shape[2]))
-        kernels.routed_head(*routed, task, self.head_kernel, slope, hidden[-1], dz, stream)
-        for y, kernel in zip(hidden[-2::-1], self.kernel[:0:-1], strict=True):
+        dz = q.new_empty((rows, hidden.y[-1].shape[2]))
+        kernels.routed_head(*routed, task, self.head_kernel, slope, hidden.y[-1], dz, stream)
+        for y, kernel in zip(hidden.y[-2::-1], self.kernel[:0:-1], strict=True):
             dx = torch.empty_like(dz)
             kernels.routed_layer(*routed, dz, kernel, y, dx, stream)
             dz = dx
@@ -84,25 +115,28 @@ class MultiHeadViews:
         return dx, least
 
     def write_gradients(
-        self, x: Tensor, hidden: list[Tensor], dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
+        self, x: Tensor, hidden: Hidden, dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
     ) -> None:
-        """Fills these views with the gradients of the parameters."""
-        inputs = [ops_cuda.of_each(x, self.kernel[0]), *hidden[:-1]]
+        """Fills these views with the gradients of the parameters that `slopes` has not written."""
+        inputs = [ops_cuda.of_each(x, self.kernel[0]), *hidden.y[:-1]]
         for layer, (below, slope) in enumerate(zip(inputs, dz, strict=True)):
             ops_cuda.product(below.mT, slope, out=self.kernel[layer])
-            if layer:
-                ops_cuda.bias_gradient(slope, self.bias[layer])
-            else:
+            if layer == 0:
                 ops_cuda.bias_gradient(slope, self.bias[0], self.task_row, by_task)
+            elif hidden.mask[layer] is None:
+                ops_cuda.bias_gradient(slope, self.bias[layer])
         head = (self.head_kernel, self.head_bias)
-        ops_cuda.built().head_gather_weight_gradient(hidden[-1], *by_task, dout, *head, ops_cuda.stream_of(x))
+        ops_cuda.built().head_gather_weight_gradient(
+            hidden.y[-1], *by_task, dout, *head, ops_cuda.stream_of(x)
+        )
 
 
 class SacUpdateCuda:
     """A whole SAC update of a multi-head actor and critic ensemble on a GPU, called as `mtrl.ops.SacUpdate`.
 
     `settings` are the numbers of the section `agent`. With `graph` = auto or on the third update of a batch size is
-    captured and later ones are replayed; where CUDA refuses, auto goes on without, and on raises RuntimeError.
+    captured and later ones are replayed; where CUDA refuses, auto goes on without, and on raises RuntimeError. With
+    `lt` = auto products are cuBLASLt's where they can be fused with more and it passes its check, else torch's.
     """
 
     def __init__(
@@ -111,11 +145,15 @@ class SacUpdateCuda:
         actor: dict[str, Any],
         critic: dict[str, Any],
         graph: Literal["auto", "on", "off"],
+        lt: Literal["auto", "off"],
+        device: torch.device,
     ) -> None:
         self._settings, self._actor, self._critic, self._graph = settings, actor, critic, graph
         self._clip = (settings["log_std_min"], settings["log_std_max"])
         self._actions = actor["outputs"] // 2
         self._calls: dict[int, GraphedCall] = {}
+        self._device = device
+        self._lt = self._find_lt(lt)
 
     def __call__(
         self,
@@ -134,8 +172,9 @@ class SacUpdateCuda:
         if rows not in self._calls:
             flats = [flat[:4] for flat in (actor, critic, log_temperature)]
             steps = torch.zeros(3, dtype=torch.int64, device=target.device)
+            fused = self._fused_layers(rows)
             self._calls[rows] = GraphedCall(
-                lambda *inputs: self._run(flats, target, steps, inputs), steps, self._graph
+                lambda *inputs: self._run(flats, target, steps, fused, inputs), steps, self._graph
             )
         call = self._calls[rows]
         for place, flat in enumerate((actor, critic, log_temperature)):
@@ -151,27 +190,63 @@ class SacUpdateCuda:
         self._sample(output, noise, action)
         return action
 
+    def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
+        """cuBLASLt or None; says in the log what products run on."""
+        lt, on = None, "torch"
+        if wanted == "auto" and ops_cuda.products() != "bfloat16":
+            try:
+                lt = cublaslt.library(torch.empty(0, device=self._device).get_device())
+                on = f"{cublaslt.name_of(lt)} if it passes its check, and torch"
+            except RuntimeError as error:
+                on = f"torch; cuBLASLt was not found: {error}"
+        log.info("updates run as a list of launches, products on %s", on)
+        return lt
+
+    def _fused_layers(self, rows: int) -> tuple[FusedLayers | None, FusedLayers | None]:
+        """The actor's and the critics' for batches of that size; both None where cuBLASLt cannot serve one of them."""
+        made: list[FusedLayers | None] = []
+        for shape in (self._actor, self._critic):
+            if self._lt is None or shape["depth"] == 1:
+                made.append(None)
+                continue
+            try:
+                made.append(FusedLayers(self._lt, shape["members"], rows, shape["width"], self._device))
+            except (RuntimeError, ValueError) as error:
+                log.warning("products run on torch alone, not on cuBLASLt: %s", error)
+                self._lt = None
+                return None, None
+        return made[0], made[1]
+
     @torch.no_grad()
     def _run(
-        self, flats: Sequence[Tensors], target_value: Tensor, steps: Tensor, inputs: Tensors
+        self,
+        flats: Sequence[Tensors],
+        target_value: Tensor,
+        steps: Tensor,
+        fused: tuple[FusedLayers | None, FusedLayers | None],
+        inputs: Tensors,
     ) -> tuple[Tensor, Tensor]:
         observation, action, reward, terminated, next_observation, task, weight, discount, *noises = inputs
         next_noise, noise = noises
         kernels, stream, settings = ops_cuda.built(), ops_cuda.stream_of(reward), self._settings
-        actor, actor_gradient = (MultiHeadViews(self._actor, flat) for flat in flats[0][:2])
-        critic, critic_gradient = (MultiHeadViews(self._critic, flat) for flat in flats[1][:2])
-        target = MultiHeadViews(self._critic, target_value)
+        actor, actor_gradient = (MultiHeadViews(self._actor, flat, fused[0]) for flat in flats[0][:2])
+        critic, critic_gradient = (MultiHeadViews(self._critic, flat, fused[1]) for flat in flats[1][:2])
+        target = MultiHeadViews(self._critic, target_value, fused[1])
         log_temperature, temperature_gradient = flats[2][:2]
         rows, members = len(reward), self._critic["members"]
         by_task = ops_cuda.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
+        if any(
+            fused
+        ):  # a ReLU there may make 0 of NaN; other columns' show in the first layer's weight gradient
+            reward = next_observation.sum(1).mul_(0).add_(reward)
 
         # Critics, towards the target from the next actions.
         output = actor.forward(next_observation, task)[1][0]
         x, log_prob = self._joined(output, next_noise, next_observation)
         next_q = target.forward(x, task)[1].view(members, rows)
         x = torch.cat((action, observation), 1)
-        hidden, q = critic.forward(x, task)
+        hidden, q = critic.forward(x, task, masked=True)
         y, priority, means = torch.empty_like(reward), torch.empty_like(reward), reward.new_empty(2)
         dq = torch.empty_like(q)
         space = ops_cuda.workspace(kernels.td_target_workspace(rows), reward)
@@ -179,20 +254,20 @@ class SacUpdateCuda:
             reward, terminated, next_q, log_prob, temperature, q.view(members, rows), weight,
             discount, y, dq.view(members, rows), priority, means, space, stream,
         )  # fmt: skip
-        dz = critic.slopes(hidden, task, dq)
+        dz = critic.slopes(hidden, task, dq, critic_gradient)
         critic_gradient.write_gradients(x, hidden, dz, dq, by_task)
         critic_norm = self._step(flats[1], target_value, steps[1:2], "critic")
 
         # The actor, through the first least of the new critics.
-        policy, output = actor.forward(observation, task)
+        policy, output = actor.forward(observation, task, masked=True)
         x, log_prob = self._joined(output[0], noise, observation)
-        hidden, q = critic.forward(x, task)
+        hidden, q = critic.forward(x, task, masked=not ops_cuda.routes(members))
         daction, least = critic.least_gradient(hidden, q, task, -1 / rows, self._actions)
         dout = torch.empty_like(output)
         kernels.tanh_gaussian_backward(
             output[0], noise, *self._clip, x, daction, temperature / rows, dout[0], stream
         )
-        dz = actor.slopes(policy, task, dout)
+        dz = actor.slopes(policy, task, dout, actor_gradient)
         actor_gradient.write_gradients(observation, policy, dz, dout, by_task)
         actor_norm = self._step(flats[0], None, steps[0:1], "actor")
         actor_loss = (temperature * log_prob - least).mean()

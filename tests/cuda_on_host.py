@@ -1,8 +1,8 @@
 """The CUDA kernels on the host, for tests of what stands above them in Python.
 
 `kernels()` is a module like `mtrl._core.cuda`: the same binding and the kernels' own source, run as fibers on CPU
-tensors (tests/csrc/cuda_on_host.h). `take` puts it where the GPU's kernels would be, so that replay, update and agent
-take the GPU's way on this machine.
+tensors (tests/csrc/cuda_on_host.h). `take` puts it where the GPU's kernels would be, and cublaslt_on_host.cpp where
+NVIDIA's library would be, so that replay, update and agent take the GPU's way on this machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from mtrl import ops_cuda
+from mtrl import cublaslt, ops_cuda
 
 TREE = Path(__file__).resolve().parent.parent / "build" / str(sysconfig.get_config_var("SOABI"))
+MODULE = TREE / f"cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
+CUBLASLT = TREE / "cublaslt_on_host.so"  # in the place of NVIDIA's library; built with the module
 
 
 @functools.cache
@@ -36,8 +38,7 @@ def kernels() -> Any:
         command = ["cmake", "--build", str(TREE), "--target", "cuda_on_host"]
         result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    path = TREE / f"cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
-    spec = importlib.util.spec_from_file_location("cuda_on_host", path)
+    spec = importlib.util.spec_from_file_location("cuda_on_host", MODULE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -62,6 +63,12 @@ def on_gpu(test: Any) -> Any:
     return test
 
 
+def take_cublaslt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes that file the only cuBLASLt to be found until the test ends."""
+    monkeypatch.setattr(cublaslt, "sonames", lambda cuda: [str(path)])
+    monkeypatch.setattr(cublaslt, "library", functools.cache(cublaslt.library.__wrapped__))
+
+
 def take(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The device of one of WAYS: a GPU, or the CPU, whose tensors take the GPU's way until the test ends."""
     if way == "cuda":
@@ -69,4 +76,5 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(ops_cuda, "kernels", kernels())
     monkeypatch.setattr(ops_cuda, "stream_of", lambda x: 0)
     monkeypatch.setattr(ops_cuda, "serves", lambda device: True)
+    take_cublaslt(CUBLASLT, monkeypatch)
     return torch.device("cpu")

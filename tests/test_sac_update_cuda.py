@@ -45,8 +45,11 @@ def _products_as_they_were() -> Iterator[None]:
     ops_cuda.set_products("float32")
 
 
-def config(**agent: Any) -> Config:
-    overrides = {f"agent.{name}": value for name, value in agent.items()}
+def config(**settings: Any) -> Config:
+    """section__field=value; a field without a section is the agent's."""
+    overrides = {
+        name.replace("__", ".") if "__" in name else f"agent.{name}": v for name, v in settings.items()
+    }
     tasks = ["reach-v3", "push-v3", "drawer-open-v3"]
     widths = {"network.actor.width": 20, "network.critic.width": 24}
     return build_config(

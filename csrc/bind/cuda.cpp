@@ -21,5 +21,6 @@ void bind_cuda(py::module_& m) {
   py::module_ kernels = m.def_submodule("cuda", "The CUDA kernels, for CUDA tensors and a stream's handle.");
   bind_cuda_critic(kernels);
   bind_cuda_replay(kernels);
+  bind_cublaslt(kernels);
 #endif
 }

@@ -5,7 +5,8 @@
 #include "cuda/stream.h"
 
 // What stands around the matrix products of critic/ensemble_linear.h on the GPU; the products themselves are
-// torch's (cuBLAS). Shapes as there; all dense, on the stream's device. Owns nothing.
+// torch's (cuBLAS), or cuBLASLt's with all of this within (cuda/cublaslt.h). Shapes as there; all dense, on
+// the stream's device. Owns nothing.
 struct EnsembleLinearCuda {
   int64_t members, rows, outputs, tasks;  // tasks 0: no task rows
 };

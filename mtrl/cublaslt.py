@@ -1,0 +1,100 @@
+"""Hidden layers whose bias, ReLU, mask and bias gradient are part of the product, by NVIDIA's cuBLASLt on a GPU.
+
+The library is looked for at run time; torch's CUDA wheels have loaded it already. Whether it may be used is seen before
+it is: for each shape it has to name an algorithm and to give torch's numbers. No GPU has run this yet
+(docs/decisions/0064). E members, B batch rows, W width.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl import ops_cuda
+
+# Of the largest number of a result. Other orders of adding up float32 numbers differ by less than a twentieth of it;
+# TF32 where float32 was asked for, by more. TF32's own roundings of the factors may differ between two products.
+TOLERANCE = {"float32": 2e-5, "tf32": 5e-3}
+
+
+def sonames(cuda: str | None) -> list[str]:
+    """The names under which a loader may know cuBLASLt; first that of torch's CUDA version, like "13.0"."""
+    plain = "libcublasLt.so"
+    return [f"{plain}.{cuda.split('.')[0]}", plain] if cuda else [plain]
+
+
+@functools.cache
+def library(device: int) -> Any:
+    """cuBLASLt for one device, for the rest of the process. Raises RuntimeError with the loader's words."""
+    return ops_cuda.built().CublasLt(sonames(torch.version.cuda))
+
+
+def name_of(lt: Any) -> str:
+    return f"cuBLASLt {lt.version}"
+
+
+class FusedLayers:
+    """The layers above the first of one network and batch size, [E, B, W] to [E, B, W].
+
+    Making one waits for the GPU. Raises RuntimeError or ValueError, with the reason, where cuBLASLt cannot make the
+    three products or gives other numbers than torch.
+    """
+
+    def __init__(self, lt: Any, members: int, rows: int, width: int, device: torch.device) -> None:
+        self._lt, self._shape, self._kernels = lt, (members, rows, width), ops_cuda.built()
+        tf32 = ops_cuda.products() == "tf32"
+        index = torch.empty(0, device=device).get_device()
+        choose = functools.partial(self._kernels.cublaslt_choose, lt)
+        self._plain, self._masked, self._backward = (
+            choose(*product, members, rows, width, tf32, index)
+            for product in ((False, False), (False, True), (True, True))
+        )
+        self._check(device)
+
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
+        """max(0, x kernel + bias) and, if `masked`, what `backward` needs of it."""
+        mask = None
+        if masked:
+            size = self._kernels.cublaslt_mask_bytes(*self._shape)
+            mask = torch.empty(size, dtype=torch.uint8, device=x.device)
+        return self._run(self._masked if masked else self._plain, x, kernel, bias, mask), mask
+
+    def backward(self, dz: Tensor, kernel: Tensor, mask: Tensor, dbias: Tensor) -> Tensor:
+        """The gradient before the ReLU of the layer below, whose `mask` it is; writes its sums over B into dbias."""
+        return self._run(self._backward, dz, kernel, dbias, mask)
+
+    def _run(self, plan: Any, x: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        out = torch.empty_like(x)
+        space = torch.empty(plan.workspace, dtype=torch.uint8, device=x.device)
+        stream = ops_cuda.stream_of(x)
+        self._kernels.cublaslt_run(self._lt, plan, x, kernel, bias, mask, out, space, stream)
+        return out
+
+    @torch.no_grad()
+    def _check(self, device: torch.device) -> None:
+        members, _, width = self._shape
+        generator = torch.Generator(device).manual_seed(0)
+        x, dz, kernel, bias = (
+            torch.randn(shape, generator=generator, device=device)
+            for shape in (self._shape, self._shape, (members, width, width), (members, width))
+        )
+        kernel *= width**-0.5
+        dbias = torch.full_like(bias, torch.nan)
+        y, mask = self.forward(x, kernel, bias, masked=True)
+        assert mask is not None
+        plain, _ = self.forward(x, kernel, bias, masked=False)
+        dx = self.backward(dz, kernel, mask, dbias)
+        expected = torch.baddbmm(bias.unsqueeze(1), x, kernel).relu()
+        expected_dx = torch.bmm(dz, kernel.mT).where(y > 0, 0)
+        for name, got, wanted in (
+            ("RELU_AUX_BIAS", y, expected),
+            ("RELU_BIAS", plain, expected),
+            ("DRELU_BGRAD", dx, expected_dx),
+            ("DRELU_BGRAD's sums", dbias, expected_dx.sum(1)),
+        ):
+            error = float((got - wanted).abs().max() / wanted.abs().max())
+            if not error <= TOLERANCE[ops_cuda.products()]:
+                raise RuntimeError(f"{name} is off by {error:.1e} of the largest number for {self._shape}")
