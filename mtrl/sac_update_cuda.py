@@ -236,9 +236,7 @@ class SacUpdateCuda:
         rows, members = len(reward), self._critic["members"]
         by_task = ops_cuda.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
-        if any(
-            fused
-        ):  # a ReLU there may make 0 of NaN; other columns' show in the first layer's weight gradient
+        if any(fused):  # a ReLU there may make 0 of NaN; elsewhere the first layer's gradient shows it
             reward = next_observation.sum(1).mul_(0).add_(reward)
 
         # Critics, towards the target from the next actions.
