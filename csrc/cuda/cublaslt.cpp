@@ -159,7 +159,8 @@ size_t CublasLt::version() const { return lt_.version(); }
 LtPlan CublasLt::choose(LtProduct product, int64_t members, int64_t rows, int64_t width, bool tf32) {
   if (width % 4 != 0) throw std::invalid_argument("width " + std::to_string(width) + " is no multiple of 4");
   LtPlan plan{product, members, rows, width, tf32, {}, 0};
-  if (handle_ == nullptr) lt_.create(&handle_);  // left null, the question below is refused with the reason
+  int status = handle_ == nullptr ? lt_.create(&handle_) : kSuccess;
+  if (status != kSuccess) throw CudaError("cuBLASLt does not open", lt_.status_name(status));
   // The question's pointers are never followed; they say how the later ones will be aligned.
   const auto* aligned = reinterpret_cast<const void*>(uintptr_t{kAlignment});
   const Operation operation(lt_, plan, aligned, aligned);
@@ -171,8 +172,8 @@ LtPlan CublasLt::choose(LtProduct product, int64_t members, int64_t rows, int64_
   Answer answer{};
   int found = 0;
   void* const on_rows = operation.rows.get();
-  int status = lt_.heuristic(handle_, operation.get(), operation.kernel.get(), on_rows, on_rows, on_rows,
-                             preference.get(), 1, &answer, &found);
+  status = lt_.heuristic(handle_, operation.get(), operation.kernel.get(), on_rows, on_rows, on_rows,
+                         preference.get(), 1, &answer, &found);
   if (status == kSuccess) status = found == 0 ? kNotSupported : answer.state;
   if (status != kSuccess) throw CudaError("cuBLASLt has no way to make the product", lt_.status_name(status));
   std::memcpy(plan.algorithm, answer.algorithm, sizeof(plan.algorithm));
