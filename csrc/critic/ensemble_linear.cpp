@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kRows =
     252;  // rows finished together while they are in cache; a multiple of every tile height
 constexpr int64_t kSumRows = 256;                           // rows summed in one go
-constexpr int64_t kBlockInputs = 252, kBlockOutputs = 256;  // the largest block of a weight gradient
+constexpr int64_t kBlockInputs = 504, kBlockOutputs = 128;  // the largest block of a weight gradient
 constexpr int64_t kStrip = 64;                              // columns whose sums stay in registers
 
 MTRL_BODY void add_bias_relu_body(int64_t rows, int64_t cols, const float* bias, const float* task_row,
@@ -91,18 +91,15 @@ WeightBlock weight_block(int64_t inputs, int64_t outputs) {
   return {even_block(inputs, kBlockInputs, 14), even_block(outputs, kBlockOutputs, 32)};
 }
 
-int64_t weight_block_workspace() { return packed_size(kSumRows, kBlockOutputs); }
+int64_t weight_block_workspace() { return transposed_workspace(kBlockOutputs); }
 
 void weight_gradient_block(int64_t rows, int64_t inputs, int64_t outputs, int64_t i, int64_t j,
                            const float* x, int64_t x_row, const float* dz, int64_t dz_row, float* dkernel,
                            float* workspace) {
   const WeightBlock block = weight_block(inputs, outputs);
   const int64_t height = std::min(block.inputs, inputs - i), cols = std::min(block.outputs, outputs - j);
-  for (int64_t b = 0; b < rows; b += kSumRows) {
-    const Packed right =
-        pack(std::min(kSumRows, rows - b), cols, {dz + b * dz_row + j, dz_row, 1}, workspace);
-    matmul(height, {x + b * x_row + i, 1, x_row}, right, dkernel + i * outputs + j, outputs, b > 0);
-  }
+  matmul_transposed(height, rows, cols, x + i, x_row, dz + j, dz_row, dkernel + i * outputs + j, outputs,
+                    false, workspace);
 }
 
 int64_t ensemble_linear_workspace(const EnsembleLinear& layer) {
@@ -121,7 +118,7 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
     for (int64_t b = 0; b < layer.rows; b += kRows) {
       const int64_t rows = std::min(kRows, layer.rows - b);
       float* out = y + (e * layer.rows + b) * outputs;
-      matmul(rows, {left + b * inputs, inputs, 1}, right, out, outputs, false);
+      matmul(rows, left + b * inputs, inputs, right, out, outputs, false);
       add_bias_relu(rows, outputs, bias + e * outputs,
                     task_row ? task_row + e * layer.tasks * outputs : nullptr, task ? task + b : nullptr, out,
                     outputs);
@@ -161,8 +158,8 @@ void ensemble_linear_input_gradient(const EnsembleLinear& layer, const float* ke
     const float* z = dz + e * rows * outputs;
     const Packed right = pack(outputs, inputs, {kernel + e * inputs * outputs, 1, outputs}, workspace);
     for (int64_t b = 0; b < rows; b += kRows) {
-      matmul(std::min(kRows, rows - b), {z + b * outputs, outputs, 1}, right, dx + (e * rows + b) * inputs,
-             inputs, false);
+      matmul(std::min(kRows, rows - b), z + b * outputs, outputs, right, dx + (e * rows + b) * inputs, inputs,
+             false);
     }
   }
 }

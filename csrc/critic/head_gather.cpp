@@ -82,7 +82,7 @@ void for_each_run(const HeadGather& head, const int64_t* task, Body body) {
 
 int64_t head_gather_workspace(const HeadGather& head) {
   return std::max({packed_size(head.width, head.outputs), packed_size(head.outputs, head.width),
-                   packed_size(std::min(kRun, head.rows), head.outputs)});
+                   transposed_workspace(head.outputs)});
 }
 
 void head_gather_forward(const HeadGather& head, const float* x, const float* kernel, const float* bias,
@@ -98,7 +98,7 @@ void head_gather_forward(const HeadGather& head, const float* x, const float* ke
       return;
     }
     for (int64_t r = 0; r < rows; ++r) std::copy(own_bias, own_bias + outputs, out + r * outputs);
-    matmul(rows, {in, head.x_row, 1}, pack(width, outputs, {own, outputs, 1}, workspace), out, outputs, true);
+    matmul(rows, in, head.x_row, pack(width, outputs, {own, outputs, 1}, workspace), out, outputs, true);
   });
 }
 
@@ -118,8 +118,8 @@ void head_gather_backward(const HeadGather& head, const float* x, const float* k
     if (din && outputs == 1) {
       spread_rows(rows, width, head.x_row, out, own_kernel, din);
     } else if (din) {
-      matmul(rows, {out, outputs, 1}, pack(outputs, width, {own_kernel, 1, outputs}, workspace), din,
-             head.x_row, false);
+      matmul(rows, out, outputs, pack(outputs, width, {own_kernel, 1, outputs}, workspace), din, head.x_row,
+             false);
     }
     if (!dkernel) return;
     for (int64_t o = 0; o < outputs; ++o) {
@@ -131,7 +131,7 @@ void head_gather_backward(const HeadGather& head, const float* x, const float* k
       add_weighted_rows(rows, width, head.x_row, in, out, dkernel + own * width);
       return;
     }
-    matmul(width, {in, 1, head.x_row}, pack(rows, outputs, {out, outputs, 1}, workspace),
-           dkernel + own * width * outputs, outputs, true);
+    matmul_transposed(width, rows, outputs, in, head.x_row, out, outputs, dkernel + own * width * outputs,
+                      outputs, true, workspace);
   });
 }

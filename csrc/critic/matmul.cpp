@@ -13,16 +13,18 @@
 
 namespace {
 
-constexpr int kMaxRows = 14;  // of any kernel's tile
-constexpr int64_t kInner =
-    256;  // steps before the tile is written back: a panel of the right matrix stays in cache
+constexpr int kMaxRows = 14;        // of any kernel's tile
+constexpr int64_t kInner = 512;     // steps before a tile is written back: a packed panel stays in cache
+constexpr int64_t kTall = 256;      // the same where both matrices are read in place
+constexpr int64_t kStrip = 16;      // rows of a panel that are transposed together
+constexpr int64_t kSameSets = 128;  // rows a multiple of so many floats apart share a few cache sets
 
-using Tile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t, int, bool);
+using Tile = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, int, bool);
 
 struct Kernel {
   const char* name;
   int lanes, rows;
-  Tile tile[2][2][kMaxRows];  // [unit][vectors - 1][rows - 1]
+  Tile tile[2][2][kMaxRows];  // [transposed][vectors - 1][rows - 1]
 };
 
 namespace portable {
@@ -119,8 +121,16 @@ std::atomic<const Kernel*>& chosen() {
 // A panel is two vectors wide; the last one is one vector wide where that is enough.
 int panel_vectors(const Kernel& kernel, int64_t cols_left) { return cols_left > kernel.lanes ? 2 : 1; }
 
+// A whole panel, in copies of a size that the compiler knows.
+template <int wide>
+void copy_panel(int64_t inner, View b, float* into) {
+  for (int64_t p = 0; p < inner; ++p) std::memcpy(into + p * wide, b.data + p * b.row, wide * sizeof(float));
+}
+
 void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) {
   if (b.col == 1) {
+    if (cols == 32 && wide == 32) return copy_panel<32>(inner, b, into);
+    if (cols == 16 && wide == 16) return copy_panel<16>(inner, b, into);
     for (int64_t p = 0; p < inner; ++p, into += wide) {
       std::memcpy(into, b.data + p * b.row, cols * sizeof(float));
       std::fill(into + cols, into + wide, 0.0f);
@@ -128,20 +138,51 @@ void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) 
     return;
   }
   for (int64_t p = 0; p < inner; ++p) std::fill(into + p * wide + cols, into + (p + 1) * wide, 0.0f);
-  for (int64_t j = 0; j < cols; ++j) {
-    for (int64_t p = 0; p < inner; ++p) into[p * wide + j] = b.data[p * b.row + j * b.col];
+  for (int64_t first = 0; first < inner; first += kStrip) {
+    const int64_t end = std::min(first + kStrip, inner);
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int64_t p = first; p < end; ++p) into[p * wide + j] = b.data[p * b.row + j * b.col];
+    }
+  }
+}
+
+// c = a panel, or c += a panel: tiles one below the other.
+void multiply_panel(const Kernel& kernel, bool transposed, int64_t rows, int64_t inner, int64_t cols,
+                    const float* a, int64_t a_row, const float* panel, int vectors, int64_t panel_row,
+                    float* c, int64_t c_row, bool add) {
+  const int last = static_cast<int>(cols - (vectors - 1) * kernel.lanes);
+  for (int64_t i = 0; i < rows; i += kernel.rows) {
+    const int64_t height = std::min<int64_t>(kernel.rows, rows - i);
+    kernel.tile[transposed][vectors - 1][height - 1](inner, a + (transposed ? i : i * a_row), a_row, panel,
+                                                     panel_row, c + i * c_row, c_row, last, add);
+  }
+}
+
+void multiply_packed(const Kernel& kernel, bool transposed, int64_t rows, const float* a, int64_t a_row,
+                     const Packed& b, float* c, int64_t c_row, bool add) {
+  const float* panel = b.data;
+  for (int64_t p = 0; p < b.inner; p += kInner) {
+    const int64_t steps = std::min(kInner, b.inner - p);
+    for (int64_t j = 0; j < b.cols;) {
+      const int vectors = panel_vectors(kernel, b.cols - j);
+      const int64_t wide = vectors * kernel.lanes, cols = std::min(wide, b.cols - j);
+      multiply_panel(kernel, transposed, rows, steps, cols, a + p * (transposed ? a_row : 1), a_row, panel,
+                     vectors, wide, c + j, c_row, add || p > 0);
+      panel += steps * wide;
+      j += wide;
+    }
   }
 }
 
 // Row-major c = a b is column-major c^T = b^T a^T. A stride that is never walked may be too short for BLAS.
-void blas_matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add) {
-  const bool unit = a.row == 1 && a.col != 1;
-  char plain = 'N', left = unit ? 'T' : 'N';
-  int m = static_cast<int>(b.cols), n = static_cast<int>(rows), k = static_cast<int>(b.inner);
-  int a_step = static_cast<int>(unit ? std::max(a.col, rows) : std::max(a.row, b.inner));
-  int c_step = static_cast<int>(std::max(c_row, b.cols));
+void blas_matmul(bool transposed, int64_t rows, int64_t inner, int64_t cols, const float* a, int64_t a_row,
+                 const float* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+  char plain = 'N', left = transposed ? 'T' : 'N';
+  int m = static_cast<int>(cols), n = static_cast<int>(rows), k = static_cast<int>(inner);
+  int a_step = static_cast<int>(std::max(a_row, transposed ? rows : inner));
+  int b_step = static_cast<int>(std::max(b_row, cols)), c_step = static_cast<int>(std::max(c_row, cols));
   float one = 1.0f, beta = add ? 1.0f : 0.0f;
-  offered.load()(&plain, &left, &m, &n, &k, &one, const_cast<float*>(b.data), &m, const_cast<float*>(a.data),
+  offered.load()(&plain, &left, &m, &n, &k, &one, const_cast<float*>(b), &b_step, const_cast<float*>(a),
                  &a_step, &beta, c, &c_step);
 }
 
@@ -181,25 +222,27 @@ Packed pack(int64_t inner, int64_t cols, View b, float* into) {
   return {inner, cols, into};
 }
 
-void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add) {
+void matmul(int64_t rows, const float* a, int64_t a_row, const Packed& b, float* c, int64_t c_row, bool add) {
   const Kernel& kernel = *chosen().load();
-  if (&kernel == &kBlas) return blas_matmul(rows, a, b, c, c_row, add);
-  const bool unit = a.row == 1;
-  const float* panel = b.data;
-  for (int64_t p = 0; p < b.inner; p += kInner) {
-    const int64_t steps = std::min(kInner, b.inner - p);
-    for (int64_t j = 0; j < b.cols;) {
-      const int vectors = panel_vectors(kernel, b.cols - j);
-      const int64_t wide = vectors * kernel.lanes, cols = std::min(wide, b.cols - j);
-      const int last = static_cast<int>(cols - (vectors - 1) * kernel.lanes);
-      for (int64_t i = 0; i < rows; i += kernel.rows) {
-        const int64_t height = std::min<int64_t>(kernel.rows, rows - i);
-        kernel.tile[unit][vectors - 1][height - 1](steps, a.data + i * a.row + p * a.col,
-                                                   unit ? a.col : a.row, panel, c + i * c_row + j, c_row,
-                                                   last, add || p > 0);
-      }
-      panel += steps * wide;
-      j += wide;
+  if (&kernel == &kBlas)
+    return blas_matmul(false, rows, b.inner, b.cols, a, a_row, b.data, b.cols, c, c_row, add);
+  multiply_packed(kernel, false, rows, a, a_row, b, c, c_row, add);
+}
+
+int64_t transposed_workspace(int64_t cols) { return packed_size(kTall, cols); }
+
+void matmul_transposed(int64_t rows, int64_t inner, int64_t cols, const float* a, int64_t a_row,
+                       const float* b, int64_t b_row, float* c, int64_t c_row, bool add, float* workspace) {
+  const Kernel& kernel = *chosen().load();
+  if (&kernel == &kBlas) return blas_matmul(true, rows, inner, cols, a, a_row, b, b_row, c, c_row, add);
+  const int64_t wide = 2 * kernel.lanes, in_place = b_row % kSameSets ? cols / wide * wide : 0;
+  for (int64_t p = 0; p < inner; p += kTall, a += kTall * a_row, b += kTall * b_row) {
+    const int64_t steps = std::min(kTall, inner - p);
+    for (int64_t j = 0; j < in_place; j += wide) {
+      multiply_panel(kernel, true, rows, steps, wide, a, a_row, b + j, 2, b_row, c + j, c_row, add || p > 0);
     }
+    if (in_place == cols) continue;
+    const Packed rest = pack(steps, cols - in_place, {b + in_place, b_row, 1}, workspace);
+    multiply_packed(kernel, true, rows, a, a_row, rest, c + in_place, c_row, add || p > 0);
   }
 }

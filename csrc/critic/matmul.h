@@ -24,9 +24,15 @@ struct Packed {
 int64_t packed_size(int64_t inner, int64_t cols);
 Packed pack(int64_t inner, int64_t cols, View b, float* into);
 
-// c = a b, or c += a b where `add`. b.inner is at least 1; a is [rows, b.inner], c [rows, b.cols] with rows
-// c_row floats apart.
-void matmul(int64_t rows, View a, const Packed& b, float* c, int64_t c_row, bool add);
+// c = a b, or c += a b where `add`. b.inner is at least 1; a is [rows, b.inner], c [rows, b.cols], with rows
+// a_row and c_row floats apart.
+void matmul(int64_t rows, const float* a, int64_t a_row, const Packed& b, float* c, int64_t c_row, bool add);
+
+// c = a^T b, or c += a^T b where `add`: a is [inner, rows], b [inner, cols], inner at least 1, neither packed
+// before. `workspace` holds transposed_workspace(cols) floats.
+int64_t transposed_workspace(int64_t cols);
+void matmul_transposed(int64_t rows, int64_t inner, int64_t cols, const float* a, int64_t a_row,
+                       const float* b, int64_t b_row, float* c, int64_t c_row, bool add, float* workspace);
 
 // "avx512", "avx2", "portable" or "blas": what the products run on.
 const char* matmul_kernel();

@@ -199,8 +199,9 @@ void SacUpdate::forward_rows(const Network& network, const float* value, int64_t
   const MultiHeadShape& s = network.shape;
   const Parameters<const float> at{s, value};
   for (int64_t layer = 0; layer < s.depth; ++layer) {
-    const View left = layer ? View{hidden[layer - 1], network.row, 1} : View{x, s.inputs, 1};
-    matmul(rows, left, network.forward[layer * s.members + e], hidden[layer], network.row, false);
+    const float* left = layer ? hidden[layer - 1] : x;
+    matmul(rows, left, layer ? network.row : s.inputs, network.forward[layer * s.members + e], hidden[layer],
+           network.row, false);
     add_bias_relu(rows, s.width, at.bias(layer, e), layer ? nullptr : at.task_row(e), layer ? nullptr : task,
                   hidden[layer], network.row);
   }
@@ -217,8 +218,8 @@ void SacUpdate::backward_rows(const Network& network, const float* value, int64_
                        dout, dz[last], nullptr, nullptr, workspace);
   mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row);
   for (int64_t layer = last; layer > 0; --layer) {
-    matmul(rows, {dz[layer], network.row, 1}, network.backward[layer * s.members + e], dz[layer - 1],
-           network.row, false);
+    matmul(rows, dz[layer], network.row, network.backward[layer * s.members + e], dz[layer - 1], network.row,
+           false);
     mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row);
   }
 }
@@ -386,11 +387,11 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
     routed_head(rows, s.width, row, batch.task, at.head_kernel(e), dq, hidden[s.depth - 1], critic_->row, dz,
                 critic_->row);
     for (int64_t layer = s.depth - 1; layer > 0; --layer) {
-      matmul(rows, {dz, critic_->row, 1}, critic_->backward[layer * s.members + e], dx, critic_->row, false);
+      matmul(rows, dz, critic_->row, critic_->backward[layer * s.members + e], dx, critic_->row, false);
       routed_mask(rows, s.width, row, hidden[layer - 1], critic_->row, dx, critic_->row);
       std::swap(dz, dx);
     }
-    matmul(rows, {dz, critic_->row, 1}, critic_->backward[e], own.output, actions_, false);
+    matmul(rows, dz, critic_->row, critic_->backward[e], own.output, actions_, false);
     for (int64_t r = 0; r < rows; ++r) {
       std::copy(own.output + r * actions_, own.output + (r + 1) * actions_, daction_ + row[r] * actions_);
     }
