@@ -25,8 +25,8 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
 // is [members, rows, outputs]: dy where y > 0, else 0; it may be dy itself.
 void ensemble_linear_mask(const EnsembleLinear& layer, const float* y, const float* dy, float* dz);
 
-// dkernel, dbias and dtask_row are overwritten. Sums over rows go by blocks of at most 256, so that their
-// rounding error stays near that of one block.
+// dkernel, dbias and dtask_row are overwritten. Biases are summed by blocks of at most 256 rows, a weight in
+// one chain over all rows.
 void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* x, const int64_t* task,
                                       const float* dz, float* dkernel, float* dbias, float* dtask_row,
                                       float* workspace);
