@@ -207,8 +207,8 @@ class Agent:
         actor = {**cast(MultiHead, self.actor).shape, "start": actor_starts}
         critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
         if ops_cuda.serves(self.device):
-            ways = (self.config.agent.cuda_graph, self.config.run.cublaslt)
-            return SacUpdateCuda(numbers, actor, critic, *ways, self.device)
+            graph, lt = self.config.agent.cuda_graph, self.config.run.cublaslt
+            return SacUpdateCuda(numbers, actor, critic, graph, lt, self.device)
         threads = allowed_threads(self.config.run.threads)
         log.info("updates run as one fused step, products on %s, %d threads", products, threads)
         return ops.SacUpdate(numbers, actor, critic, threads)

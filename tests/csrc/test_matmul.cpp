@@ -50,17 +50,23 @@ class Matmul : public testing::TestWithParam<const char*> {
     return x;
   }
 
+  // Rows of a, c and a plain b are a little farther apart than they are long. A transposed matrix is stored
+  // so: element (i, j) is where its transpose has (j, i).
   void check(int64_t rows, int64_t inner, int64_t cols, bool a_transposed, bool b_transposed, bool add) {
-    const int64_t gap = 3, c_row = cols + gap;
-    const std::vector<float> a = random(rows * inner), b = random(inner * cols),
-                             before = random(rows * c_row);
-    const View left = a_transposed ? View{a.data(), 1, rows} : View{a.data(), inner, 1};
-    const View right = b_transposed ? View{b.data(), 1, inner} : View{b.data(), cols, 1};
+    const int64_t gap = 3, c_row = cols + gap, a_row = (a_transposed ? rows : inner) + gap,
+                  b_row = b_transposed ? inner
+                          : cols % 128 ? cols + gap
+                                       : cols;
+    const std::vector<float> a = random((a_transposed ? inner : rows) * a_row),
+                             b = random((b_transposed ? cols : inner) * b_row), before = random(rows * c_row);
+    const View left = a_transposed ? View{a.data(), 1, a_row} : View{a.data(), a_row, 1};
+    const View right = b_transposed ? View{b.data(), 1, b_row} : View{b.data(), b_row, 1};
     std::vector<float> room(std::max(packed_size(inner, cols), transposed_workspace(cols))), c = before;
     if (a_transposed) {
-      matmul_transposed(rows, inner, cols, a.data(), rows, b.data(), cols, c.data(), c_row, add, room.data());
+      matmul_transposed(rows, inner, cols, a.data(), a_row, b.data(), b_row, c.data(), c_row, add,
+                        room.data());
     } else {
-      matmul(rows, a.data(), inner, pack(inner, cols, right, room.data()), c.data(), c_row, add);
+      matmul(rows, a.data(), a_row, pack(inner, cols, right, room.data()), c.data(), c_row, add);
     }
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < c_row; ++j) {
