@@ -27,9 +27,18 @@ MTRL_BODY void add_bias_relu_body(int64_t rows, int64_t cols, const float* bias,
 }
 
 MTRL_BODY void mask_rows_body(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz,
-                              int64_t dz_row) {
+                              int64_t dz_row, float* sum) {
+  if (sum) std::fill(sum, sum + cols, 0.0f);
   for (int64_t b = 0; b < rows; ++b, y += y_row, dz += dz_row) {
-    for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
+    if (sum) {
+      for (int64_t j = 0; j < cols; ++j) {
+        const float kept = y[j] > 0.0f ? dz[j] : 0.0f;
+        dz[j] = kept;
+        sum[j] += kept;
+      }
+    } else {
+      for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
+    }
   }
 }
 
@@ -66,8 +75,9 @@ MTRL_BEST(add_bias_relu,
            float* y, int64_t y_row),
           (rows, cols, bias, task_row, task, y, y_row))
 
-MTRL_BEST(mask_rows, (int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row),
-          (rows, cols, y, y_row, dz, dz_row))
+MTRL_BEST(mask_rows,
+          (int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row, float* sum),
+          (rows, cols, y, y_row, dz, dz_row, sum))
 
 void bias_gradient(int64_t rows, int64_t cols, int64_t tasks, const float* dz, int64_t dz_row,
                    const int64_t* task, float* dbias, float* dtask_row) {
@@ -129,7 +139,7 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
 void ensemble_linear_mask(const EnsembleLinear& layer, const float* y, const float* dy, float* dz) {
   const int64_t n = layer.members * layer.rows * layer.outputs;
   if (dz != dy) std::copy(dy, dy + n, dz);
-  mask_rows(1, n, y, n, dz, n);
+  mask_rows(1, n, y, n, dz, n, nullptr);
 }
 
 void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* x, const int64_t* task,

@@ -41,8 +41,9 @@ void ensemble_linear_input_gradient(const EnsembleLinear& layer, const float* ke
 void add_bias_relu(int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,
                    float* y, int64_t y_row);
 
-// dz = 0 where y <= 0.
-void mask_rows(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row);
+// dz = 0 where y <= 0. `sum` [cols], which may be null, is overwritten by the columns' sums.
+void mask_rows(int64_t rows, int64_t cols, const float* y, int64_t y_row, float* dz, int64_t dz_row,
+               float* sum);
 
 // Of dkernel = x^T dz the block that starts at input i and output j, multiples of the block's sizes;
 // overwrites it. Other blocks may be made at the same time. `workspace` holds weight_block_workspace floats.

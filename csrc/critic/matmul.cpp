@@ -11,6 +11,13 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int Lanes __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Lanes{__VA_ARGS__})
+#endif
+
 namespace {
 
 constexpr int kMaxRows = 14;        // of any kernel's tile
@@ -24,8 +31,20 @@ using Tile = void (*)(int64_t, const float*, int64_t, const float*, int64_t, flo
 struct Kernel {
   const char* name;
   int lanes, rows;
+  void (*copy_panels)(int64_t inner, int64_t cols, const float* b, int64_t b_row, float* into);
   Tile tile[2][2][kMaxRows];  // [transposed][vectors - 1][rows - 1]
 };
+
+// Whole panels, row by row through all of them: b is read as it lies, in copies of a size that the compiler
+// knows.
+template <int wide>
+void copy_panels(int64_t inner, int64_t cols, const float* b, int64_t b_row, float* into) {
+  for (int64_t p = 0; p < inner; ++p) {
+    for (int64_t j = 0; j < cols; j += wide) {
+      std::memcpy(into + j * inner + p * wide, b + p * b_row + j, wide * sizeof(float));
+    }
+  }
+}
 
 namespace portable {
 #define TARGET
@@ -92,7 +111,7 @@ constexpr Kernel kKernel = make_kernel("avx512", std::make_integer_sequence<int,
 }  // namespace avx512
 #endif
 
-constexpr Kernel kBlas{"blas", 1, 1, {}};
+constexpr Kernel kBlas{"blas", 1, 1, nullptr, {}};
 std::atomic<Sgemm> offered{nullptr};
 
 const Kernel* find_kernel(const char* name) {
@@ -121,27 +140,37 @@ std::atomic<const Kernel*>& chosen() {
 // A panel is two vectors wide; the last one is one vector wide where that is enough.
 int panel_vectors(const Kernel& kernel, int64_t cols_left) { return cols_left > kernel.lanes ? 2 : 1; }
 
-// A whole panel, in copies of a size that the compiler knows.
-template <int wide>
-void copy_panel(int64_t inner, View b, float* into) {
-  for (int64_t p = 0; p < inner; ++p) std::memcpy(into + p * wide, b.data + p * b.row, wide * sizeof(float));
+// Four rows of b, `b_row` floats apart, become four columns of `into`.
+void transpose_quad(const float* b, int64_t b_row, float* into, int64_t into_row) {
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad row[4];
+  for (int64_t i = 0; i < 4; ++i) std::memcpy(&row[i], b + i * b_row, sizeof(Quad));
+  const Quad low[2] = {SHUFFLE(row[0], row[1], 0, 4, 1, 5), SHUFFLE(row[2], row[3], 0, 4, 1, 5)};
+  const Quad high[2] = {SHUFFLE(row[0], row[1], 2, 6, 3, 7), SHUFFLE(row[2], row[3], 2, 6, 3, 7)};
+  const Quad column[4] = {SHUFFLE(low[0], low[1], 0, 1, 4, 5), SHUFFLE(low[0], low[1], 2, 3, 6, 7),
+                          SHUFFLE(high[0], high[1], 0, 1, 4, 5), SHUFFLE(high[0], high[1], 2, 3, 6, 7)};
+  for (int64_t i = 0; i < 4; ++i) std::memcpy(into + i * into_row, &column[i], sizeof(Quad));
 }
 
+// One panel, of `cols` columns and zeros.
 void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) {
+  for (int64_t p = 0; cols < wide && p < inner; ++p) {
+    std::fill(into + p * wide + cols, into + (p + 1) * wide, 0.0f);
+  }
   if (b.col == 1) {
-    if (cols == 32 && wide == 32) return copy_panel<32>(inner, b, into);
-    if (cols == 16 && wide == 16) return copy_panel<16>(inner, b, into);
-    for (int64_t p = 0; p < inner; ++p, into += wide) {
-      std::memcpy(into, b.data + p * b.row, cols * sizeof(float));
-      std::fill(into + cols, into + wide, 0.0f);
-    }
+    for (int64_t p = 0; p < inner; ++p) std::copy_n(b.data + p * b.row, cols, into + p * wide);
     return;
   }
-  for (int64_t p = 0; p < inner; ++p) std::fill(into + p * wide + cols, into + (p + 1) * wide, 0.0f);
   for (int64_t first = 0; first < inner; first += kStrip) {
     const int64_t end = std::min(first + kStrip, inner);
-    for (int64_t j = 0; j < cols; ++j) {
-      for (int64_t p = first; p < end; ++p) into[p * wide + j] = b.data[p * b.row + j * b.col];
+    for (int64_t j = 0; j < cols; j += 4) {
+      const bool whole = end - first == kStrip && cols - j >= 4;
+      for (int64_t p = first; whole && p < end; p += 4) {
+        transpose_quad(b.data + p + j * b.col, b.col, into + p * wide + j, wide);
+      }
+      for (int64_t k = j; !whole && k < std::min(j + 4, cols); ++k) {
+        for (int64_t p = first; p < end; ++p) into[p * wide + k] = b.data[p + k * b.col];
+      }
     }
   }
 }
@@ -212,9 +241,16 @@ Packed pack(int64_t inner, int64_t cols, View b, float* into) {
   float* to = into;
   for (int64_t p = 0; p < inner; p += kInner) {
     const int64_t steps = std::min(kInner, inner - p);
-    for (int64_t j = 0; j < cols;) {
+    const float* from = b.data + p * b.row;
+    int64_t j = 0;
+    if (b.col == 1) {
+      j = cols / (2 * kernel.lanes) * 2 * kernel.lanes;
+      kernel.copy_panels(steps, j, from, b.row, to);
+      to += steps * j;
+    }
+    while (j < cols) {
       const int64_t wide = panel_vectors(kernel, cols - j) * kernel.lanes;
-      pack_panel(steps, std::min(wide, cols - j), wide, {b.data + p * b.row + j * b.col, b.row, b.col}, to);
+      pack_panel(steps, std::min(wide, cols - j), wide, {from + j * b.col, b.row, b.col}, to);
       to += steps * wide;
       j += wide;
     }

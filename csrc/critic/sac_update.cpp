@@ -21,6 +21,7 @@
 namespace {
 
 constexpr int64_t kRows = 252;  // at most so many rows go through all layers together
+constexpr int64_t kJobs = 3;    // that a thread should find in a loop over blocks of rows
 constexpr int64_t kAlign = 16;  // floats of a cache line
 
 // Activations of a power-of-two width would fall on the same few cache sets, row upon row.
@@ -80,24 +81,24 @@ float* allocate(int64_t floats) {
 
 }  // namespace
 
-// A network's activations and gradients before the ReLUs, [layer][member][rows][padded width], and its packed
-// kernels.
+// A network's activations and gradients before the ReLUs, [layer][member][rows][padded width], the sums of
+// the latter over each block of rows, [layer][member][block][padded width], and where its kernels are packed.
 struct SacUpdate::Network {
   MultiHeadShape shape;
   int64_t row;
-  std::vector<float*> hidden, dz;
+  std::vector<float*> hidden, dz, sums;
   std::vector<Packed> forward, backward;  // [layer][member]
-  float *forward_room = nullptr, *backward_room = nullptr;
 
   explicit Network(MultiHeadShape s)
       : shape(std::move(s)),
         row(padded(shape.width)),
         hidden(shape.depth),
         dz(shape.depth),
+        sums(shape.depth),
         forward(shape.depth * shape.members),
         backward(shape.depth * shape.members) {}
 
-  // The same layers, from member e's row b on.
+  // The same layers, from member e's row (or block) b on.
   std::vector<float*> from(const std::vector<float*>& layers, int64_t e, int64_t rows, int64_t b) const {
     std::vector<float*> at(layers);
     for (float*& layer : at) layer += (e * rows + b) * row;
@@ -141,15 +142,20 @@ void SacUpdate::reserve(int64_t rows) {
     for (float** values : {&next_q_, &q_, &dq_}) *values = take(members * rows);
     daction_ = take(rows * actions_);
     for (float** output : {&output_, &doutput_}) *output = take(rows * 2 * actions_);
+    int64_t forward = 0, backward = 0;
     for (Network* network : {actor_.get(), critic_.get(), target_.get()}) {
       const MultiHeadShape& s = network->shape;
       const int64_t inner = (s.depth - 1) * packed_size(s.width, s.width);
-      network->forward_room = take(s.members * (packed_size(s.inputs, s.width) + inner));
+      forward = std::max(forward, s.members * (packed_size(s.inputs, s.width) + inner));
       if (network == target_.get()) continue;
-      network->backward_room = take(s.members * (packed_size(s.width, s.inputs) + inner));
+      backward = std::max(backward, s.members * (packed_size(s.width, s.inputs) + inner));
       for (float*& layer : network->hidden) layer = take(s.members * rows * network->row);
-      for (float*& layer : network->dz) layer = take(s.members * rows * network->row);
+      const int64_t together = network == critic_.get() ? group_size(rows) : 1;
+      for (float*& layer : network->dz) layer = take(together * rows * network->row);
+      for (float*& layer : network->sums) layer = take(together * Blocks(rows).count() * network->row);
     }
+    forward_room_ = take(forward);
+    backward_room_ = take(backward);
     scratch_ = take(team_.size() * (scratch_size_ = (scratch_size_ + kAlign - 1) / kAlign * kAlign));
     if (count) room_.reset(allocate(used));
   }
@@ -157,6 +163,11 @@ void SacUpdate::reserve(int64_t rows) {
   route_start_.resize(members + 1);
   rows_ = rows;
   kernel_ = matmul_kernel();
+}
+
+int64_t SacUpdate::group_size(int64_t rows) const {
+  const int64_t blocks = Blocks(rows).count(), jobs = kJobs * team_.size();
+  return std::min(critic_->shape.members, (jobs + blocks - 1) / blocks);
 }
 
 TanhGaussian SacUpdate::gaussian(int64_t rows) const {
@@ -177,7 +188,7 @@ void SacUpdate::pack_forward(Network& network, const float* value) {
   team_.run(s.depth * s.members, [&](int64_t i, int) {
     const int64_t layer = i / s.members, e = i % s.members, inputs = at.inputs(layer);
     const int64_t first = packed_size(s.inputs, s.width), other = packed_size(s.width, s.width);
-    float* room = network.forward_room + (layer ? s.members * first + (i - s.members) * other : e * first);
+    float* room = forward_room_ + (layer ? s.members * first + (i - s.members) * other : e * first);
     network.forward[i] = pack(inputs, s.width, {at.kernel(layer, e), s.width, 1}, room);
   });
 }
@@ -188,7 +199,7 @@ void SacUpdate::pack_backward(Network& network, const float* value, int64_t firs
   team_.run(s.depth * s.members, [&](int64_t i, int) {
     const int64_t layer = i / s.members, e = i % s.members, inputs = layer ? s.width : first_inputs;
     const int64_t first = packed_size(s.width, first_inputs), other = packed_size(s.width, s.width);
-    float* room = network.backward_room + (layer ? s.members * first + (i - s.members) * other : e * first);
+    float* room = backward_room_ + (layer ? s.members * first + (i - s.members) * other : e * first);
     network.backward[i] = pack(s.width, inputs, {at.kernel(layer, e), 1, s.width}, room);
   });
 }
@@ -211,54 +222,60 @@ void SacUpdate::forward_rows(const Network& network, const float* value, int64_t
 
 void SacUpdate::backward_rows(const Network& network, const float* value, int64_t e, int64_t rows,
                               const int64_t* task, const float* dout, float* const* hidden, float* const* dz,
-                              float* workspace) const {
+                              float* const* sums, float* workspace) const {
   const MultiHeadShape& s = network.shape;
   const int64_t last = s.depth - 1;
   head_gather_backward(head_of(s, rows), hidden[last], Parameters<const float>{s, value}.head_kernel(e), task,
                        dout, dz[last], nullptr, nullptr, workspace);
-  mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row);
+  mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row, sums[last]);
   for (int64_t layer = last; layer > 0; --layer) {
     matmul(rows, dz[layer], network.row, network.backward[layer * s.members + e], dz[layer - 1], network.row,
            false);
-    mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row);
+    mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row,
+              layer > 1 ? sums[layer - 1] : nullptr);
   }
 }
 
-void SacUpdate::weight_gradients(const Network& network, int64_t rows, const float* x, const int64_t* task,
-                                 const float* dout, float* gradient) {
+void SacUpdate::weight_gradients(const Network& network, int64_t first, int64_t count, int64_t rows,
+                                 const float* x, const int64_t* task, const float* dout, float* gradient) {
   const MultiHeadShape& s = network.shape;
   const Parameters<float> at{s, gradient};
+  const int64_t blocks = Blocks(rows).count();
   struct Job {
     int64_t layer, e, i, j;  // layer -1: the head; j -1: the biases
   };
   std::vector<Job> jobs;
   for (int64_t layer = s.depth - 1; layer >= 0; --layer) {
-    for (int64_t e = 0; e < s.members; ++e) {
+    for (int64_t e = first; e < first + count; ++e) {
       const WeightBlock block = weight_block(at.inputs(layer), s.width);
       for (int64_t i = 0; i < at.inputs(layer); i += block.inputs) {
         for (int64_t j = 0; j < s.width; j += block.outputs) jobs.push_back({layer, e, i, j});
       }
     }
   }
-  for (int64_t e = 0; e < s.members; ++e) {
+  for (int64_t e = first; e < first + count; ++e) {
     for (int64_t layer = -1; layer < s.depth; ++layer) jobs.push_back({layer, e, 0, -1});
   }
   team_.run(static_cast<int64_t>(jobs.size()), [&](int64_t index, int thread) {
     const auto [layer, e, i, j] = jobs[index];
     float* workspace = scratch(thread).workspace;
     if (layer < 0) {
-      const float* last = network.hidden[s.depth - 1] + e * rows * network.row;
+      const float* last = network.hidden[s.depth - 1] + (e - first) * rows * network.row;
       head_gather_backward(head_of(s, rows), last, nullptr, task, dout + e * rows * s.outputs, nullptr,
                            at.head_kernel(e), at.head_bias(e), workspace);
       return;
     }
-    const float* dz = network.dz[layer] + e * rows * network.row;
-    if (j < 0) {
-      bias_gradient(rows, s.width, s.tasks, dz, network.row, layer ? nullptr : task, at.bias(layer, e),
-                    at.task_row(e));
+    const float* dz = network.dz[layer] + (e - first) * rows * network.row;
+    if (j < 0 && layer) {
+      const float* sums = network.sums[layer] + (e - first) * blocks * network.row;
+      bias_gradient(blocks, s.width, 0, sums, network.row, nullptr, at.bias(layer, e), nullptr);
       return;
     }
-    const float* left = layer ? network.hidden[layer - 1] + e * rows * network.row : x;
+    if (j < 0) {
+      bias_gradient(rows, s.width, s.tasks, dz, network.row, task, at.bias(0, e), at.task_row(e));
+      return;
+    }
+    const float* left = layer ? network.hidden[layer - 1] + (e - first) * rows * network.row : x;
     weight_gradient_block(rows, at.inputs(layer), s.width, i, j, left, layer ? network.row : s.inputs, dz,
                           network.row, at.kernel(layer, e), workspace);
   });
@@ -331,19 +348,24 @@ void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& b
   pack_forward(*critic_, critic.value);
   pack_backward(*critic_, critic.value, 0);
   const Blocks blocks(batch.rows);
-  team_.run(members * blocks.count(), [&](int64_t i, int thread) {
-    const int64_t e = i % members, b = i / members * blocks.size, rows = blocks.length(b);
-    const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
-    const std::vector<float*> dz = critic_->from(critic_->dz, e, batch.rows, b);
-    const Scratch own = scratch(thread);
-    float *q = q_ + e * batch.rows + b, *dq = dq_ + e * batch.rows + b;
-    forward_rows(*critic_, critic.value, e, rows, x_ + b * inputs, batch.task + b, hidden.data(), q,
-                 own.workspace);
-    for (int64_t r = 0; r < rows; ++r) dq[r] = share * batch.weight[b + r] * (q[r] - y_[b + r]);
-    backward_rows(*critic_, critic.value, e, rows, batch.task + b, dq, hidden.data(), dz.data(),
-                  own.workspace);
-  });
-  weight_gradients(*critic_, batch.rows, x_, batch.task, dq_, critic.gradient);
+  const int64_t group = group_size(batch.rows);
+  for (int64_t first = 0; first < members; first += group) {
+    const int64_t count = std::min(group, members - first);
+    team_.run(count * blocks.count(), [&](int64_t i, int thread) {
+      const int64_t at = i % count, e = first + at, b = i / count * blocks.size, rows = blocks.length(b);
+      const std::vector<float*> hidden = critic_->from(critic_->hidden, at, batch.rows, b);
+      const std::vector<float*> dz = critic_->from(critic_->dz, at, batch.rows, b);
+      const std::vector<float*> sums = critic_->from(critic_->sums, at, blocks.count(), i / count);
+      const Scratch own = scratch(thread);
+      float *q = q_ + e * batch.rows + b, *dq = dq_ + e * batch.rows + b;
+      forward_rows(*critic_, critic.value, e, rows, x_ + b * inputs, batch.task + b, hidden.data(), q,
+                   own.workspace);
+      for (int64_t r = 0; r < rows; ++r) dq[r] = share * batch.weight[b + r] * (q[r] - y_[b + r]);
+      backward_rows(*critic_, critic.value, e, rows, batch.task + b, dq, hidden.data(), dz.data(),
+                    sums.data(), own.workspace);
+    });
+    weight_gradients(*critic_, first, count, batch.rows, x_, batch.task, dq_, critic.gradient);
+  }
   double squares = 0.0, sum = 0.0;
   for (int64_t b = 0; b < batch.rows; ++b) {
     double error = 0.0;
@@ -411,10 +433,11 @@ void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batc
                            doutput_ + b * 2 * actions_);
     const std::vector<float*> hidden = actor_->from(actor_->hidden, 0, batch.rows, b);
     const std::vector<float*> dz = actor_->from(actor_->dz, 0, batch.rows, b);
+    const std::vector<float*> sums = actor_->from(actor_->sums, 0, blocks.count(), i);
     backward_rows(*actor_, actor.value, 0, rows, batch.task + b, doutput_ + b * 2 * actions_, hidden.data(),
-                  dz.data(), scratch(thread).workspace);
+                  dz.data(), sums.data(), scratch(thread).workspace);
   });
-  weight_gradients(*actor_, batch.rows, batch.observation, batch.task, doutput_, actor.gradient);
+  weight_gradients(*actor_, 0, 1, batch.rows, batch.observation, batch.task, doutput_, actor.gradient);
   double loss = 0.0;
   for (int64_t b = 0; b < batch.rows; ++b) loss += static_cast<double>(alpha_[b]) * log_prob_[b] - least_[b];
   metrics->actor_loss = loss / static_cast<double>(batch.rows);

@@ -75,15 +75,20 @@ class SacUpdate {
 
   void reserve(int64_t rows);
   Scratch scratch(int thread) const;
+  // Critics that are differentiated together: enough for all threads, and no more, so that what they leave
+  // for the weights' gradients stays in cache.
+  int64_t group_size(int64_t rows) const;
   TanhGaussian gaussian(int64_t rows) const;
   void pack_forward(Network& network, const float* value);
   void pack_backward(Network& network, const float* value, int64_t first_inputs);
   void forward_rows(const Network& network, const float* value, int64_t e, int64_t rows, const float* x,
                     const int64_t* task, float* const* hidden, float* out, float* workspace) const;
   void backward_rows(const Network& network, const float* value, int64_t e, int64_t rows, const int64_t* task,
-                     const float* dout, float* const* hidden, float* const* dz, float* workspace) const;
-  void weight_gradients(const Network& network, int64_t rows, const float* x, const int64_t* task,
-                        const float* dout, float* gradient);
+                     const float* dout, float* const* hidden, float* const* dz, float* const* sums,
+                     float* workspace) const;
+  // Of `count` members from `first` on, whose activations stand at the front of the network's.
+  void weight_gradients(const Network& network, int64_t first, int64_t count, int64_t rows, const float* x,
+                        const int64_t* task, const float* dout, float* gradient);
   double step(const AdamState& state, double lr, double weight_decay, double clip, float* target);
 
   void sample_actions(const float* actor, const SacBatch& batch);
@@ -103,7 +108,8 @@ class SacUpdate {
   // actions; values [members, rows]; the policy's outputs and their gradients.
   float *alpha_, *log_prob_, *next_log_prob_, *y_, *least_, *dlog_prob_;
   float *x_, *next_x_, *new_x_, *next_q_, *q_, *dq_, *daction_, *output_, *doutput_, *scratch_;
-  const char* kernel_ = nullptr;  // the matrix kernel that the packed matrices are for
+  float *forward_room_, *backward_room_;  // packed kernels of the network at work: soon in cache again
+  const char* kernel_ = nullptr;          // the matrix kernel that the packed matrices are for
   std::vector<int64_t> route_, route_start_;
   std::vector<double> chunk_;
 };

@@ -38,7 +38,7 @@ TEST_P(CudaEnsembleLinear, BiasReluAndMaskHaveTheCpusBits) {
                   own ? own + e * l.tasks * l.outputs : nullptr, ids, y.data() + e * l.rows * l.outputs,
                   l.outputs);
   }
-  mask_rows(l.members * l.rows, l.outputs, y.data(), l.outputs, dz.data(), l.outputs);
+  mask_rows(l.members * l.rows, l.outputs, y.data(), l.outputs, dz.data(), l.outputs, nullptr);
   cuda_on_host::in_every_order([&] {
     auto got = product, got_dz = dy;
     ensemble_linear_bias_relu_cuda(l, bias.data(), own, ids, got.data(), nullptr);
