@@ -21,7 +21,6 @@
 namespace {
 
 constexpr int64_t kRows = 252;  // at most so many rows go through all layers together
-constexpr int64_t kJobs = 3;    // that a thread should find in a loop over blocks of rows
 constexpr int64_t kAlign = 16;  // floats of a cache line
 
 // Activations of a power-of-two width would fall on the same few cache sets, row upon row.
@@ -150,7 +149,7 @@ void SacUpdate::reserve(int64_t rows) {
       if (network == target_.get()) continue;
       backward = std::max(backward, s.members * (packed_size(s.width, s.inputs) + inner));
       for (float*& layer : network->hidden) layer = take(s.members * rows * network->row);
-      const int64_t together = network == critic_.get() ? group_size(rows) : 1;
+      const int64_t together = network == critic_.get() ? group_size() : 1;
       for (float*& layer : network->dz) layer = take(together * rows * network->row);
       for (float*& layer : network->sums) layer = take(together * Blocks(rows).count() * network->row);
     }
@@ -165,10 +164,7 @@ void SacUpdate::reserve(int64_t rows) {
   kernel_ = matmul_kernel();
 }
 
-int64_t SacUpdate::group_size(int64_t rows) const {
-  const int64_t blocks = Blocks(rows).count(), jobs = kJobs * team_.size();
-  return std::min(critic_->shape.members, (jobs + blocks - 1) / blocks);
-}
+int64_t SacUpdate::group_size() const { return team_.size() > 1 ? critic_->shape.members : 1; }
 
 TanhGaussian SacUpdate::gaussian(int64_t rows) const {
   return {rows, actions_, static_cast<float>(settings_.log_std_min),
@@ -348,14 +344,13 @@ void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& b
   pack_forward(*critic_, critic.value);
   pack_backward(*critic_, critic.value, 0);
   const Blocks blocks(batch.rows);
-  const int64_t group = group_size(batch.rows);
+  const int64_t group = group_size();
   for (int64_t first = 0; first < members; first += group) {
-    const int64_t count = std::min(group, members - first);
-    team_.run(count * blocks.count(), [&](int64_t i, int thread) {
-      const int64_t at = i % count, e = first + at, b = i / count * blocks.size, rows = blocks.length(b);
+    team_.run(group * blocks.count(), [&](int64_t i, int thread) {
+      const int64_t at = i % group, e = first + at, b = i / group * blocks.size, rows = blocks.length(b);
       const std::vector<float*> hidden = critic_->from(critic_->hidden, at, batch.rows, b);
       const std::vector<float*> dz = critic_->from(critic_->dz, at, batch.rows, b);
-      const std::vector<float*> sums = critic_->from(critic_->sums, at, blocks.count(), i / count);
+      const std::vector<float*> sums = critic_->from(critic_->sums, at, blocks.count(), i / group);
       const Scratch own = scratch(thread);
       float *q = q_ + e * batch.rows + b, *dq = dq_ + e * batch.rows + b;
       forward_rows(*critic_, critic.value, e, rows, x_ + b * inputs, batch.task + b, hidden.data(), q,
@@ -364,7 +359,7 @@ void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& b
       backward_rows(*critic_, critic.value, e, rows, batch.task + b, dq, hidden.data(), dz.data(),
                     sums.data(), own.workspace);
     });
-    weight_gradients(*critic_, first, count, batch.rows, x_, batch.task, dq_, critic.gradient);
+    weight_gradients(*critic_, first, group, batch.rows, x_, batch.task, dq_, critic.gradient);
   }
   double squares = 0.0, sum = 0.0;
   for (int64_t b = 0; b < batch.rows; ++b) {

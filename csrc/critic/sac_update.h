@@ -75,9 +75,9 @@ class SacUpdate {
 
   void reserve(int64_t rows);
   Scratch scratch(int thread) const;
-  // Critics that are differentiated together: enough for all threads, and no more, so that what they leave
-  // for the weights' gradients stays in cache.
-  int64_t group_size(int64_t rows) const;
+  // Critics that are differentiated together: one, so that what it leaves for its weights' gradients stays in
+  // cache, but all where several threads share the work.
+  int64_t group_size() const;
   TanhGaussian gaussian(int64_t rows) const;
   void pack_forward(Network& network, const float* value);
   void pack_backward(Network& network, const float* value, int64_t first_inputs);
