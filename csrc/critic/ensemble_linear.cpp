@@ -30,15 +30,8 @@ MTRL_BODY void mask_rows_body(int64_t rows, int64_t cols, const float* y, int64_
                               int64_t dz_row, float* sum) {
   if (sum) std::fill(sum, sum + cols, 0.0f);
   for (int64_t b = 0; b < rows; ++b, y += y_row, dz += dz_row) {
-    if (sum) {
-      for (int64_t j = 0; j < cols; ++j) {
-        const float kept = y[j] > 0.0f ? dz[j] : 0.0f;
-        dz[j] = kept;
-        sum[j] += kept;
-      }
-    } else {
-      for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
-    }
+    for (int64_t j = 0; j < cols; ++j) dz[j] = y[j] > 0.0f ? dz[j] : 0.0f;
+    for (int64_t j = 0; sum && j < cols; ++j) sum[j] += dz[j];
   }
 }
 

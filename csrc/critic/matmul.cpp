@@ -11,13 +11,6 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int Lanes __attribute__((vector_size(16)));
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Lanes{__VA_ARGS__})
-#endif
-
 namespace {
 
 constexpr int kMaxRows = 14;        // of any kernel's tile
@@ -140,6 +133,14 @@ std::atomic<const Kernel*>& chosen() {
 // A panel is two vectors wide; the last one is one vector wide where that is enough.
 int panel_vectors(const Kernel& kernel, int64_t cols_left) { return cols_left > kernel.lanes ? 2 : 1; }
 
+// Four lanes out of the eight of two vectors, by number.
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int Lanes __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Lanes{__VA_ARGS__})
+#endif
+
 // Four rows of b, `b_row` floats apart, become four columns of `into`.
 void transpose_quad(const float* b, int64_t b_row, float* into, int64_t into_row) {
   typedef float Quad __attribute__((vector_size(16)));
@@ -164,11 +165,13 @@ void pack_panel(int64_t inner, int64_t cols, int64_t wide, View b, float* into) 
   for (int64_t first = 0; first < inner; first += kStrip) {
     const int64_t end = std::min(first + kStrip, inner);
     for (int64_t j = 0; j < cols; j += 4) {
-      const bool whole = end - first == kStrip && cols - j >= 4;
-      for (int64_t p = first; whole && p < end; p += 4) {
-        transpose_quad(b.data + p + j * b.col, b.col, into + p * wide + j, wide);
+      if (end - first == kStrip && cols - j >= 4) {
+        for (int64_t p = first; p < end; p += 4) {
+          transpose_quad(b.data + p + j * b.col, b.col, into + p * wide + j, wide);
+        }
+        continue;
       }
-      for (int64_t k = j; !whole && k < std::min(j + 4, cols); ++k) {
+      for (int64_t k = j; k < std::min(j + 4, cols); ++k) {
         for (int64_t p = first; p < end; ++p) into[p * wide + k] = b.data[p + k * b.col];
       }
     }

@@ -81,7 +81,8 @@ float* allocate(int64_t floats) {
 }  // namespace
 
 // A network's activations and gradients before the ReLUs, [layer][member][rows][padded width], the sums of
-// the latter over each block of rows, [layer][member][block][padded width], and where its kernels are packed.
+// the latter over each block of rows, [layer][member][block][padded width] (the first layer's biases go by
+// task and need none), and where its kernels are packed.
 struct SacUpdate::Network {
   MultiHeadShape shape;
   int64_t row;
