@@ -47,7 +47,7 @@ test-arm: $(STAMP)  ## the C++ tests built for 64-bit ARM and run under qemu (se
 	tests/csrc/run build/arm '' -DCMAKE_TOOLCHAIN_FILE=tests/csrc/aarch64.cmake
 
 chaos: build  ## faults of every kind, one after another, on a real Slurm, three seeds; takes long
-	for seed in 1 2 3; do python tests/chaos/chaos.py --seed $$seed || exit 1; done
+	for seed in 1 2 3; do python -m tests.chaos.chaos --seed $$seed || exit 1; done
 
 mini-cluster: $(STAMP)  ## a real Slurm on this machine, to try things on; `make mini-cluster-stop` ends it
 	@python slurm/mini/cluster.py start

@@ -448,7 +448,7 @@ def _read_1(path: Path, file: h5py.File) -> RunData:
     )
 
 
-# Schema -> its reader. A reader stays when a newer schema comes: tests/data has a file of each.
+# Schema -> its reader. A reader stays when a newer schema comes: tests/mtrl/data has a file of each.
 READERS: dict[int, Callable[[Path, h5py.File], RunData]] = {1: _read_1}
 
 

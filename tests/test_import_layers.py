@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mtrl", "sweeps", "slurm", "analysis")
 
 # Third-party library -> the only files (or folders) that may import it.

@@ -1,7 +1,7 @@
 """Whether the quicker class of a task behaves as stock Meta-World; checked once per version of everything.
 
 The check runs both side by side for a short episode of Meta-World's scripted policy with noise, which meets
-contacts, grasps and successes. The tests run the same comparison for longer (tests/test_envs_parity.py).
+contacts, grasps and successes. The tests run the same comparison for longer (tests/mtrl/envs/test_parity.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Chaos: a sweep of tiny real cells on a real Slurm while a seeded generator kills things.
 
-    python tests/chaos/chaos.py --seed 1 --cells 120 --faults 29 --node-deaths 4
+    python -m tests.chaos.chaos --seed 1 --cells 120 --faults 29 --node-deaths 4
 
 Faults: kill -9 of a worker, USR2 and TERM to a job, scontrol requeue, scancel, and the death of a node. Between faults
 the sweep is retried as `mtrl-sweep retry --watch` would. In the end every cell must be done, once, and equal bit for
@@ -30,11 +30,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from slurm_cluster import Sweep, wait_until
-
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
+from tests.slurm.slurm_cluster import Sweep, wait_until
 
 NODE_AWAY_SECONDS = 8.0  # longer than the controller waits for a silent node
 KINDS = ("kill", "USR2", "TERM", "requeue", "scancel")

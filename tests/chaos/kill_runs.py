@@ -1,6 +1,6 @@
 """kill -9 at random moments of a run until it is done: it leaves what an unkilled run leaves, bit for bit.
 
-    python tests/chaos/kill_runs.py --trials 51 --seed 1
+    python -m tests.chaos.kill_runs --trials 51 --seed 1
 
 A trial kills one run several times: while it starts, steps, learns, evaluates, and writes its run file or a checkpoint.
 Then the run file (but for its clocks) and agent.pt are compared with those of a run that nobody disturbed.

@@ -1,17 +1,13 @@
-"""A short seed of chaos; the long ones are run by hand: python tests/chaos/chaos.py --seed 1."""
+"""A short seed of chaos; the long ones are run by hand: python -m tests.chaos.chaos --seed 1."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from chaos import run_chaos
-from slurm_cluster import start_cluster
-
 from slurm.mini.cluster import MiniSlurm
+from tests.chaos.chaos import run_chaos
+from tests.slurm.slurm_cluster import start_cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("chaos")]
 

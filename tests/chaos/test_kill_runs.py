@@ -1,10 +1,8 @@
-"""One trial; 50 and more over all presets are run by hand: python tests/chaos/kill_runs.py."""
+"""One trial; 50 and more over all presets are run by hand: python -m tests.chaos.kill_runs."""
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from kill_runs import PRESETS, kill_runs
+from tests.chaos.kill_runs import PRESETS, kill_runs
 
 
 def test_a_killed_run_leaves_what_an_unkilled_one_leaves(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-# The Python module `cuda_on_host`; tests/cuda_on_host.py builds and explains it.
+# The Python module `cuda_on_host`; tests/mtrl/cuda/cuda_on_host.py builds and explains it.
 file(GLOB bindings CONFIGURE_DEPENDS csrc/bind/cuda/*.cpp)
 pybind11_add_module(cuda_on_host EXCLUDE_FROM_ALL NO_EXTRAS tests/csrc/cuda_on_host_module.cpp ${bindings}
                     csrc/cuda/cublaslt.cpp)

@@ -1,5 +1,5 @@
-// What the update computes is checked against numpy in tests/test_agent.py; here, that threads do not show
-// and that it stays within its room (under the sanitizers).
+// What the update computes is checked against numpy in tests/mtrl/test_agent.py; here, that threads do not
+// show and that it stays within its room (under the sanitizers).
 #include <gtest/gtest.h>
 
 #include <array>

@@ -1,0 +1,183 @@
+"""Figures: what is drawn is what was handed in, and the SVG can stand in a page with others."""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.contour import ContourSet
+
+from analysis.cells import Cell, cells
+from analysis.figures import (
+    INK,
+    Predicted,
+    Series,
+    extrapolation,
+    heat_map,
+    learning_curves,
+    maps,
+    measures,
+    success_against_parameters,
+    svg,
+    write,
+)
+from analysis.frames import open_sweep
+from mtrl.results import RunFileWriter
+from tests.analysis.reference_analysis import DIVERGED, config_of, write_sweep
+
+
+def some_cells(tmp_path: Path, seeds: int = 2) -> list[Cell]:
+    sets = ("drawer-close-v3", "drawer-close-v3+reach-v3")
+    write_sweep(tmp_path, [config_of(t, w, s) for t in sets for w in (16, 32) for s in range(seeds)])
+    return cells(open_sweep(tmp_path))
+
+
+def test_learning_curves_draw_every_cell_and_the_random_policy(tmp_path: Path) -> None:
+    figure = learning_curves(some_cells(tmp_path))
+    assert len(figure.axes) == 3  # one task alone, then two tasks
+    for axis in figure.axes:
+        drawn = [line.get_ydata() for line in axis.get_lines()]
+        assert sum(len(y) == 4 for y in drawn) == 2
+        assert [0.2, 0.2] in [list(np.round(y, 6)) for y in drawn]
+    np.testing.assert_allclose(figure.axes[2].get_lines()[0].get_xdata(), [500, 1000, 1500, 2000])
+    np.testing.assert_allclose(
+        figure.axes[2].get_lines()[0].get_ydata(), [0.101, 0.401, 0.701, 0.901], rtol=1e-6
+    )
+
+
+def test_a_width_has_one_colour_in_every_panel_and_the_legend(tmp_path: Path) -> None:
+    sized = [
+        replace(cell, parameters={"total": cell.parameters["total"] + len(cell.tasks)})
+        for cell in some_cells(tmp_path)
+    ]
+    figure = learning_curves(sized)
+    curves = [
+        [line.get_color() for line in axis.get_lines() if len(line.get_ydata()) == 4] for axis in figure.axes
+    ]
+    legend = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert len(set(legend)) == 2
+    assert curves == [legend] * 3
+
+
+def test_a_benchmark_of_many_tasks_is_one_panel(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [config_of("MT10", 16)])
+    figure = learning_curves(cells(open_sweep(tmp_path)))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["MT10"]
+    np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata()[0], 0.1 + 0.0045, rtol=1e-5)
+
+
+def a_figure() -> tuple[Series, str]:
+    series = Series(
+        "MT10", np.array([1e5, 1e6]), np.array([0.5, 0.7]), np.array([0.4, 0.6]), np.array([0.6, 0.8])
+    )
+    return series, svg(success_against_parameters({"a": [series], "b": [series]}, random={"a": 0.1}), "one")
+
+
+def test_svg_is_well_formed_and_carries_text(tmp_path: Path) -> None:
+    _, text = a_figure()
+    ElementTree.fromstring(text)
+    assert "success at the last evaluation" in text
+    assert "currentColor" in text
+    assert INK not in text
+    assert "<image" not in text
+
+
+def test_ids_of_two_figures_do_not_meet() -> None:
+    series, first = a_figure()
+    second = svg(success_against_parameters({"a": [series]}), "two")
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for own, text in zip(ids, (first, second), strict=True):
+        assert set(re.findall(r'(?:url\(|href=")#([^")]+)', text)) <= own
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    assert a_figure()[1] == a_figure()[1]
+
+
+def drawn(axis: Axes) -> list[list[float]]:
+    return [np.round(np.asarray(line.get_ydata(), float), 6).tolist() for line in axis.get_lines()]
+
+
+def test_single_runs_and_diverged_ones_are_marked() -> None:
+    sizes, scores = np.array([1e5, 1e6]), np.array([0.5, 0.7])
+    series = Series("MT10", sizes, scores, dots=(sizes, scores - 0.1), crosses=(sizes[1:], scores[1:] - 0.1))
+    (axis,) = success_against_parameters({"this": [series]}).axes
+    assert [0.4, 0.6] in drawn(axis)
+    (cross,) = [line for line in axis.get_lines() if line.get_label() == "diverged run"]
+    assert (cross.get_marker(), cross.get_ydata().tolist()) == ("x", [0.6])
+
+
+def test_a_diverged_run_ends_in_a_cross(tmp_path: Path) -> None:
+    files = write_sweep(tmp_path, [config_of(seed=seed) for seed in range(2)], success=[0.2, 0.4])
+    RunFileWriter.open(files[0]).mark_diverged(DIVERGED)
+    figure = learning_curves(cells(open_sweep(tmp_path)))
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    ends = [np.round([*line.get_xdata(), *line.get_ydata()], 6).tolist() for line in crosses]
+    assert ends == [[1000, 0.4]]
+
+
+def test_a_map_shows_its_numbers_and_leaves_out_what_is_not_known() -> None:
+    figure = maps({"success": np.array([[0.25, np.nan], [0.5, 1]])}, [10, 50], [256, 512])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.25", "0.50", "1.00"]
+
+
+def test_names_of_sizes_do_not_meet() -> None:
+    """Over little more than a decade matplotlib would name every digit."""
+    series = Series("a", np.array([3e3, 9e3, 8e4]), np.array([0.1, 0.2, 0.3]))
+    figure = success_against_parameters({"one": [series], "two": [series], "three": [series]})
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        boxes = [
+            label.get_window_extent() for label in axis.get_xticklabels(which="both") if label.get_text()
+        ]
+        left, right = axis.bbox.x0, axis.bbox.x1
+        shown = sorted((box.x0, box.x1) for box in boxes if left <= (box.x0 + box.x1) / 2 <= right)
+        assert len(shown) >= 2
+        assert all(end < start for (_, end), (start, _) in pairwise(shown))
+
+
+def test_numbers_on_a_map_keep_their_colour_on_a_dark_page() -> None:
+    text = svg(maps({"x": np.array([[0.1], [0.9]])}, [10, 50], [256]), "x")
+    for number in ("0.10", "0.90"):
+        (tag,) = re.findall(rf"<text [^>]*>{re.escape(number)}</text>", text)
+        assert re.search(r"fill: #(fefefe|111111)", tag), tag
+
+
+def test_the_heat_map_joins_equal_parameters() -> None:
+    parameters = np.array([[100.0, 200], [200, 400]])
+    figure = heat_map([1, 2], [1, 2], np.full((2, 2), 0.5), parameters)
+    (lines,) = [c for c in figure.axes[0].collections if isinstance(c, ContourSet)]
+    middle = [path.vertices for path, level in zip(lines.get_paths(), lines.levels, strict=True)
+              if 180 < np.exp(level) < 220]  # fmt: skip
+    for vertices in middle:  # along a line of about 200 the two widths trade against each other
+        assert np.corrcoef(vertices.T)[0, 1] < -0.9
+
+
+def test_what_was_left_out_is_hollow() -> None:
+    seen, left_out = np.array([0.5, 0.6, 0.8]), np.array([False, False, True])
+    (axis,) = extrapolation({"MT10": Predicted(seen, seen + 0.01, left_out)}).axes
+    hollow = [line for line in axis.get_lines() if line.get_markerfacecolor() == "none"]
+    assert [np.round(line.get_ydata(), 6).tolist() for line in hollow] == [[0.81]]
+
+
+def test_measures_have_scales_of_their_own() -> None:
+    steps = np.array([1e3, 2e3])
+    panels = {
+        "dormant": [Series("w", steps, np.array([0.1, 0.2]))],
+        "rank": [Series("w", steps, np.array([50.0, 60]))],
+    }
+    first, second = measures(panels).axes
+    assert first.get_ylim()[1] < 1 < 60 < second.get_ylim()[1]
+
+
+def test_files(tmp_path: Path) -> None:
+    series, _ = a_figure()
+    write(success_against_parameters({"a": [series]}), tmp_path, "x")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    ElementTree.parse(tmp_path / "x.svg")

@@ -1,0 +1,375 @@
+"""The update on the GPU is the CPU's, step by step, as launches and as a CUDA graph, which is played back here.
+
+On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/cuda/cuda_on_host.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from mtrl import ops_cuda
+from mtrl.agent import Agent
+from mtrl.config import Config, build_config
+from tests.mtrl.cuda import cuda_on_host
+
+PER_TASK = 16
+BATCH_FIELDS = (
+    "observation",
+    "action",
+    "reward",
+    "terminated",
+    "next_observation",
+    "task",
+    "weight",
+    "discount",
+)
+
+
+@pytest.fixture(params=cuda_on_host.WAYS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    return cuda_on_host.take(request.param, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _products_as_they_were() -> Iterator[None]:
+    yield
+    ops_cuda.set_products("float32")
+
+
+def config(**settings: Any) -> Config:
+    """section__field=value; a field without a section is the agent's."""
+    overrides = {
+        name.replace("__", ".") if "__" in name else f"agent.{name}": v for name, v in settings.items()
+    }
+    tasks = ["reach-v3", "push-v3", "drawer-open-v3"]
+    widths = {"network.actor.width": 20, "network.critic.width": 24}
+    return build_config(
+        "debug", {"env.tasks": tasks, "agent.batch_per_task": PER_TASK, **widths, **overrides}
+    )
+
+
+def batch(seed: int, tasks: int, device: torch.device) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    rows = tasks * PER_TASK
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    columns = (
+        normal(rows, 39),
+        normal(rows, 4).tanh(),
+        normal(rows),
+        (normal(rows) > 1).float(),
+        normal(rows, 39),
+        torch.arange(tasks).repeat_interleave(PER_TASK),
+        normal(rows).exp(),
+        normal(rows).sigmoid(),
+    )
+    return SimpleNamespace(**dict(zip(BATCH_FIELDS, (c.to(device) for c in columns), strict=True)))
+
+
+def cpu_agent(settings: Config, monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """The CPU's own, while `device` may have put the GPU's way in its place."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ops_cuda, "serves", lambda device: False)
+        return Agent(settings)
+
+
+def noise_of(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives an agent the CPU's random numbers, which those of a GPU are not."""
+    generator = torch.Generator().manual_seed(5)
+    device = agent.device
+
+    def noise(rows: int, _: torch.Generator) -> Tensor:
+        return torch.randn((rows, 4), generator=generator).to(device)
+
+    monkeypatch.setattr(agent, "_noise", noise)
+
+
+def assert_same_update(got: Any, expected: Any, tolerance: float) -> None:
+    for name, value in expected.metrics.items():
+        torch.testing.assert_close(
+            got.metrics[name].cpu(), value, rtol=tolerance, atol=tolerance, check_dtype=False
+        )
+    torch.testing.assert_close(got.priority.cpu(), expected.priority, rtol=tolerance, atol=tolerance)
+
+
+def assert_same_networks(got: Agent, expected: Agent, tolerance: float) -> None:
+    for name in ("actor_adam", "critic_adam"):
+        value = getattr(expected, name).value
+        torch.testing.assert_close(getattr(got, name).value.cpu(), value, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got.target_value.cpu(), expected.target_value, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got.log_temperature.cpu(), expected.log_temperature, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"critics": 3, "weight_decay": 0.1, "critic_clip": 0.1, "cuda_graph": "off"}]
+)
+def test_updates_are_the_cpus(
+    device: torch.device, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(**settings)
+    expected, got = cpu_agent(chosen, monkeypatch), Agent(chosen, device=device)
+    noise_of(expected, monkeypatch)
+    noise_of(got, monkeypatch)
+    for step in range(3):
+        rows = batch(step, 3, device)
+        one = got.update(rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops_cuda, "serves", lambda device: False)
+            other = expected.update(batch(step, 3, torch.device("cpu")))
+        # Sums in another order; the first steps of Adam divide by almost nothing, which makes them larger.
+        assert_same_update(one, other, 1e-4)
+        assert_same_networks(got, expected, 3e-5)
+
+
+def test_actions_are_the_cpus(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, got = cpu_agent(config(), monkeypatch), Agent(config(), device=device)
+    observation = batch(1, 3, torch.device("cpu")).observation[::PER_TASK].numpy()
+    noise_of(expected, monkeypatch)
+    noise_of(got, monkeypatch)
+    for deterministic in (False, True):
+        action = got.act(observation, deterministic=deterministic)
+        wanted = expected.act(observation, deterministic=deterministic)
+        torch.testing.assert_close(torch.from_numpy(action), torch.from_numpy(wanted), rtol=0, atol=1e-6)
+
+
+def test_a_state_moves_to_another_kind_of_device(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu, cpu = Agent(config(), device=device), cpu_agent(config(), monkeypatch)
+    gpu.update(batch(0, 3, device))
+    state = gpu.state_dict()
+    state["act_generator"] = torch.zeros(16, dtype=torch.uint8)  # what a GPU's generator has
+    with caplog.at_level(logging.WARNING):
+        cpu.load_state_dict(state)
+    assert "random numbers start anew" in caplog.text
+    assert torch.equal(cpu.critic_adam.value, gpu.critic_adam.value.cpu())
+    assert torch.equal(
+        cpu.act_generator.get_state(), cpu_agent(config(), monkeypatch).act_generator.get_state()
+    )
+
+
+class Recorder(TorchDispatchMode):
+    """A CUDA graph for the host: remembers every operation on tensors and every kernel that was started, with the very
+    tensors, undoes what they did, and can do them again. Python in between is not done again, as in a real graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
+        self._before: dict[int, tuple[Any, Any]] = {}
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.remember((*args, *kwargs.values()))
+        result = func(*args, **kwargs)
+        if any(part in func.name() for part in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {func.name()}")
+        outputs = result if isinstance(result, list | tuple) else (result,)
+        given = (*args, *kwargs.values())
+        fresh = [x if isinstance(x, Tensor) and not any(x is y for y in given) else None for x in outputs]
+        if not func.is_view:
+            self.work.append((func, args, kwargs, fresh))
+            self._made.update(x.untyped_storage().data_ptr() for x in fresh if x is not None)
+        return result
+
+    def remember(self, values: Any) -> None:
+        """Keeps what tensors from before the capture hold."""
+        for value in values:
+            if isinstance(value, list | tuple):
+                self.remember(value)
+            elif isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                if storage.data_ptr() not in self._made:
+                    self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+
+    def undo(self) -> None:
+        for storage, before in self._before.values():
+            if storage.data_ptr() not in self._made:
+                storage.copy_(before)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, fresh in self.work:
+            again = func(*args, **kwargs)
+            outputs = again if isinstance(again, list | tuple) else (again,)
+            for held, output in zip(fresh, outputs, strict=False):
+                if held is not None and "empty" not in func.name():
+                    held.copy_(output)
+
+
+class RecordedKernels:
+    """The kernels, told to a recorder where one is active."""
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self.recorder: Recorder | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(self._kernels, name)
+
+        def start(*args: Any) -> Any:
+            if self.recorder is not None and not name.endswith("workspace"):
+                with _disable_current_modes():
+                    self.recorder.remember(args)
+                self.recorder.work.append((kernel, args, {}, []))
+            return kernel(*args)
+
+        return start
+
+
+class StartedKernels:
+    """The kernels, and the names of those that were started."""
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels, self.names = kernels, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self._kernels, name)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """Puts recorders in the place of CUDA graphs; gives those that were made."""
+    cuda_on_host.take("host", monkeypatch)
+    kernels = RecordedKernels(ops_cuda.kernels)
+    made: list[Recorder] = []
+
+    def make() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    @contextmanager
+    def capture(graph: Recorder) -> Iterator[None]:
+        kernels.recorder = graph
+        try:
+            with graph:
+                yield
+        finally:
+            kernels.recorder = None
+            graph.undo()  # capturing does nothing
+
+    monkeypatch.setattr(ops_cuda, "kernels", kernels)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    return made
+
+
+def compare_graphed(device: torch.device, critics: int) -> None:
+    settings = {"reset": "critic", "reset_every": 100, "critics": critics}
+    eager, graphed = (Agent(config(cuda_graph=mode, **settings), device=device) for mode in ("off", "on"))
+    for step in range(5):
+        if step == 4:
+            eager.reset(4)  # from now on actor and critics count different steps
+            graphed.reset(4)
+        one, other = eager.update(batch(step, 3, device)), graphed.update(batch(step, 3, device))
+        assert all(torch.equal(one.metrics[name], other.metrics[name]) for name in one.metrics)
+        assert torch.equal(one.priority, other.priority)
+        assert torch.equal(eager.critic_adam.value, graphed.critic_adam.value)
+    graphed.update(batch(8, 3, device))
+    graphed.load_state_dict(eager.state_dict())
+    one, other = eager.update(batch(9, 3, device)), graphed.update(batch(9, 3, device))
+    assert torch.equal(one.priority, other.priority), "a loaded state reaches the graph"
+    assert torch.equal(eager.actor_adam.value, graphed.actor_adam.value)
+
+
+CRITICS = (2, ops_cuda.ROUTED_FROM)  # the minimum's gradient masked, and by routed rows
+
+
+@pytest.mark.parametrize("critics", CRITICS)
+def test_a_graph_gives_the_same_bits(graphs: list[Recorder], critics: int) -> None:
+    compare_graphed(torch.device("cpu"), critics)
+    assert len(graphs) == 1, "the third update is captured, the later ones are played back"
+    assert len(graphs[0].work) > 40
+
+
+@cuda_on_host.on_gpu
+@pytest.mark.parametrize("critics", CRITICS)
+def test_a_cuda_graph_gives_the_same_bits(critics: int) -> None:
+    compare_graphed(torch.device("cuda"), critics)
+
+
+def test_routed_rows_give_the_masked_gradient(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates, started = [], []
+    for first in (1, 9):
+        monkeypatch.setattr(ops_cuda, "ROUTED_FROM", first)
+        agent = Agent(config(critics=4, cuda_graph="off"), device=device)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops_cuda, "kernels", kernels := StartedKernels(ops_cuda.kernels))
+            updates.append(agent.update(batch(0, 3, device)))
+        started.append(kernels.names)
+    assert ("routed_layer" in started[0], "least_gradient" in started[0]) == (True, False)
+    assert ("routed_layer" in started[1], "least_gradient" in started[1]) == (False, True)
+    assert_same_update(*updates, 1e-5)
+
+
+def test_what_asks_the_host_is_refused(
+    graphs: list[Recorder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asking(task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
+        assert int(task[0]) == 0
+        return rows_by_task(task, tasks)
+
+    rows_by_task = ops_cuda.rows_by_task
+    monkeypatch.setattr(ops_cuda, "rows_by_task", asking)
+    agent = Agent(config(cuda_graph="auto"))
+    with caplog.at_level(logging.WARNING):
+        for step in range(5):
+            agent.update(batch(step, 3, agent.device))
+    assert [record.message for record in caplog.records if "without a CUDA graph" in record.message] == [
+        "updates run without a CUDA graph, which CUDA refused: "
+        "operation not permitted when stream is capturing: aten::_local_scalar_dense"
+    ]
+    strict = Agent(config(cuda_graph="on"))
+    for step in range(2):
+        strict.update(batch(step, 3, strict.device))
+    with pytest.raises(RuntimeError, match=r"refused to capture.*use agent\.cuda_graph=auto"):
+        strict.update(batch(2, 3, strict.device))
+
+
+def test_bfloat16_products_stay_near(device: torch.device) -> None:
+    """A product of bfloat16 numbers is off by 2^-8 of its terms; the loss by less, for errors cancel."""
+    exact, rounded = Agent(config(), device=device), Agent(config(products="bfloat16"), device=device)
+    rows = batch(1, 3, device)
+    ops_cuda.set_products("float32")
+    expected = exact.update(rows)
+    ops_cuda.set_products("bfloat16")
+    got = rounded.update(rows)
+    for name in ("critic_loss", "actor_loss", "critic_gradient_norm", "actor_gradient_norm"):
+        assert got.metrics[name] != expected.metrics[name]
+        torch.testing.assert_close(got.metrics[name], expected.metrics[name], rtol=0.02, atol=0.01)
+
+
+def test_the_layers_path_is_the_plain_one(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network takes that has no update in one call: operators, autograd, and the optimiser's kernel."""
+    settings = config(critics=3, weight_decay=0.1)
+    one, other = (
+        Agent(settings, device=device),
+        Agent(config(critics=3, weight_decay=0.1, backend="torch"), device=device),
+    )
+    one.fused = None
+    for step in range(2):
+        got, expected = one.update(batch(step, 3, device)), other.update(batch(step, 3, device))
+        assert_same_update(got, expected, 1e-4)
+        torch.testing.assert_close(one.critic_adam.value, other.critic_adam.value, rtol=0, atol=3e-5)
+
+
+def test_a_build_without_kernels_falls_back(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ops_cuda, "kernels", None)
+    with caplog.at_level(logging.WARNING):
+        agent = Agent(config(), device=device)
+    assert agent.backend == "torch"
+    assert "built without CUDA kernels" in caplog.text

@@ -1,0 +1,72 @@
+"""Whole short runs on the GPU's way: replay on the device, captured updates, checkpoints that move.
+
+On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/cuda/cuda_on_host.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mtrl import ops_cuda
+from mtrl.config import ConfigError, build_config
+from mtrl.results import RunData, read_run
+from mtrl.train import train
+from tests.mtrl.cuda import cuda_on_host
+
+SHORT: dict[str, Any] = {
+    "env.tasks": "drawer-close-v3+reach-v3",
+    "env.horizon": 10,
+    "env.goals_per_task": 1,
+    "replay.mode": "prioritized",
+    "agent.batch_per_task": 8,
+    "network.actor.width": 8,
+    "network.critic.width": 8,
+    "train.vector_steps": 18,
+    "train.random_steps": 12,
+    "evaluate.every": 15,
+    "evaluate.episodes": 1,
+}
+
+
+@pytest.fixture(params=cuda_on_host.WAYS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    return cuda_on_host.take(request.param, monkeypatch)
+
+
+def run(directory: Path, device: str) -> RunData:
+    assert train(build_config("debug", SHORT | {"run.device": device}), directory) == "done"
+    return read_run(directory / "run.h5")
+
+
+def run_for(directory: Path, device: str, steps: int) -> None:
+    left = iter(range(steps - 1, -1, -1))
+    config = build_config("debug", SHORT | {"run.device": device})
+    assert train(config, directory, stop=lambda: next(left) == 0) == "stopped"
+
+
+def test_a_run_is_the_cpus_and_may_move(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = run(tmp_path / "gpu", str(device))
+    run_for(tmp_path / "moved", str(device), 14)
+    with monkeypatch.context() as patch:
+        patch.setattr(ops_cuda, "serves", lambda device: device.type == "cuda")
+        on_cpu = run(tmp_path / "cpu", "cpu")
+        if device.type == "cpu":  # a GPU's generators are of another kind than the CPU's
+            run_for(tmp_path / "moved", "cpu", 2)
+    moved = run(tmp_path / "moved", str(device))
+    place = on_gpu.run_metrics.index("critic_loss")
+    for other in (on_gpu, moved):
+        assert np.isfinite(other.per_run[1:]).all()
+        if device.type == "cpu":
+            np.testing.assert_allclose(other.per_run[1:, place], on_cpu.per_run[1:, place], rtol=1e-3)
+
+
+def test_products_are_for_gpus(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agent\.products = 'tf32' is for GPUs; use float32 on a CPU"):
+        train(build_config("debug", SHORT | {"run.device": "cpu", "agent.products": "tf32"}), tmp_path)
