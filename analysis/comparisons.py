@@ -1,4 +1,4 @@
-"""Pairs of cells compared: differences with intervals, corrected for how many are made; table and figure."""
+"""Pairs of variants compared: differences with intervals, corrected for how many are made; table and figure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Comparison:
     found: Interval  # of the difference of IQMs
     improvement: Interval  # P(a run of the first beats one of the second on the same task)
     p: float  # corrected for all comparisons made together
-    overlap: bool  # of the two cells' own intervals
+    overlap: bool  # of the two variants' own intervals
 
     @property
     def supported(self) -> bool:
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The claim with its numbers, and whether the two cells' own intervals overlap."""
+        """The claim with its numbers, and whether the two variants' own intervals overlap."""
         low, high = self.found.low, self.found.high
         line = f"{self.claim}: {self.found.estimate:+.3f} ({low:+.3f} to {high:+.3f}, {p_words(self.p)})"
         if self.supported:

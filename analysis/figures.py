@@ -1,4 +1,4 @@
-"""The figures, as matplotlib `Figure`s of one style. Nothing here computes: what is drawn is handed in.
+"""The figures, as matplotlib `Figure`s of one style. What is drawn is handed in; only means and bands are taken here.
 
 Axes and text have the colour INK, which `svg` turns into the colour of the page's text, so that one drawing reads in
 light, in dark and in print. Data colours are the colour-blind safe set of Okabe and Ito (2008); sizes, being
@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from analysis.cells import Cell, short_name
+from analysis.variants import Variant, short_name
 
 P = ParamSpec("P")
 
@@ -78,30 +78,34 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @styled
-def learning_curves(cells: Sequence[Cell]) -> Figure:
-    """Success against env steps per task, one line per cell: the mean over its runs, in a band that spans them.
+def learning_curves(variants: Sequence[Variant]) -> Figure:
+    """Success against env steps per task, one line per variant: the mean over its runs, in a band that spans them.
 
     One panel per task, or, for a benchmark of many tasks, one panel of the mean over tasks. The dashed line is the
     uniform random policy.
     """
     panels: list[tuple[str, int | None]] = []
-    for cell in {cell.benchmark: cell for cell in cells}.values():
-        places: list[int | None] = [None] if len(cell.tasks) > FEW_TASKS else list(range(len(cell.tasks)))
-        panels += [(cell.benchmark, place) for place in places]
+    for variant in {variant.benchmark: variant for variant in variants}.values():
+        places: list[int | None] = (
+            [None] if len(variant.tasks) > FEW_TASKS else list(range(len(variant.tasks)))
+        )
+        panels += [(variant.benchmark, place) for place in places]
     figure, axes = _panels(len(panels), height=2.5)
     sizes: dict[
         str, int
     ] = {}  # the same name is the same colour in every panel, whatever its tasks add to it
-    for cell in sorted(cells, key=lambda cell: cell.parameters["total"]):
-        sizes.setdefault(cell.name, cell.parameters["total"])
+    for variant in sorted(variants, key=lambda variant: variant.parameters["total"]):
+        sizes.setdefault(variant.name, variant.parameters["total"])
     shades = dict(zip(sizes, _shades(len(sizes)), strict=True))
     names: dict[str, Any] = {}
     for axis, (benchmark, place) in zip(axes, panels, strict=True):
-        group = [cell for cell in cells if cell.benchmark == benchmark]
-        for cell in group:
-            names[cell.name] = _curve(axis, cell, place, shades[cell.name], band=len(sizes) <= MANY_LINES)
+        group = [variant for variant in variants if variant.benchmark == benchmark]
+        for variant in group:
+            names[variant.name] = _curve(
+                axis, variant, place, shades[variant.name], band=len(sizes) <= MANY_LINES
+            )
         random = float(
-            np.mean([cell.random.mean() if place is None else cell.random[place] for cell in group])
+            np.mean([variant.random.mean() if place is None else variant.random[place] for variant in group])
         )
         if np.isfinite(random):
             _reference(axis, random, "random policy")
@@ -451,15 +455,15 @@ def _panels(number: int, *, height: float, share_y: bool = True) -> tuple[Figure
     return figure, axes[:number]
 
 
-def _curve(axis: Axes, cell: Cell, place: int | None, colour: str, *, band: bool) -> Any:
-    known = cell.env_steps >= 0
-    steps = cell.env_steps[known] / cell.task_count
-    curves = cell.curves.mean(-1) if place is None else cell.curves[:, :, place]
+def _curve(axis: Axes, variant: Variant, place: int | None, colour: str, *, band: bool) -> Any:
+    known = variant.env_steps >= 0
+    steps = variant.env_steps[known] / variant.task_count
+    curves = variant.curves.mean(-1) if place is None else variant.curves[:, :, place]
     curves = curves[:, known]
     (line,) = axis.plot(steps, np.nanmean(curves, axis=0), color=colour)
     if len(curves) > 1 and band:
         axis.fill_between(steps, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colour, alpha=0.15, lw=0)
-    for curve in curves[cell.diverged_runs]:
+    for curve in curves[variant.diverged_runs]:
         if len(ends := np.flatnonzero(np.isfinite(curve))):
             axis.plot(steps[ends[-1]], curve[ends[-1]], "x", color=DIVERGED, ms=6, mew=1.5)
     return line
@@ -517,8 +521,8 @@ def _thousands(value: float, _: Any) -> str:
     return f"{value:g}"
 
 
-def _panel_title(cell: Cell, place: int | None) -> str:
+def _panel_title(variant: Variant, place: int | None) -> str:
     if place is None:
-        return cell.benchmark if "+" not in cell.benchmark else f"{len(cell.tasks)} tasks, mean"
-    task = short_name(cell.tasks[place])
-    return task if len(cell.tasks) == 1 else f"{task}\nin {short_name(cell.benchmark)}"
+        return variant.benchmark if "+" not in variant.benchmark else f"{len(variant.tasks)} tasks, mean"
+    task = short_name(variant.tasks[place])
+    return task if len(variant.tasks) == 1 else f"{task}\nin {short_name(variant.benchmark)}"

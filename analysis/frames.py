@@ -41,10 +41,9 @@ import xarray as xr
 from h5py import h5f
 from numpy.typing import NDArray
 
+from analysis.gridding import GRID_DIMS, to_grid
 from analysis.run_reader import (
     ATTRIBUTES,
-    AXES,
-    TYPES,
     Header,
     Labels,
     open_file,
@@ -54,10 +53,9 @@ from analysis.run_reader import (
     stamp_of,
 )
 from mtrl.config import Config
-from mtrl.results import COORDINATES, PLASTICITY, RunFileError
+from mtrl.results import ARRAYS, COORDINATES, PLASTICITY, RunFileError, missing
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
-GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 DATASET = "dataset.nc"  # beside the cells of a sweep
 RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
 FORMAT = 2  # of the dataset; one of another format is made anew
@@ -182,49 +180,6 @@ def load(path: Path) -> xr.Dataset:
     return dataset
 
 
-def to_grid(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset over its grid dims where every combination of their values is exactly one run, else as it is."""
-    places = list(zip(*(dataset[dim].values.tolist() for dim in GRID_DIMS), strict=True))
-    axes = [sorted(set(values)) for values in zip(*places, strict=True)]
-    shape = tuple(map(len, axes))
-    if len(set(places)) < len(places) or np.prod(shape) != len(places):
-        return dataset
-    if places != sorted(places):  # a sweep as it is gathered is sorted: then nothing is copied
-        dataset = dataset.isel(run=sorted(range(len(places)), key=places.__getitem__))
-    runs = dataset.drop_vars([*GRID_DIMS, "run"])
-    coordinates = {name: _unfold(value, shape) for name, value in runs.coords.items()}
-    grid = runs.map(_unfold, args=(shape,)).assign_attrs(dataset.attrs)
-    return grid.assign_coords(coordinates | dict(zip(GRID_DIMS, axes, strict=True)))
-
-
-def to_runs(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset with a flat `run` dim, whichever form it has."""
-    if "run" in dataset.dims:
-        return dataset
-    shape = tuple(dataset.sizes[dim] for dim in GRID_DIMS)
-    values = np.meshgrid(*(dataset[dim].values for dim in GRID_DIMS), indexing="ij")
-    places = {dim: ("run", value.ravel()) for dim, value in zip(GRID_DIMS, values, strict=True)}
-    grid = dataset.drop_vars(GRID_DIMS)
-    coordinates = {name: _fold(value) for name, value in grid.coords.items()}
-    runs = grid.map(_fold).assign_attrs(dataset.attrs)
-    return runs.assign_coords(coordinates | places | {"run": range(int(np.prod(shape)))})
-
-
-def _unfold(array: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
-    """The array with the grid's dims in the place of `run`; a view."""
-    if "run" not in array.dims:
-        return array
-    values = array.values.reshape(*shape, *array.shape[1:])
-    return xr.DataArray(values, dims=(*GRID_DIMS, *array.dims[1:]), attrs=array.attrs)
-
-
-def _fold(array: xr.DataArray) -> xr.DataArray:
-    if GRID_DIMS[0] not in array.dims:
-        return array
-    values = array.values.reshape(-1, *array.shape[len(GRID_DIMS) :])
-    return xr.DataArray(values, dims=("run", *array.dims[len(GRID_DIMS) :]), attrs=array.attrs)
-
-
 class _Runs:
     """The arrays of all runs, each file in its place; they grow when a file brings a new task, metric or evaluation.
 
@@ -236,7 +191,7 @@ class _Runs:
         self.headers: list[Header | None] = [None] * len(files)
         self.skipped: list[str] = []
         self.labels: Labels = dict.fromkeys(("eval", *COORDINATES), ())
-        self.arrays = {name: np.empty(0, TYPES[name]) for name in AXES}
+        self.arrays = {name: np.empty(0, dtype) for name, (_, dtype) in ARRAYS.items()}
 
     def read(self, run: int) -> None:
         """Reads file number `run`, or notes why it cannot be read."""
@@ -246,7 +201,7 @@ class _Runs:
             with open_file(path) as file:
                 header = read_header(file, path, stamp)
                 self.make_room(header.labels)
-                for name in AXES:
+                for name in ARRAYS:
                     self._read(file, name, run, header)
             self.headers[run] = header
         except (OSError, KeyError, ValueError, RuntimeError) as error:
@@ -278,28 +233,28 @@ class _Runs:
         if union == self.labels:
             return
         filled = np.array([run for run, header in enumerate(self.headers) if header], int)
-        for name, axes in AXES.items():
+        for name, (axes, dtype) in ARRAYS.items():
             old = self.arrays[name]
-            self.arrays[name] = np.empty((len(self.files), *(len(union[axis]) for axis in axes)), TYPES[name])
+            self.arrays[name] = np.empty((len(self.files), *(len(union[axis]) for axis in axes)), dtype)
             if len(filled):
-                self.arrays[name][filled] = _missing(name)
+                self.arrays[name][filled] = missing(name)
                 self.arrays[name][_place(filled, self.labels, union, axes)] = old[filled]
         self.labels = union
 
     def _read(self, file: h5f.FileID, name: str, run: int, header: Header) -> None:
-        axes = AXES[name]
+        axes, dtype = ARRAYS[name]
         row = self.arrays[name][run]
         if name in PLASTICITY and not header.labels["layer"]:  # a file of an earlier version
-            row[...] = _missing(name)
+            row[...] = missing(name)
         elif all(header.labels[axis] == self.labels[axis] for axis in axes):
             read_into(file, name, row)
         else:
-            part = np.empty([len(header.labels[axis]) for axis in axes], TYPES[name])
+            part = np.empty([len(header.labels[axis]) for axis in axes], dtype)
             read_into(file, name, part)
-            row[...] = _missing(name)
+            row[...] = missing(name)
             self.arrays[name][_place(np.array([run]), header.labels, self.labels, axes)] = part
         if axes[0] == "eval":
-            row[header.committed :] = _missing(name)
+            row[header.committed :] = missing(name)
 
     def take(self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int]) -> None:
         """Fills the places `into` from those rows of an earlier dataset."""
@@ -309,7 +264,7 @@ class _Runs:
         for name, number, variable in self._variables():
             part = self._part(name, number)
             trailing = part.ndim - 1
-            part[into] = _by_run(earlier[variable], trailing)[rows] if variable in earlier else _missing(name)
+            part[into] = _by_run(earlier[variable], trailing)[rows] if variable in earlier else missing(name)
         known = {name: _by_run(earlier[name])[rows].tolist() for name in (*ATTRIBUTES, *_OF_HEADER)}
         for number, run in enumerate(into):
             complete = known["committed"][number] == known["planned"][number]
@@ -344,7 +299,7 @@ class _Runs:
         """A view of the array, of one metric where `number` is given."""
         if number is None:
             return self.arrays[name]
-        where = 1 + AXES[name].index(next(axis for axis in AXES[name] if axis in _OTHER_AXES))
+        where = 1 + ARRAYS[name][0].index(next(axis for axis in ARRAYS[name][0] if axis in _OTHER_AXES))
         return self.arrays[name][(slice(None),) * where + (number,)]
 
     def dataset(self, names: Sequence[str], sweeps: Sequence[str] | None) -> xr.Dataset:
@@ -360,7 +315,7 @@ class _Runs:
             values = self._part(name, number)[: len(here)]
             if not (name == "random_policy" and np.isnan(values).all()):
                 variables[variable] = (
-                    ("run", *(axis for axis in AXES[name] if axis not in _OTHER_AXES)),
+                    ("run", *(axis for axis in ARRAYS[name][0] if axis not in _OTHER_AXES)),
                     values,
                 )
         for attribute in ATTRIBUTES[1:]:
@@ -433,10 +388,6 @@ def _take_earlier(root: Path, numbers: Sequence[int], runs: _Runs) -> None:
                 same[number] = row
         if same:
             runs.take(earlier, list(same.values()), list(same))
-
-
-def _missing(name: str) -> float | int:
-    return -1 if name == "env_steps" else np.nan
 
 
 def _reorder(array: NDArray[Any], order: Sequence[int]) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.frames import SweepError, to_grid
+from analysis.frames import SweepError
+from analysis.gridding import to_grid
 from mtrl.tasks import BENCHMARKS, benchmark_name
 
 Row = dict[str, str]

@@ -1,4 +1,4 @@
-"""The scaling laws of a sweep's groups of cells, with the sentences, tables and figures about them."""
+"""The scaling laws of a sweep's groups of variants, with the sentences, tables and figures about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from scipy import special
 
 from analysis import figures
-from analysis.cells import Cell
 from analysis.figures import Row
 from analysis.models import MODELS, Likelihood
 from analysis.report import Drawing, Table, Text
@@ -27,6 +26,7 @@ from analysis.scaling_laws import (
     fit,
     largest,
 )
+from analysis.variants import Variant
 
 EVERYTHING = "all task sets"
 OF = {
@@ -70,30 +70,30 @@ class Law:
         }
 
 
-def points_of(group: Sequence[Cell]) -> Points:
+def points_of(group: Sequence[Variant]) -> Points:
     """A point for each finished run: its mean success over its tasks."""
-    counts = [len(cell.seeds) for cell in group]
+    counts = [len(variant.seeds) for variant in group]
     sizes = {
-        part: np.repeat([cell.parameters[key] for cell in group], counts)
+        part: np.repeat([variant.parameters[key] for variant in group], counts)
         for part, key in (("parameters", "total"), ("actor", "actor"), ("critic", "critic"))
     }
-    sizes["tasks"] = np.repeat([cell.task_count for cell in group], counts)
-    success = np.concatenate([cell.scores.mean(-1) for cell in group])
-    trials = np.repeat([cell.episodes * cell.task_count for cell in group], counts)
+    sizes["tasks"] = np.repeat([variant.task_count for variant in group], counts)
+    success = np.concatenate([variant.scores.mean(-1) for variant in group])
+    trials = np.repeat([variant.episodes * variant.task_count for variant in group], counts)
     return Points(sizes, success, trials, np.repeat(np.arange(len(group)), counts))
 
 
 def law_of(
     name: str,
-    group: Sequence[Cell],
+    group: Sequence[Variant],
     model: str,
     generator: np.random.Generator,
     *,
     likelihood: Likelihood = "logit",
 ) -> Law:
-    """The law `model` over the single runs of the cells; auto takes actor_critic where their widths vary apart."""
+    """The law `model` over the single runs of the variants; auto takes actor_critic where their widths vary apart."""
     if model == "auto":
-        model = "actor_critic" if any(cell.width is None for cell in group) else "power"
+        model = "actor_critic" if any(variant.width is None for variant in group) else "power"
     points = points_of(group)
     found = fit(MODELS[model], points, generator, likelihood=likelihood)
     if found.refusal:

@@ -174,7 +174,7 @@ def _findings(
         f"seeds: {', '.join(close)}."
     )
     not_shown.append(
-        "Actor against critic: five cells without single seeds, and no exponent of either; the full grid is needed."
+        "Actor against critic: five pairs of widths without single seeds; the full grid is needed."
     )
     return shows, not_shown
 
@@ -358,7 +358,7 @@ COMPARED = (
 )
 ACTOR_CRITIC = (
     "Taking the critic from 1024 to 200 costs far more than taking the actor there, in one measurement of each. "
-    "Without the seeds behind these cells there is no interval, and with fewer than four sizes of either no exponent."
+    "Without the seeds behind these pairs there is no interval, and with fewer than four sizes of either no exponent."
 )
 METHODS = (
     "Scores: IQM over runs of the mean over tasks. Intervals use all runs, none trimmed: bootstrap standard error with "

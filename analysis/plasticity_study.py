@@ -1,4 +1,4 @@
-"""Plasticity of a sweep's cells: curves, dormancy by width and tasks, and whether tasks or the batch explain it."""
+"""Plasticity of a sweep's variants: curves, dormancy by width and tasks, and whether tasks or the batch explain it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import figures
-from analysis.cells import Cell, groups, short_name
 from analysis.figures import Series
 from analysis.report import Drawing, Table, Text
 from analysis.statistics import Slope, least_squares
+from analysis.variants import Variant, groups, short_name
 from mtrl.results import NETWORKS
 
 Array = NDArray[np.float64]
@@ -35,9 +35,9 @@ FIXED = {"": "", "_fixed": " on the fixed batch"}  # of a metric's name, and in 
 DOUBLING = {"width": "width", "tasks": "tasks", "batch": "total batch"}
 
 
-def section(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
+def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
     """Items, and what they show and do not show in sentences."""
-    if not any("dormant_critic" in cell.metrics for cell in found):
+    if not any("dormant_critic" in variant.metrics for variant in found):
         return [], [], []
     items: Items = [*_curves(found), *_by_width(found), *_maps(found)]
     yes: list[str] = []
@@ -48,43 +48,45 @@ def section(found: Sequence[Cell]) -> tuple[Items, list[str], list[str]]:
     return items, yes, list(dict.fromkeys(no))
 
 
-def measured(cell: Cell, name: str) -> Array | None:
+def measured(variant: Variant, name: str) -> Array | None:
     """The metric [runs, evaluations] of that name, or the mean of its layers (`<name>_1`, `<name>_2`, ...)."""
-    if name in cell.metrics:
-        return cell.metrics[name]
+    if name in variant.metrics:
+        return variant.metrics[name]
     layers = [
-        values for key, values in sorted(cell.metrics.items()) if key.removeprefix(f"{name}_").isdigit()
+        values for key, values in sorted(variant.metrics.items()) if key.removeprefix(f"{name}_").isdigit()
     ]
     return np.mean(layers, axis=0) if layers else None
 
 
-def at_the_end(cell: Cell, name: str) -> Array:
+def at_the_end(variant: Variant, name: str) -> Array:
     """The metric's last value in each finished run. [finished runs]"""
-    values = measured(cell, name)
+    values = measured(variant, name)
     if values is None:
         return np.empty(0)
-    ends = [row[np.isfinite(row)][-1:] for row in values[cell.finished]]
+    ends = [row[np.isfinite(row)][-1:] for row in values[variant.finished]]
     return np.concatenate(ends) if ends else np.empty(0)
 
 
-def _curves(found: Sequence[Cell]) -> list[Drawing]:
-    """One panel per measure; a line per cell of the first benchmark with most cells, the mean over its runs."""
+def _curves(found: Sequence[Variant]) -> list[Drawing]:
+    """One panel per measure; a line per variant of the first benchmark with most variants, the mean over its runs."""
     most = max(
-        {cell.benchmark for cell in found}, key=lambda name: sum(cell.benchmark == name for cell in found)
+        {variant.benchmark for variant in found},
+        key=lambda name: sum(variant.benchmark == name for variant in found),
     )
     group = sorted(
-        (cell for cell in found if cell.benchmark == most), key=lambda cell: cell.parameters["total"]
+        (variant for variant in found if variant.benchmark == most),
+        key=lambda variant: variant.parameters["total"],
     )
     panels: dict[str, list[Series]] = {}
     for name, title in CURVES.items():
-        for cell in group:
-            values = measured(cell, name)
+        for variant in group:
+            values = measured(variant, name)
             if values is None or not np.isfinite(values).any():
                 continue
-            known = np.isfinite(values).any(0) & (cell.env_steps >= 0)
-            steps = cell.env_steps[known] / cell.task_count
+            known = np.isfinite(values).any(0) & (variant.env_steps >= 0)
+            steps = variant.env_steps[known] / variant.task_count
             spread = [f(values[:, known], axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)]
-            label = f"{cell.name}  (n = {len(values)})"
+            label = f"{variant.name}  (n = {len(values)})"
             panels.setdefault(title, []).append(Series(label, steps, *spread))
     if not panels:
         return []
@@ -96,13 +98,13 @@ def _curves(found: Sequence[Cell]) -> list[Drawing]:
     return [Drawing("plasticity_curves", "Plasticity over training", caption, figures.measures(panels))]
 
 
-def _by_width(found: Sequence[Cell]) -> list[Drawing]:
+def _by_width(found: Sequence[Variant]) -> list[Drawing]:
     panels: dict[str, list[Series]] = {}
     for (suffix, words), part in itertools.product(FIXED.items(), NETWORKS[::-1]):
         for group in groups(found).values():
             ends = [
-                (getattr(cell, f"{part}_width"), at_the_end(cell, f"dormant_{part}{suffix}"))
-                for cell in group
+                (getattr(variant, f"{part}_width"), at_the_end(variant, f"dormant_{part}{suffix}"))
+                for variant in group
             ]
             widths = sorted({width for width, values in ends if len(values)})
             if not widths:
@@ -123,43 +125,43 @@ def _by_width(found: Sequence[Cell]) -> list[Drawing]:
     return [Drawing("dormant", "Dormant neurons", caption, figures.lines(panels, x="width", y="dormant"))]
 
 
-def _maps(found: Sequence[Cell]) -> list[Drawing]:
+def _maps(found: Sequence[Variant]) -> list[Drawing]:
     """Success and dormancy over tasks and width, where both vary."""
-    cells = [cell for cell in found if cell.width]
-    tasks, widths = sorted({c.task_count for c in cells}), sorted({c.critic_width for c in cells})
-    if len(tasks) < 2 or len(widths) < 2 or len({cell.system for cell in cells}) > 1:
+    variants = [v for v in found if v.width]
+    tasks, widths = sorted({c.task_count for c in variants}), sorted({c.critic_width for c in variants})
+    if len(tasks) < 2 or len(widths) < 2 or len({variant.system for variant in variants}) > 1:
         return []
     success, dormant = np.full((2, len(tasks), len(widths)), np.nan)
     for row, count in enumerate(tasks):
         for column, width in enumerate(widths):
-            here = [c for c in cells if (c.task_count, c.critic_width) == (count, width)]
+            here = [c for c in variants if (c.task_count, c.critic_width) == (count, width)]
             if here:
                 success[row, column] = np.mean(np.concatenate([c.scores.mean(-1) for c in here]))
                 ends = np.concatenate([at_the_end(c, "dormant_critic") for c in here])
                 dormant[row, column] = ends.mean() if len(ends) else np.nan
     drawing = figures.maps({"success": success, "dormant neurons of the critic": dormant}, tasks, widths)
-    fewest = min(len(cell.seeds) for cell in cells)
+    fewest = min(len(variant.seeds) for variant in variants)
     caption = f"Means over runs at the last evaluation, at least n = {fewest} per field."
     return [Drawing("tasks_by_width", "Tasks and width", caption, drawing)]
 
 
-def _what_explains(found: Sequence[Cell], suffix: str) -> tuple[Items, list[str], list[str]]:
+def _what_explains(found: Sequence[Variant], suffix: str) -> tuple[Items, list[str], list[str]]:
     """A regression of the critic's dormancy on width, tasks and total batch, with what it can tell apart."""
-    rows = [(cell, value) for cell in found for value in at_the_end(cell, f"dormant_critic{suffix}")]
+    rows = [(variant, value) for variant in found for value in at_the_end(variant, f"dormant_critic{suffix}")]
     design = {
-        "width": np.array([cell.critic_width for cell, _ in rows]),
-        "tasks": np.array([cell.task_count for cell, _ in rows]),
-        "batch": np.array([cell.batch for cell, _ in rows]),
+        "width": np.array([variant.critic_width for variant, _ in rows]),
+        "tasks": np.array([variant.task_count for variant, _ in rows]),
+        "batch": np.array([variant.batch for variant, _ in rows]),
     }
     if not rows:
         return [], [], []
     varying = [name for name, values in design.items() if len(np.unique(values)) > 1 and values.min() > 0]
-    if not varying or len(rows) < len(varying) + 4 or len({cell.system for cell in found}) > 1:
+    if not varying or len(rows) < len(varying) + 4 or len({variant.system for variant in found}) > 1:
         return [], [], []
     confounded = {"tasks", "batch"} <= set(varying) and _collinear(design, varying)
     if confounded:
         varying.remove("batch")
-    neurons = np.array([3 * cell.critic_width for cell, _ in rows])
+    neurons = np.array([3 * variant.critic_width for variant, _ in rows])
     share = (np.array([value for _, value in rows]).clip(0, 1) * neurons + 0.5) / (neurons + 1)
     response = np.log2(share / (1 - share))
     x = np.stack([np.log2(design[name]) for name in varying], axis=-1)
@@ -169,8 +171,8 @@ def _what_explains(found: Sequence[Cell], suffix: str) -> tuple[Items, list[str]
         f"By how much the odds that a neuron of the critic is dormant{FIXED[suffix]} change when one quantity "
         f"doubles and the others stay: least squares on logits over n = {len(rows)} runs."
     )
-    cells = [[name, _factor(slope)[0], _factor(slope)[1]] for name, slope in zip(names, slopes, strict=True)]
-    items: Items = [Table(caption, ["doubled", "odds times", "95% interval"], cells)]
+    lines = [[name, _factor(slope)[0], _factor(slope)[1]] for name, slope in zip(names, slopes, strict=True)]
+    items: Items = [Table(caption, ["doubled", "odds times", "95% interval"], lines)]
     yes: list[str] = []
     no: list[str] = []
     for name, slope in zip(names, slopes, strict=True):

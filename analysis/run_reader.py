@@ -19,28 +19,12 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from mtrl.results import COORDINATES, PLASTICITY, check_schema, read_index
+from mtrl.results import COORDINATES, check_schema, read_index
 
 FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
 
 Labels = dict[str, tuple[Any, ...]]  # axis -> what stands along it
 
-# The arrays of a run file, and the axes of each.
-AXES = {
-    "per_task": ("eval", "metric", "task"),
-    "per_run": ("eval", "run_metric"),
-    "timing": ("eval", "clock"),
-    "env_steps": ("eval",),
-    "random_policy": ("metric", "task"),
-    **{name: ("eval", *axes) for name, axes in PLASTICITY.items()},
-}
-TYPES = {
-    "per_task": "f4",
-    "per_run": "f8",
-    "timing": "f8",
-    "env_steps": "i8",
-    "random_policy": "f4",
-} | dict.fromkeys(PLASTICITY, "f4")
 ATTRIBUTES = (
     "run_id",
     "code_version",
@@ -48,11 +32,8 @@ ATTRIBUTES = (
 )
 _STRING = h5py.string_dtype()
 _STRING_TYPE = h5t.py_create(_STRING)
-_NATIVE = {
-    "<f4": h5t.NATIVE_FLOAT,
-    "<f8": h5t.NATIVE_DOUBLE,
-    "<i8": h5t.NATIVE_INT64,
-}  # made once: dear per call
+# Made once: making them costs more than a read.
+_NATIVE = {"<f4": h5t.NATIVE_FLOAT, "<f8": h5t.NATIVE_DOUBLE, "<i8": h5t.NATIVE_INT64}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Scaling laws of the failure rate: fits with intervals, refusals, and the choice between laws. models.py has the laws.
 
-A point is a run (or a cell, where only cells are known). Intervals are profile likelihoods with the F quantile, so
+A point is a run (or a variant, where runs are not known). Intervals are profile likelihoods with the F quantile, so
 that few points give wide ones. A law is only as good as its data: fewer than 4 sizes, an interval wider than 1, or a
 constant that fits as well, and the answer is "not identified", with the reason.
 """
@@ -30,7 +30,7 @@ CRITIC_FLOPS = 12  # forward of the target; forward and backward in its loss; fo
 class Points:
     """n points to fit: sizes by name (parameters, actor, critic, tasks), each [n]; success and trials [n].
 
-    trials are the episodes behind each success. Points of one stratum are runs of one cell: a bootstrap draws within.
+    trials are the episodes behind each success. A stratum holds the runs of one variant: a bootstrap draws within.
     """
 
     sizes: dict[str, NDArray[Any]]

@@ -52,6 +52,15 @@ PLASTICITY = {
     "dormant": ("batch", "network", "layer", "task"),
     "task_gradient": ("batch", "network", "task", "gradient_metric"),
 }
+# The arrays of a run file: their axes and types.
+ARRAYS: dict[str, tuple[tuple[str, ...], str]] = {
+    "per_task": (("eval", "metric", "task"), "f4"),
+    "per_run": (("eval", "run_metric"), "f8"),
+    "timing": (("eval", "clock"), "f8"),
+    "env_steps": (("eval",), "i8"),
+    "random_policy": (("metric", "task"), "f4"),
+    **{name: (("eval", *axes), "f4") for name, axes in PLASTICITY.items()},
+}
 COORDINATES = (
     "metric",
     "run_metric",
@@ -140,6 +149,11 @@ class RunData:
                 f"{self.path} was written by mtrl {self.attributes.get('code_version')}, whose configuration this "
                 f"version cannot run ({fields}); use that version, or only analyse the file"
             ) from None
+
+
+def missing(array: str) -> float | int:
+    """What stands in an array of a run file where nothing has been written yet."""
+    return -1 if array == "env_steps" else math.nan
 
 
 class RunFileWriter:
@@ -401,18 +415,11 @@ def _lay_out(
     for name, values in coordinates.items():
         file[name] = values
         file[name].make_scale(name)
-    dims: dict[str, tuple[tuple[str, ...], str, float]] = {
-        "env_steps": (("eval",), "i8", -1),
-        "per_task": (("eval", "metric", "task"), "f4", math.nan),
-        "per_run": (("eval", "run_metric"), "f8", math.nan),
-        "timing": (("eval", "clock"), "f8", math.nan),
-        "random_policy": (("metric", "task"), "f4", math.nan),
-    }
-    if layers:
-        dims |= {name: (("eval", *axes), "f4", math.nan) for name, axes in PLASTICITY.items()}
-    for name, (axes, dtype, fill) in dims.items():
+    for name, (axes, dtype) in ARRAYS.items():
+        if name in PLASTICITY and not layers:
+            continue
         shape = tuple(len(coordinates[axis]) for axis in axes)
-        file.create_dataset(name, data=np.full(shape, fill, dtype))
+        file.create_dataset(name, data=np.full(shape, missing(name), dtype))
         for position, axis in enumerate(axes):
             file[name].dims[position].attach_scale(file[axis])
     file.create_dataset("committed", data=np.int64(0))

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import ContourSet
 
-from analysis.cells import Cell, cells
 from analysis.figures import (
     INK,
     Predicted,
@@ -26,18 +25,19 @@ from analysis.figures import (
     write,
 )
 from analysis.frames import open_sweep
+from analysis.variants import Variant, variants
 from mtrl.results import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, config_of, write_sweep
 
 
-def some_cells(tmp_path: Path, seeds: int = 2) -> list[Cell]:
+def some_variants(tmp_path: Path, seeds: int = 2) -> list[Variant]:
     sets = ("drawer-close-v3", "drawer-close-v3+reach-v3")
     write_sweep(tmp_path, [config_of(t, w, s) for t in sets for w in (16, 32) for s in range(seeds)])
-    return cells(open_sweep(tmp_path))
+    return variants(open_sweep(tmp_path))
 
 
 def test_learning_curves_draw_every_cell_and_the_random_policy(tmp_path: Path) -> None:
-    figure = learning_curves(some_cells(tmp_path))
+    figure = learning_curves(some_variants(tmp_path))
     assert len(figure.axes) == 3  # one task alone, then two tasks
     for axis in figure.axes:
         drawn = [line.get_ydata() for line in axis.get_lines()]
@@ -51,8 +51,8 @@ def test_learning_curves_draw_every_cell_and_the_random_policy(tmp_path: Path) -
 
 def test_a_width_has_one_colour_in_every_panel_and_the_legend(tmp_path: Path) -> None:
     sized = [
-        replace(cell, parameters={"total": cell.parameters["total"] + len(cell.tasks)})
-        for cell in some_cells(tmp_path)
+        replace(variant, parameters={"total": variant.parameters["total"] + len(variant.tasks)})
+        for variant in some_variants(tmp_path)
     ]
     figure = learning_curves(sized)
     curves = [
@@ -65,7 +65,7 @@ def test_a_width_has_one_colour_in_every_panel_and_the_legend(tmp_path: Path) ->
 
 def test_a_benchmark_of_many_tasks_is_one_panel(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of("MT10", 16)])
-    figure = learning_curves(cells(open_sweep(tmp_path)))
+    figure = learning_curves(variants(open_sweep(tmp_path)))
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["MT10"]
     np.testing.assert_allclose(figure.axes[0].get_lines()[0].get_ydata()[0], 0.1 + 0.0045, rtol=1e-5)
 
@@ -116,7 +116,7 @@ def test_single_runs_and_diverged_ones_are_marked() -> None:
 def test_a_diverged_run_ends_in_a_cross(tmp_path: Path) -> None:
     files = write_sweep(tmp_path, [config_of(seed=seed) for seed in range(2)], success=[0.2, 0.4])
     RunFileWriter.open(files[0]).mark_diverged(DIVERGED)
-    figure = learning_curves(cells(open_sweep(tmp_path)))
+    figure = learning_curves(variants(open_sweep(tmp_path)))
     crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
     ends = [np.round([*line.get_xdata(), *line.get_ydata()], 6).tolist() for line in crosses]
     assert ends == [[1000, 0.4]]

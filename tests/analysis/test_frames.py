@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import frames
-from analysis.cells import cells
-from analysis.frames import SweepError, load, open_sweep, save, to_runs
+from analysis.frames import SweepError, load, open_sweep, save
+from analysis.gridding import last, to_runs
+from analysis.variants import variants
 from mtrl.config import Config
 from mtrl.results import RunFileWriter, read_run
 from tests.analysis.reference_analysis import DIVERGED, config_of, write_run, write_sweep
@@ -329,7 +330,7 @@ def test_a_run_of_another_version_is_gathered(tmp_path: Path) -> None:
     assert dataset.attrs["skipped"] == []
     assert dataset["agent.sharpness"].sortby("seed").values.tolist() == ["2", "None"]
     assert "agent.polyak" not in dataset.coords
-    assert [cell.name for cell in cells(dataset)] == [
+    assert [variant.name for variant in variants(dataset)] == [
         "width 16, agent.sharpness 2",
         "width 16, agent.sharpness None",
     ]
@@ -351,3 +352,14 @@ def test_a_file_without_an_index_is_read(tmp_path: Path) -> None:
     with h5py.File(file, "r+") as opened:
         del opened.attrs["index"]
     check_against_file(to_runs(open_sweep(tmp_path)), file)
+
+
+def test_the_last_value_of_each_run(tmp_path: Path) -> None:
+    """Runs of different lengths: each has its own last evaluation; a dataset over a grid has it too."""
+    write_sweep(tmp_path, [config_of(seed=0)], success=(0.1, 0.4, 0.7, 0.9))
+    write_sweep(tmp_path, [config_of(seed=1, train__vector_steps=1_000)], success=(0.1, 0.3))
+    sweep = open_sweep(tmp_path)
+    flat = to_runs(sweep)
+    np.testing.assert_allclose(last(flat, "success").isel(task=0), [0.9, 0.3], rtol=1e-6)
+    assert last(flat, "env_steps").values.tolist() == [4_000, 2_000]
+    assert last(sweep, "success").dims == tuple(dim for dim in sweep.success.dims if dim != "eval")

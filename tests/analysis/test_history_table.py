@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.cells import cells
-from analysis.frames import SweepError, to_runs
+from analysis.frames import SweepError
+from analysis.gridding import to_runs
 from analysis.history_table import MEAN, is_history, open_history
 from analysis.sweep_study import study
+from analysis.variants import variants
 
 
 def write_table(path: Path, header: str, *rows: str) -> Path:
@@ -62,7 +63,7 @@ def test_what_weights_and_biases_exports(tmp_path: Path) -> None:
     assert (int(big.parameters_total), int(small.parameters_total)) == (300, 30)
     assert (str(big.outcome.values), str(small.outcome.values)) == ("done", "unfinished")
     assert dataset.task.values.tolist() == [MEAN]
-    assert [cell.task_count for cell in cells(dataset)] == [10, 10]
+    assert [variant.task_count for variant in variants(dataset)] == [10, 10]
 
 
 def test_columns_of_another_name(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_columns_of_another_name(tmp_path: Path) -> None:
 
 
 def test_a_history_becomes_a_study(tmp_path: Path) -> None:
-    """As from run files: cells, a law where there is one, and no claim about a random policy that nobody measured."""
+    """As from run files: a law where there is one, and no claim about a random policy nobody measured."""
     generator = np.random.default_rng(0)
     with (tmp_path / "theirs.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from analysis import paper_study, plasticity_study, sweep_study
-from analysis.cells import cells
 from analysis.frames import SweepError, open_sweep
 from analysis.report import Drawing, Page, Table, render
 from analysis.sweep_study import is_above
+from analysis.variants import variants
 from mtrl.results import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run, write_sweep
 
@@ -284,8 +284,8 @@ def test_diverged_runs_are_counted(tmp_path: Path) -> None:
         line.startswith("4 runs diverged (drawer-close-v3+reach-v3 width 16: 4), seen by q_mean in 4;")
         for line in page.shows
     )
-    (cell,) = cells(open_sweep(tmp_path))
-    assert cell.scores.mean(-1).tolist() == pytest.approx([0.4005] * 3 + [0.0])
+    (variant,) = variants(open_sweep(tmp_path))
+    assert variant.scores.mean(-1).tolist() == pytest.approx([0.4005] * 3 + [0.0])
 
 
 def plastic_sweep(root: Path, batches: tuple[int, ...]) -> None:

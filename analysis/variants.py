@@ -1,4 +1,4 @@
-"""Runs -> cells: the runs that differ in nothing but the seed, with the scores that statistics and fits start from."""
+"""Runs -> variants: the runs that differ in nothing but the seed, and their scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.frames import GRID_DIMS, to_runs
+from analysis.gridding import GRID_DIMS, to_runs
 from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS
 
 PLAIN = "mtmhsac"  # the system that goes without saying
@@ -29,14 +29,14 @@ FINISHED = ("done", "diverged")  # a diverged run counts with the score it had, 
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The finished runs of one cell, by seed, and the curves of all its runs."""
+class Variant:
+    """The finished runs of one variant, by seed, and the curves of all its runs."""
 
     benchmark: str
     system: str
     actor_width: int
     critic_width: int
-    settings: tuple[tuple[str, Any], ...]  # other fields of the configuration that differ between cells
+    settings: tuple[tuple[str, Any], ...]  # other fields of the configuration that differ between variants
     parameters: dict[str, int]  # actor, critic, target, total
     tasks: tuple[str, ...]  # one name for all where only their mean is known
     task_count: int
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """What the cell shares with those that differ from it in size alone."""
+        """What the variant shares with those that differ from it in size alone."""
         parts = [short_name(self.benchmark), *([] if self.system == PLAIN else [self.system])]
         return ", ".join([*parts, *(f"{name.rpartition('.')[2]} {value}" for name, value in self.settings)])
 
@@ -85,7 +85,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What tells the cell from the others of its benchmark."""
+        """What tells the variant from the others of its benchmark."""
         width = f"{self.width}" if self.width else f"{self.actor_width}/{self.critic_width}"
         system = "width" if self.system == PLAIN else self.system
         return ", ".join([f"{system} {width}", *(f"{name} {value}" for name, value in self.settings)])
@@ -96,16 +96,16 @@ def short_name(benchmark: str) -> str:
     return " + ".join(task.removesuffix("-v3") for task in benchmark.split("+"))
 
 
-def groups(found: Iterable[Cell]) -> dict[str, list[Cell]]:
-    """The cells by what they share, but for their size."""
-    by: dict[str, list[Cell]] = {}
-    for cell in found:
-        by.setdefault(cell.group, []).append(cell)
+def groups(found: Iterable[Variant]) -> dict[str, list[Variant]]:
+    """The variants by what they share, but for their size."""
+    by: dict[str, list[Variant]] = {}
+    for variant in found:
+        by.setdefault(variant.group, []).append(variant)
     return by
 
 
-def cells(dataset: xr.Dataset) -> list[Cell]:
-    """The cells of a sweep's dataset, sorted by benchmark, system and size."""
+def variants(dataset: xr.Dataset) -> list[Variant]:
+    """The variants of a sweep's dataset, sorted by benchmark, system and size."""
     runs = to_runs(dataset)
     settings = [name for name, value in runs.coords.items()
                 if value.dims == ("run",) and "." in str(name) and not _goes_without_saying(runs, name)]  # fmt: skip
@@ -113,7 +113,7 @@ def cells(dataset: xr.Dataset) -> list[Cell]:
     places = zip(*(runs[name].values.tolist() for name in (*GRID_DIMS[:-1], *settings)), strict=True)
     for number, place in enumerate(places):
         groups.setdefault(place, []).append(number)
-    found = [_cell(runs.isel(run=members), settings) for members in groups.values()]
+    found = [_variant(runs.isel(run=members), settings) for members in groups.values()]
     return sorted(found, key=lambda c: (c.task_count, c.benchmark, c.system, c.parameters["total"], c.name))
 
 
@@ -129,7 +129,7 @@ def _goes_without_saying(runs: xr.Dataset, setting: Any) -> bool:
     return all(len(each) == 1 for each in values.values())
 
 
-def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
+def _variant(runs: xr.Dataset, settings: list[Any]) -> Variant:
     runs = runs.sortby("seed")
     first = runs.isel(run=0)
     config = json.loads(str(first.config.values))
@@ -140,7 +140,7 @@ def _cell(runs: xr.Dataset, settings: list[Any]) -> Cell:
     ready = np.isin(runs.outcome.values, FINISHED) & ((committed > 0) | diverged)
     last = success[np.flatnonzero(ready), committed[ready] - 1]
     last[committed[ready] == 0] = 0
-    return Cell(
+    return Variant(
         benchmark=str(first.benchmark.values),
         system=str(first.system.values),
         actor_width=int(first.actor_width),
