@@ -29,7 +29,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +54,7 @@ from analysis.run_reader import (
 )
 from mtrl.config import Config
 from mtrl.results import ARRAYS, COORDINATES, PLASTICITY, RunFileError, missing
+from mtrl.run_ids import flatten, run_id_of
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
 DATASET = "dataset.nc"  # beside the cells of a sweep
@@ -214,12 +215,13 @@ class _Runs:
         for number, header in enumerate(self.headers):
             if header is None:
                 continue
-            first = best.setdefault(header.attributes["run_id"], number)
+            run = run_id_of(header.config)  # whatever an earlier version of mtrl named it
+            first = best.setdefault(run, number)
             if first == number:
                 continue
             held = self.headers[first]
             kept, other = (first, number) if held and held.committed >= header.committed else (number, first)
-            best[header.attributes["run_id"]] = kept
+            best[run] = kept
             self.headers[other] = None
             self.skipped.append(
                 f"{self.files[other]} is the same run as {self.files[kept]}, and counted once"
@@ -426,8 +428,8 @@ def _coordinates(headers: Sequence[Header]) -> dict[str, list[Any]]:
         "tasks": [len(header.config["env"]["tasks"]) for header in headers],
         **{dim: list(values) for dim, values in zip(GRID_DIMS, places, strict=True)},
     }
-    fields = [_flat(header.config) for header in headers]
-    default = _flat(
+    fields = [flatten(header.config) for header in headers]
+    default = flatten(
         Config().model_dump(mode="json")
     )  # what a run did that was from before the field was there
     for name in dict.fromkeys(name for field in fields for name in field):
@@ -436,11 +438,3 @@ def _coordinates(headers: Sequence[Header]) -> dict[str, list[Any]]:
             plain = all(type(value) is type(values[0]) for value in values)
             coordinates[name] = values if plain else list(map(str, values))
     return coordinates
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"agent.critics": 2, ...} of nested sections."""
-    flat: dict[str, Any] = {}
-    for name, value in section.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -198,7 +198,7 @@ def _refuse_another_run(place: Path, config: Config, device: torch.device) -> No
         before["train"]["vector_steps"] < config.train.vector_steps
     ):  # the run file says whether it was extended
         before["train"]["vector_steps"] = config.train.vector_steps
-    changes = changed_fields(before, config.model_dump(mode="json"))
+    changes = changed_fields(before, config)
     if about["device"] != device.type:
         changes.append(f"device is {device.type}, was {about['device']}")
     if changes:

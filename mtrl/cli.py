@@ -52,8 +52,10 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
     mtrl train preset=paper env.tasks=MT10 network.critic.width=1024 run.device=cuda
     mtrl train --extend runs/single/RUN_ID train.vector_steps=4_000_000
     """
+    from mtrl.results import find_run
+
     config = _read_longer_run(shorter, settings) if shorter else _read_settings(settings)
-    directory = out or Path("runs/single") / config.run_id
+    directory = out or find_run(Path("runs/single"), config)
     if outcome := _ended(directory, config):
         click.echo(f"{directory} holds this run, {_describe(directory, outcome)}. Delete it to train again.")
         sys.exit(outcome == "diverged")

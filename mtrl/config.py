@@ -6,7 +6,6 @@ of `run_id`: a run may move to another machine and stay the same run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,10 +15,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtrl.names import nearest
+from mtrl.run_ids import flatten, run_id_of
 from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
-
-SCHEMA_VERSION = 1
 
 
 class ConfigError(ValueError):
@@ -315,10 +313,8 @@ class Config(Section):
 
     @cached_property
     def run_id(self) -> str:
-        """12 hexadecimal digits: a hash of the resolved configuration (without `run`) and its schema version."""
-        identity = {"schema": SCHEMA_VERSION, **self.model_dump(mode="json", exclude={"run"})}
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        """12 hexadecimal digits: a hash of the fields that differ from the defaults, `run` apart (mtrl/run_ids.py)."""
+        return run_id_of(self.model_dump(mode="json", exclude={"run"}, exclude_defaults=True))
 
     @property
     def benchmark(self) -> str:
@@ -429,16 +425,18 @@ def check_key(key: str) -> None:
             section = kind  # type: ignore[assignment]
 
 
-def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], place: str = "") -> list[str]:
-    """Each field, `run` apart, that differs between two configurations as JSON: "train.seed is 1, was 0"."""
-    changes: list[str] = []
-    for name in sorted({*before, *after} - (set() if place else {"run"})):
-        old, new = before.get(name, "absent"), after.get(name, "absent")
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += changed_fields(old, new, f"{place}{name}.")
-        elif old != new:
-            changes.append(f"{place}{name} is {_short(new)}, was {_short(old)}")
-    return changes
+def changed_fields(before: Mapping[str, Any], config: Config) -> list[str]:
+    """Each field, `run` apart, in which a stored configuration differs from `config`: "train.seed is 1, was 0".
+
+    A field that `before` lacks, as it is of an earlier version, had its default.
+    """
+    defaults, after = flatten(Config().model_dump(mode="json")), flatten(config.model_dump(mode="json"))
+    old = defaults | flatten(before)
+    return [
+        f"{key} is {_short(after.get(key, 'absent'))}, was {_short(old[key])}"
+        for key in sorted(old)
+        if not key.startswith("run.") and old[key] != after.get(key, "absent")
+    ]
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:

@@ -39,7 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mtrl.config import SCHEMA_VERSION, Config, changed_fields
+from mtrl.config import Config, changed_fields
+from mtrl.run_ids import run_id_of
+
+SCHEMA_VERSION = 1  # of the file's layout
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
 BATCHES = ("training", "fixed")  # what plasticity is measured on
@@ -374,15 +377,35 @@ def check_schema(path: Path, version: int | None) -> None:
 
 def refuse_another_run(path: Path, config: Config) -> None:
     """Raises RunFileError, naming what differs, where `path` holds the run of another configuration."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            before = json.loads(file.attrs["config"])
-    except (OSError, KeyError, ValueError):  # none, or not a run file: nothing that could be lost
+    before = _stored_config(path)
+    if before is None:  # nothing that could be lost
         return
-    if changes := changed_fields(before, config.model_dump(mode="json")):
+    if changes := changed_fields(before, config):
         raise RunFileError(
             f"{path} is of another configuration: {'; '.join(changes)}. Use another folder, or move it away"
         )
+
+
+def find_run(folder: Path, config: Config) -> Path:
+    """The folder below `folder` of the run of `config`: named by its run id, or by that of an earlier version."""
+    named = folder / config.run_id
+    if named.exists():
+        return named
+    for path in sorted(folder.glob("*/run.h5")):
+        stored = _stored_config(path)
+        if stored is not None and run_id_of(stored) == config.run_id:
+            return path.parent
+    return named
+
+
+def _stored_config(path: Path) -> dict[str, Any] | None:
+    """The configuration in the run file `path`; None where there is no run file."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            stored: dict[str, Any] = json.loads(file.attrs["config"])
+    except (OSError, KeyError, ValueError):
+        return None
+    return stored
 
 
 def read_index(file: h5py.File) -> dict[str, Any]:

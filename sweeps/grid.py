@@ -51,10 +51,13 @@ class Cell:
 
     config: Config
     coordinates: dict[str, Any]
+    recorded: str = (
+        ""  # the run id in the sweep's manifest, where an earlier version of mtrl gave another one
+    )
 
     @property
     def run_id(self) -> str:
-        return self.config.run_id
+        return self.recorded or self.config.run_id
 
     @property
     def label(self) -> str:

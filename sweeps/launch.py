@@ -239,7 +239,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
     from sweeps.watch import watch as watch_sweep
 
     sweep = find_sweep(name, runs)
-    entries = read_manifest(sweep)
+    entries = read_manifest(sweep, verify=True)
     if cancelled:
         write_cancelled(sweep, set())
     named = _profile_names(words)

@@ -15,14 +15,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import IO, Any
 
+import click
+
 from mtrl.config import Config
+from mtrl.run_ids import is_run_id_of, run_id_of
 from slurm.state import parse_lines
 from sweeps.grid import Cell
 
@@ -46,7 +50,16 @@ class Entry:
     @property
     def cell(self) -> Cell:
         """The cell as the grid made it, validated anew."""
-        return Cell(Config.model_validate(self.config), self.coordinates)
+        return _named(Cell(Config.model_validate(self.config), self.coordinates), self.run_id)
+
+    @cached_property
+    def computes(self) -> str:
+        """The run id that this version of mtrl gives the configuration."""
+        return run_id_of(self.config)
+
+    def is_sound(self) -> bool:
+        """Whether the configuration is that of the run id."""
+        return self.run_id == self.computes or is_run_id_of(self.run_id, self.config)
 
 
 def open_sweep_folder(sweep: Path) -> None:
@@ -65,39 +78,73 @@ def open_sweep_folder(sweep: Path) -> None:
 def add_cells(sweep: Path, cells: Iterable[Cell]) -> list[Entry]:
     """Appends the cells that the manifest does not have yet; returns the entries of `cells`, in their order."""
     with _appending(sweep / "manifest.jsonl") as file:
-        known = {entry.run_id: entry for entry in read_manifest(sweep)}
+        known = {entry.computes: entry for entry in read_manifest(sweep, verify=True)}
         offset = file.seek(0, os.SEEK_END)
         entries = []
         for cell in cells:
-            if cell.run_id not in known:
-                content: dict[str, Any] = {"run_id": cell.run_id, "label": cell.label}
+            run_id = cell.config.run_id
+            if run_id not in known:
+                content: dict[str, Any] = {"run_id": run_id, "label": cell.label}
                 content["coordinates"] = cell.coordinates
                 content["config"] = cell.config.model_dump(mode="json")
                 line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
                 file.write(line)
-                known[cell.run_id] = Entry(**content, offset=offset)
+                known[run_id] = Entry(**content, offset=offset)
                 offset += len(line)
-            entries.append(known[cell.run_id])
+            entries.append(known[run_id])
         file.flush()
         os.fsync(file.fileno())
     return entries
 
 
-def read_manifest(sweep: Path) -> list[Entry]:
-    """The entries of the manifest. A damaged line is left out: a launch of its cell appends it anew."""
+def read_manifest(sweep: Path, *, verify: bool = False) -> list[Entry]:
+    """The entries of the manifest. A damaged line is left out: a launch of its cell appends it anew.
+
+    `verify` also holds each configuration against its run id (40 us a cell), and names the lines that do not fit.
+    """
     try:
         content = (sweep / "manifest.jsonl").read_bytes()
     except FileNotFoundError:
         return []
     entries: dict[str, Entry] = {}
+    damaged: dict[int, Entry] = {}  # by the number of the line
     offset = 0
     lines = content.splitlines(keepends=True)
-    for line, parsed in zip(lines, parse_lines(lines), strict=True):
+    for number, (line, parsed) in enumerate(zip(lines, parse_lines(lines), strict=True), 1):
         with suppress(TypeError):
             entry = Entry(**parsed, offset=offset)
-            entries.setdefault(entry.run_id, entry)
+            if verify and not entry.is_sound():
+                damaged[number] = entry
+            else:
+                entries.setdefault(entry.run_id, entry)
         offset += len(line)
+    _name_damaged(sweep, entries, damaged)
     return list(entries.values())
+
+
+def _name_damaged(sweep: Path, entries: Mapping[str, Entry], damaged: Mapping[int, Entry]) -> None:
+    """Says which lines do not fit their run ids, those apart whose cell a later line holds."""
+    if not damaged:
+        return
+    held = {*entries, *(entry.computes for entry in entries.values())}
+    for number, entry in damaged.items():
+        if not held & {entry.run_id, entry.computes}:
+            click.echo(
+                f"{sweep / 'manifest.jsonl'}, line {number} ({entry.label}): the configuration is not that of cell "
+                f"{entry.run_id}; the line is damaged and left out. A launch of its grid writes it anew.",
+                err=True,
+            )
+
+
+def recorded_cells(sweep: Path, cells: Iterable[Cell]) -> list[Cell]:
+    """`cells` under the run ids that the manifest of `sweep` has for them, also those of an earlier version."""
+    known = {entry.computes: entry.run_id for entry in read_manifest(sweep, verify=True)}
+    return [_named(cell, known.get(cell.config.run_id, "")) for cell in cells]
+
+
+def _named(cell: Cell, run_id: str) -> Cell:
+    """The cell under its recorded run id."""
+    return replace(cell, recorded="" if run_id == cell.config.run_id else run_id)
 
 
 def find_sweep(name: str, runs: Path) -> Path:

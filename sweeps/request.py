@@ -14,6 +14,7 @@ from mtrl.names import nearest
 from slurm.profiles import Profile, load_profile
 from slurm.survey import survey
 from sweeps.grid import Cell, GridError, expand, load_grid, override
+from sweeps.manifest import recorded_cells
 from sweeps.plan import calibrate, device_hours, plan_cells
 
 EXECUTORS = ("inline", "local", "slurm")
@@ -56,8 +57,9 @@ def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
         grid = grid.model_copy(update={"preset": named["preset"]})
     if name is not None and (name in ("", ".", "..") or "/" in name or not name.isprintable()):
         raise GridError(f"--name {name!r} is no name of a folder; write one without slashes")
-    cells = expand(override(grid, overrides))
-    return Request(cells, runs / (name or grid.name), executor, profile, bool(named["executor"] or profile))
+    sweep = runs / (name or grid.name)
+    cells = recorded_cells(sweep, expand(override(grid, overrides)))
+    return Request(cells, sweep, executor, profile, bool(named["executor"] or profile))
 
 
 def refuse_heavy_work_here(request: Request, core_hours: float) -> None:

@@ -28,6 +28,7 @@ FORBIDDEN = {
     "sweeps/": ("analysis", "torch"),
     "mtrl/config.py": ("torch", "mtrl.train", "mtrl.agent"),
     "mtrl/systems.py": ("torch",),
+    "mtrl/run_ids.py": ("torch", "mtrl"),
     "mtrl/sizing.py": ("torch", "mtrl.networks"),
     "mtrl/tasks.py": ("torch",),
     "mtrl/results.py": ("torch",),

@@ -51,6 +51,29 @@ def test_a_torn_last_line_is_written_anew(tmp_path: Path, cells: list[Cell], kep
     assert [entry.run_id for entry in entries] == [cell.run_id for cell in cells[:4]]
 
 
+@pytest.mark.parametrize(
+    ("was", "damaged"),
+    [(b'"seed":1', b'"seed":7'), (b'"run_id":"', b'"run_id":"0'), (b'"width":16', b'"width":-6')],
+)
+def test_a_damaged_line_that_is_still_json_is_named_and_left_out(
+    tmp_path: Path, cells: list[Cell], capsys: pytest.CaptureFixture[str], was: bytes, damaged: bytes
+) -> None:
+    add_cells(tmp_path, cells[:4])
+    path = tmp_path / "manifest.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert was in lines[1]
+    path.write_bytes(lines[0] + lines[1].replace(was, damaged) + b"".join(lines[2:]))
+    sound = [cells[number].run_id for number in (0, 2, 3)]
+    assert [entry.run_id for entry in read_manifest(tmp_path, verify=True)] == sound
+    said = capsys.readouterr().err
+    assert f"{path}, line 2 ({cells[1].label})" in said
+    assert said.count("\n") == 1
+    assert [entry.run_id for entry in add_cells(tmp_path, cells[:4])] == [cell.run_id for cell in cells[:4]]
+    capsys.readouterr()
+    assert len(read_manifest(tmp_path, verify=True)) == 4
+    assert not capsys.readouterr().err  # a later line holds the cell
+
+
 def test_second_launcher_is_told_of_the_first(tmp_path: Path) -> None:
     with (
         hold_sweep(tmp_path),

@@ -1,0 +1,65 @@
+"""Run ids: the short name of what a run computes.
+
+A run id is a hash of the fields that differ from the kept defaults (`defaults.json`, by schema), `run` apart. So a new
+field that nobody sets changes no id. These functions take a configuration as JSON, whole or without the fields that a
+newer version added, so that files of every version can be found by what they computed (docs/decisions/0080).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+KEPT = Path(__file__).with_name("defaults.json")
+WHOLE = 1  # the schema whose ids hash every field
+
+
+@cache
+def kept_defaults() -> dict[int, dict[str, Any]]:
+    """{schema: {"agent.critics": 2, ...}}, of every schema since the first."""
+    return {int(schema): fields for schema, fields in json.loads(KEPT.read_text()).items()}
+
+
+def newest_schema() -> int:
+    """The schema of the ids that this version gives."""
+    return max(kept_defaults())
+
+
+def run_id_of(config: Mapping[str, Any], schema: int | None = None) -> str:
+    """12 hexadecimal digits for a configuration as JSON: its id in `schema`, or in the newest."""
+    schema = schema or newest_schema()
+    sections = {name: fields for name, fields in config.items() if name != "run"}
+    if schema == WHOLE:
+        return _digest({"schema": schema, **sections})
+    defaults = kept_defaults()[schema]
+    differing = {
+        key: value
+        for key, value in flatten(sections).items()
+        if key not in defaults or defaults[key] != value
+    }
+    return _digest({"schema": schema, **differing})
+
+
+def is_run_id_of(run_id: str, config: Mapping[str, Any]) -> bool:
+    """Whether any version of mtrl named the run of this stored configuration so."""
+    return any(run_id == run_id_of(config, schema) for schema in (*reversed(kept_defaults()), WHOLE))
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"agent.critics": 2, ...} of nested sections."""
+    flat: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,86 @@
+"""Sweeps and runs of earlier versions: what was finished stays finished, and the rest goes on."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.frames import open_sweep
+from mtrl.config import Config, build_config, override
+from mtrl.results import RunFileError, ended, find_run, read_run
+from slurm.survey import survey
+from sweeps.grid import expand, load_grid
+from sweeps.manifest import add_cells, read_manifest, recorded_cells
+from tests.analysis.reference_analysis import write_run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DATA = Path(__file__).resolve().parent / "data"
+FINISHED, ALSO_FINISHED, STOPPED, NEVER_BEGUN = "bee9584c3612", "1b11d4100cb2", "0f5ac9b37b7a", "cdc647cd0688"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A sweep of schema 1, as mtrl made it at commit 52dabc5: two cells done, one stopped, one never begun."""
+    with tarfile.open(DATA / "sweep-schema-1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "sweep-schema-1/runs/old"
+
+
+def grid_of(old: Path) -> Path:
+    return old.parent.parent / "old.toml"
+
+
+def test_cells_of_an_earlier_version_are_found_in_its_manifest(old: Path) -> None:
+    cells = expand(load_grid(str(grid_of(old))))
+    before = (old / "manifest.jsonl").read_bytes()
+    names = [FINISHED, ALSO_FINISHED, STOPPED, NEVER_BEGUN]
+    assert [cell.run_id for cell in recorded_cells(old, cells)] == names
+    assert [entry.run_id for entry in add_cells(old, cells)] == names
+    assert (old / "manifest.jsonl").read_bytes() == before
+    assert not {cell.run_id for cell in cells} & set(names)
+    states = {cell.run_id: cell.state for cell in survey(old, names, None).cells.values()}
+    assert states == {FINISHED: "done", ALSO_FINISHED: "done", STOPPED: "stopped", NEVER_BEGUN: "missing"}
+
+
+def test_a_sweep_of_an_earlier_version_is_launched_to_its_end(old: Path) -> None:
+    before = (old / "cells" / FINISHED / "run.h5").read_bytes()
+    first = read_run(old / "cells" / STOPPED / "run.h5")
+    command = [sys.executable, ROOT / "sweeps/launch.py", f"grid={grid_of(old)}", "--runs", old.parent]
+    plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True)
+    assert "4 cells in" in plan.stdout
+    assert "2 to run" in plan.stdout
+    done = subprocess.run([*command, "executor=inline"], capture_output=True, text=True, check=True)
+    assert "4 cells, 2 to run" in done.stderr
+    assert "All 4 cells are over" in done.stdout
+    assert (old / "cells" / FINISHED / "run.h5").read_bytes() == before
+    assert "goes on at step 151" in (old / "cells" / STOPPED / "log.txt").read_text()
+    whole = read_run(old / "cells" / STOPPED / "run.h5")
+    assert len(whole.env_steps) == whole.evaluations_planned == 2
+    np.testing.assert_array_equal(whole.per_task[:1], first.per_task)
+    assert sorted(path.name for path in (old / "cells").iterdir()) == sorted(
+        entry.run_id for entry in read_manifest(old)
+    )
+
+
+def test_a_run_of_two_versions_is_gathered_once(old: Path, tmp_path: Path) -> None:
+    config = Config.model_validate(read_manifest(old)[0].config)
+    write_run(tmp_path / "new/cells" / config.run_id / "run.h5", config, success=[0.1, 0.2])
+    dataset = open_sweep(old, tmp_path / "new")
+    assert "is the same run as" in "\n".join(dataset.attrs["skipped"])
+    assert dataset.sizes.get("run", dataset.run_id.size) == 3
+
+
+def test_a_single_run_of_an_earlier_version_is_found(old: Path, tmp_path: Path) -> None:
+    config = Config.model_validate(read_manifest(old)[0].config)
+    other = build_config("debug", {"train.seed": 7})
+    assert find_run(old / "cells", config) == old / "cells" / FINISHED
+    assert ended(find_run(old / "cells", config), config) == "done"
+    assert find_run(old / "cells", other) == old / "cells" / other.run_id
+    shutil.copytree(old / "cells" / FINISHED, tmp_path / "single" / config.run_id)
+    assert find_run(tmp_path / "single", config) == tmp_path / "single" / config.run_id
+    with pytest.raises(RunFileError, match=r"train\.seed is 7, was 0"):
+        ended(old / "cells" / FINISHED, override(config.model_dump(mode="json"), {"train.seed": 7}))
