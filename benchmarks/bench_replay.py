@@ -23,7 +23,7 @@ from interleave import Case, gpu_clock, run
 
 from mtrl import config
 from mtrl.replay import Replay
-from mtrl.replay_cuda import build_replay
+from mtrl.replay_place import build_replay
 
 SIZES = {"MT10": (10, 100_000), "MT50": (50, 50_000)}  # tasks, transitions per task
 QUICK_SIZES = {"MT10": (10, 2_000)}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtrl import losses, ops, ops_cuda, plasticity
+from mtrl import devices, losses, ops, plasticity
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
@@ -18,11 +18,13 @@ from mtrl.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.networks.mtmhsac import MultiHead
 from mtrl.return_scale import ReturnScale
-from mtrl.sac_update_cuda import SacUpdateCuda
 from mtrl.tasks import ACTION_SIZE
 from mtrl.value_heads import build_value_head
 
 UPDATE_METRICS = ops.METRICS
+if TYPE_CHECKING:
+    from mtrl.cuda.sac_update import SacUpdateCuda
+
 log = logging.getLogger(__name__)
 
 
@@ -80,9 +82,11 @@ class Agent:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
         self.backend: Literal["core", "torch"] = settings.backend
-        if ops_cuda.serves(self.device):
-            ops_cuda.set_products(settings.products)
-            if ops_cuda.kernels is None and self.backend == "core":
+        if devices.is_gpu(self.device):
+            from mtrl.cuda import ops as cuda_ops
+
+            cuda_ops.set_products(settings.products)
+            if cuda_ops.kernels is None and self.backend == "core":
                 log.warning("mtrl was built without CUDA kernels (docs/gpu.md): the agent is plain torch")
                 self.backend = "torch"
         initial = _generator(config.train.seed, 0, device="cpu")
@@ -206,7 +210,9 @@ class Agent:
         numbers = self.config.agent.model_dump(include=ops.SAC_SETTINGS)
         actor = {**cast(MultiHead, self.actor).shape, "start": actor_starts}
         critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
-        if ops_cuda.serves(self.device):
+        if devices.is_gpu(self.device):
+            from mtrl.cuda.sac_update import SacUpdateCuda
+
             graph, lt = self.config.agent.cuda_graph, self.config.run.cublaslt
             return SacUpdateCuda(numbers, actor, critic, graph, lt, self.device)
         threads = allowed_threads(self.config.run.threads)

@@ -21,7 +21,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ from pydantic import ValidationError
 
 from mtrl.config import Config, changed_fields, explain
 from mtrl.replay import Replay
-from mtrl.replay_cuda import ReplayCuda
 from mtrl.results import extend_run
+
+if TYPE_CHECKING:
+    from mtrl.cuda.replay import ReplayCuda
 
 KEPT = 2
 FILES = ("about.json", "replay.bin", "state.pt")

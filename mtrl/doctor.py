@@ -95,7 +95,7 @@ def _cuda() -> Finding:
         cure = "install nvcc (docs/gpu.md), then MTRL_CUDA=ON make build; until then agents are plain torch"
         return Finding("CUDA", "missing", f"{found}; mtrl was built without CUDA kernels", cure)
     try:
-        cublaslt = importlib.import_module("mtrl.cublaslt")
+        cublaslt = importlib.import_module("mtrl.cuda.cublaslt")
         products = cublaslt.name_of(cublaslt.library(torch.cuda.current_device()))
     except RuntimeError as error:
         products = f"torch alone: {error}"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtrl import _core, ops_cuda  # type: ignore[attr-defined]
+from mtrl import _core, devices  # type: ignore[attr-defined]
 
 _library: Any = torch.library.Library("mtrl", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
@@ -94,10 +94,12 @@ def adam_polyak(
     decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself. `steps` counts this step.
     On a GPU the norm stays there, 0-d.
     """
-    if ops_cuda.serves(value.device):
+    if devices.is_gpu(value.device):
+        from mtrl.cuda import ops as cuda_ops
+
         numbers = (lr, *betas, eps, weight_decay, clip, polyak)
         before = torch.full((1,), steps - 1, device=value.device)
-        return ops_cuda.adam_polyak(value, gradient, moments, target, numbers, before)
+        return cuda_ops.adam_polyak(value, gradient, moments, target, numbers, before)
     norm: float = _core.adam_polyak(
         value, gradient, *moments, target, lr, *betas, eps, weight_decay, clip, polyak, steps
     )
@@ -358,6 +360,13 @@ def _soft_target(
     return y
 
 
+def _cuda(operator: str, *values: Any) -> Any:
+    """The operator for tensors on a GPU; imported here, so that a run on a CPU never imports it."""
+    from mtrl.cuda import ops as cuda_ops
+
+    return getattr(cuda_ops, operator)(*values)
+
+
 for _name, _kernel in (
     ("ensemble_linear", _linear_forward),
     ("ensemble_linear_backward", _linear_backward),
@@ -366,7 +375,7 @@ for _name, _kernel in (
     ("soft_target", _soft_target),
 ):
     _library.impl(_name, _kernel, "CPU")
-ops_cuda.register(_library)
+    _library.impl(_name, functools.partial(_cuda, _name), "CUDA")
 
 
 def _on_one_device(fake: Any, operator: str) -> Any:

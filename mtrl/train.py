@@ -16,10 +16,11 @@ from mtrl.agent import Agent, Update
 from mtrl.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import allowed_threads, usable_cpus
+from mtrl.devices import resolve_device
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.replay import pooled_counts
-from mtrl.replay_cuda import build_replay
+from mtrl.replay_place import build_replay
 from mtrl.results import ended
 from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
@@ -180,16 +181,3 @@ class Every:
             return False
         self._next = time.monotonic() + self._seconds
         return True
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device of that name; `auto` is CUDA where there is one. Raises ConfigError where it is missing."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"run.device = '{name}' is no device; write auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"run.device = '{name}', but torch sees no CUDA device here; use run.device=cpu")
-    return device

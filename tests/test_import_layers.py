@@ -33,6 +33,7 @@ FORBIDDEN = {
     "mtrl/tasks.py": ("torch",),
     "mtrl/results.py": ("torch",),
     "mtrl/envs/": ("torch", "mtrl.replay", "mtrl.agent", "mtrl.train"),
+    "mtrl/cuda/": ("mtrl.agent", "mtrl.train", "mtrl.networks", "mtrl.envs"),
     "mtrl/ops.py": ("mtrl.replay", "mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
     "mtrl/replay.py": ("mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
     "mtrl/networks/": ("mtrl.agent", "mtrl.train", "mtrl.envs"),
@@ -98,3 +99,14 @@ def test_starts_without_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'metaworld', 'mujoco') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_on_a_cpu_imports_nothing_of_cuda(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mtrl.config import build_config; from mtrl.train import train\n"
+        "short = {'train.vector_steps': 3, 'train.random_steps': 1, 'env.horizon': 3, 'run.device': 'cpu'}\n"
+        f"assert train(build_config('debug', short), Path({str(tmp_path)!r})) == 'done'\n"
+        "print([name for name in sys.modules if name.startswith('mtrl.cuda')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr

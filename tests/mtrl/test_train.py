@@ -16,8 +16,9 @@ import xarray as xr
 from mtrl.agent import UPDATE_METRICS
 from mtrl.checkpoint import CheckpointError, load_tensors
 from mtrl.config import Config, ConfigError, build_config
+from mtrl.devices import resolve_device
 from mtrl.results import COORDINATES, RunFileError, read_run
-from mtrl.train import Progress, resolve_device, resolve_env_workers, train
+from mtrl.train import Progress, resolve_env_workers, train
 
 SHORT: dict[str, Any] = {
     "env.tasks": "drawer-close-v3+reach-v3",

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from mtrl import cublaslt, ops_cuda
+from mtrl import devices
+from mtrl.cuda import cublaslt
+from mtrl.cuda import ops as cuda_ops
 
 TREE = Path(__file__).resolve().parents[3] / "build" / str(sysconfig.get_config_var("SOABI"))
 MODULE = TREE / f"cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -49,7 +51,7 @@ def kernels() -> Any:
 GPU = (
     pytest.mark.cuda,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or ops_cuda.kernels is None,
+        not torch.cuda.is_available() or cuda_ops.kernels is None,
         reason="needs a GPU and a build with CUDA kernels",
     ),
 )
@@ -73,8 +75,8 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The device of one of WAYS: a GPU, or the CPU, whose tensors take the GPU's way until the test ends."""
     if way == "cuda":
         return torch.device("cuda")
-    monkeypatch.setattr(ops_cuda, "kernels", kernels())
-    monkeypatch.setattr(ops_cuda, "stream_of", lambda x: 0)
-    monkeypatch.setattr(ops_cuda, "serves", lambda device: True)
+    monkeypatch.setattr(cuda_ops, "kernels", kernels())
+    monkeypatch.setattr(cuda_ops, "stream_of", lambda x: 0)
+    monkeypatch.setattr(devices, "is_gpu", lambda device: True)
     take_cublaslt(CUBLASLT, monkeypatch)
     return torch.device("cpu")

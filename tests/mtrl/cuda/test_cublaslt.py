@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 import torch
 
-from mtrl import _core, doctor, ops_cuda
+from mtrl import _core, doctor
 from mtrl.agent import Agent
+from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
 from tests.mtrl.cuda.test_sac_update import (
     StartedKernels,
@@ -47,7 +48,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 @pytest.fixture(autouse=True)
 def _products_as_they_were() -> Iterator[None]:
     yield
-    ops_cuda.set_products("float32")
+    cuda_ops.set_products("float32")
 
 
 def agents(device: torch.device, **settings: Any) -> tuple[Agent, Agent]:
@@ -60,7 +61,7 @@ def agents(device: torch.device, **settings: Any) -> tuple[Agent, Agent]:
 
 
 @pytest.mark.parametrize(
-    ("critics", "depth"), [(2, 1), (2, 4), (ops_cuda.ROUTED_FROM, 2), (ops_cuda.ROUTED_FROM, 4)]
+    ("critics", "depth"), [(2, 1), (2, 4), (cuda_ops.ROUTED_FROM, 2), (cuda_ops.ROUTED_FROM, 4)]
 )
 def test_updates_are_those_of_torchs_products(
     device: torch.device,
@@ -74,10 +75,10 @@ def test_updates_are_those_of_torchs_products(
         with_lt, without = agents(device, critics=critics, **layers)
     assert "products on cuBLASLt" in caplog.messages[-2]
     assert caplog.messages[-1].endswith("products on torch")
-    started = StartedKernels(ops_cuda.kernels)
+    started = StartedKernels(cuda_ops.kernels)
     for step in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(ops_cuda, "kernels", started)
+            patch.setattr(cuda_ops, "kernels", started)
             one = with_lt.update(batch(step, 3, device))
         other = without.update(batch(step, 3, device))
         # Sums in another order; the first steps of Adam divide by almost nothing, which makes them larger.
@@ -155,10 +156,10 @@ def test_no_library(
 
 def test_what_is_loaded_already_comes_first(host: torch.device, tmp_path: Path) -> None:
     another = str(shutil.copy(cuda_on_host.MODULE, tmp_path / "another.so"))  # has none of the functions
-    loaded = ops_cuda.kernels.CublasLt([str(cuda_on_host.CUBLASLT)])
-    assert ops_cuda.kernels.CublasLt([another, str(cuda_on_host.CUBLASLT)]).version == loaded.version
+    loaded = cuda_ops.kernels.CublasLt([str(cuda_on_host.CUBLASLT)])
+    assert cuda_ops.kernels.CublasLt([another, str(cuda_on_host.CUBLASLT)]).version == loaded.version
     with pytest.raises(RuntimeError, match="undefined symbol"):
-        ops_cuda.kernels.CublasLt([another])
+        cuda_ops.kernels.CublasLt([another])
 
 
 def test_a_width_that_does_not_fit_takes_torch(host: torch.device, caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +187,7 @@ def test_doctor_names_what_products_run_on(host: torch.device, monkeypatch: pyte
 
 
 def test_what_the_library_would_trip_over_is_refused(host: torch.device) -> None:
-    kernels = ops_cuda.kernels
+    kernels = cuda_ops.kernels
     lt = kernels.CublasLt([str(cuda_on_host.CUBLASLT)])
     plan = kernels.cublaslt_choose(lt, False, True, 2, 3, 8, False, -1)
     x, kernel, bias, y = torch.zeros(2, 3, 8), torch.zeros(2, 8, 8), torch.zeros(2, 8), torch.zeros(2, 3, 8)

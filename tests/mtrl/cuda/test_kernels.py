@@ -1,6 +1,6 @@
 """The bindings of single kernels against the CPU's, on a GPU or with the kernels on the host (cuda_on_host.py).
 
-The replay's are in test_replay_cuda, the layers' in test_cuda_ops, and all together in test_sac_update_cuda.
+The replay's are in test_replay, the layers' in test_ops, and all together in test_sac_update.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl import _core, losses, ops_cuda
-from mtrl.ops_cuda import workspace
+from mtrl import _core, losses
+from mtrl.cuda import ops as cuda_ops
+from mtrl.cuda.ops import workspace
 from tests.mtrl.cuda import cuda_on_host
 
 
@@ -35,10 +36,10 @@ def test_td_target_is_the_losses(device: torch.device) -> None:
         torch.empty_like(q),
         q.new_empty(2),
     )
-    space = workspace(ops_cuda.built().td_target_workspace(rows), q)
+    space = workspace(cuda_ops.built().td_target_workspace(rows), q)
     for _ in range(2):  # the workspace is ready again
-        outputs = (target, dq, priority, mean, space, ops_cuda.stream_of(q))
-        ops_cuda.built().td_target(*parts, q, weight, discount, *outputs)
+        outputs = (target, dq, priority, mean, space, cuda_ops.stream_of(q))
+        cuda_ops.built().td_target(*parts, q, weight, discount, *outputs)
         expected = losses.soft_target(*parts, discount)
         leaf = q.detach().requires_grad_()
         loss = (weight * (leaf - expected).square()).mean()
@@ -68,7 +69,7 @@ def test_adam_is_the_cpus(device: torch.device) -> None:
     for step in (1, 2, 3):
         gradient = torch.randn(n, generator=generator)
         expected = _core.adam_polyak(cpu[0], gradient, *cpu[1:], *settings, step)
-        norm = ops_cuda.adam_polyak(value, gradient.to(device), (mean, square), target, settings, steps)
+        norm = cuda_ops.adam_polyak(value, gradient.to(device), (mean, square), target, settings, steps)
         torch.testing.assert_close(float(norm), expected, rtol=1e-5, atol=0)
         assert int(steps) == step
         for got, wanted in zip((value, mean, square, target), cpu, strict=True):
@@ -78,15 +79,15 @@ def test_adam_is_the_cpus(device: torch.device) -> None:
 def test_rows_are_routed_to_their_least_member(device: torch.device) -> None:
     q = torch.randn((5, 300), generator=torch.Generator().manual_seed(4)).to(device)
     least = q.new_empty(300)
-    start, row = ops_cuda.route_rows(q, least)
+    start, row = cuda_ops.route_rows(q, least)
     member = q.argmin(0)
     assert torch.equal(least, q.amin(0))
     assert torch.equal(row, member.argsort(stable=True))
     assert torch.equal(start[1:] - start[:-1], member.bincount(minlength=5))
 
 
-@pytest.mark.skipif(ops_cuda.kernels is None, reason="needs a build with CUDA kernels (nvcc)")
+@pytest.mark.skipif(cuda_ops.kernels is None, reason="needs a build with CUDA kernels (nvcc)")
 def test_the_binding_refuses_cpu_tensors_and_names_the_cure() -> None:
     z = torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match=r"y is on the CPU; expected a CUDA device: pass \.cuda\(\)"):
-        ops_cuda.kernels.ensemble_linear_mask(z, z, z, 0)
+        cuda_ops.kernels.ensemble_linear_mask(z, z, z, 0)

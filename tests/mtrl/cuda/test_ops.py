@@ -1,4 +1,4 @@
-"""`mtrl.ops_cuda` against plain torch, on a GPU or with the kernels on the host (cuda_on_host.py)."""
+"""`mtrl.cuda_ops` against plain torch, on a GPU or with the kernels on the host (cuda_on_host.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl import losses, ops_cuda
+from mtrl import losses
+from mtrl.cuda import ops as cuda_ops
 from mtrl.networks import plain
 from tests.mtrl.cuda import cuda_on_host
 
@@ -44,11 +45,11 @@ def test_ensemble_linear_is_the_plain_layer(device: torch.device, shared: bool, 
     inputs = [x, kernel, bias] + ([task_row] if task_row is not None else [])
     expected = torch.autograd.grad(y, inputs, dy)
     with torch.no_grad():
-        assert_near(ops_cuda.ensemble_linear(x, kernel, bias, task_row, task), y)
-        got = ops_cuda.ensemble_linear_backward(x, kernel, task_row, task, y, dy, True, True)
+        assert_near(cuda_ops.ensemble_linear(x, kernel, bias, task_row, task), y)
+        got = cuda_ops.ensemble_linear_backward(x, kernel, task_row, task, y, dy, True, True)
         for gradient, plain_gradient in zip(got, expected, strict=False):
             assert_near(gradient, plain_gradient)
-        dx, *rest = ops_cuda.ensemble_linear_backward(x, kernel, task_row, task, y, dy, False, True)
+        dx, *rest = cuda_ops.ensemble_linear_backward(x, kernel, task_row, task, y, dy, False, True)
         assert_near(dx, expected[0])
         assert all(part.numel() == 0 for part in rest)
 
@@ -60,9 +61,9 @@ def test_own_head_is_the_plain_head(device: torch.device) -> None:
     dy = torch.randn_like(y)
     expected = torch.autograd.grad(y, (x, kernel, bias), dy)
     with torch.no_grad():
-        assert_near(ops_cuda.own_head(x, kernel, bias, task), y)
+        assert_near(cuda_ops.own_head(x, kernel, bias, task), y)
         for got, plain_gradient in zip(
-            ops_cuda.own_head_backward(x, kernel, task, dy, True, True), expected, strict=True
+            cuda_ops.own_head_backward(x, kernel, task, dy, True, True), expected, strict=True
         ):
             assert_near(got, plain_gradient)
 
@@ -76,10 +77,10 @@ def test_soft_target_is_the_plain_one(device: torch.device) -> None:
     )
     terminated = (reward > 1).float()
     rows = (reward, terminated, next_q, log_prob, temperature, temperature.neg().exp())
-    assert_near(ops_cuda.soft_target(*rows), losses.soft_target(*rows))
+    assert_near(cuda_ops.soft_target(*rows), losses.soft_target(*rows))
 
 
 def test_a_build_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_cuda, "kernels", None)
+    monkeypatch.setattr(cuda_ops, "kernels", None)
     with pytest.raises(RuntimeError, match=r"without CUDA kernels.*MTRL_CUDA=ON"):
-        ops_cuda.ensemble_linear(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1), None, None)
+        cuda_ops.ensemble_linear(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1), None, None)

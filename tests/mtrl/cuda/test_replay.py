@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl import config, ops_cuda
+from mtrl import config, devices
 from mtrl.config import ConfigError
+from mtrl.cuda import ops as cuda_ops
+from mtrl.cuda.replay import ReplayCuda
 from mtrl.replay import Replay
-from mtrl.replay_cuda import ReplayCuda, ShippedReplay, build_replay
+from mtrl.replay_place import ShippedReplay, build_replay
 from tests.mtrl.cuda import cuda_on_host
 
 TASKS, OBSERVATION, ACTION = 3, 5, 2
@@ -209,9 +211,9 @@ def test_where_the_rows_lie(device: torch.device, monkeypatch: pytest.MonkeyPatc
         build_replay(stacked, place="device", **more)
     with pytest.raises(ConfigError, match=r"use full"):
         ReplayCuda(stacked, **more)
-    monkeypatch.setattr(ops_cuda, "kernels", None)
+    monkeypatch.setattr(cuda_ops, "kernels", None)
     assert isinstance(build_replay(full, **more), ShippedReplay)
-    monkeypatch.setattr(ops_cuda, "serves", lambda device: False)
+    monkeypatch.setattr(devices, "is_gpu", lambda device: False)
     more["device"] = torch.device("cpu")
     assert type(build_replay(full, **more)) is Replay
     with pytest.raises(ConfigError, match="needs a GPU, this run's is 'cpu'"):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from mtrl import ops_cuda
+from mtrl import devices
 from mtrl.agent import Agent
 from mtrl.config import Config, build_config
+from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
 
 PER_TASK = 16
@@ -42,7 +43,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 @pytest.fixture(autouse=True)
 def _products_as_they_were() -> Iterator[None]:
     yield
-    ops_cuda.set_products("float32")
+    cuda_ops.set_products("float32")
 
 
 def config(**settings: Any) -> Config:
@@ -80,7 +81,7 @@ def batch(seed: int, tasks: int, device: torch.device) -> Any:
 def cpu_agent(settings: Config, monkeypatch: pytest.MonkeyPatch) -> Agent:
     """The CPU's own, while `device` may have put the GPU's way in its place."""
     with monkeypatch.context() as patch:
-        patch.setattr(ops_cuda, "serves", lambda device: False)
+        patch.setattr(devices, "is_gpu", lambda device: False)
         return Agent(settings)
 
 
@@ -125,7 +126,7 @@ def test_updates_are_the_cpus(
         rows = batch(step, 3, device)
         one = got.update(rows)
         with monkeypatch.context() as patch:
-            patch.setattr(ops_cuda, "serves", lambda device: False)
+            patch.setattr(devices, "is_gpu", lambda device: False)
             other = expected.update(batch(step, 3, torch.device("cpu")))
         # Sums in another order; the first steps of Adam divide by almost nothing, which makes them larger.
         assert_same_update(one, other, 1e-4)
@@ -243,7 +244,7 @@ class StartedKernels:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     """Puts recorders in the place of CUDA graphs; gives those that were made."""
     cuda_on_host.take("host", monkeypatch)
-    kernels = RecordedKernels(ops_cuda.kernels)
+    kernels = RecordedKernels(cuda_ops.kernels)
     made: list[Recorder] = []
 
     def make() -> Recorder:
@@ -260,7 +261,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
             kernels.recorder = None
             graph.undo()  # capturing does nothing
 
-    monkeypatch.setattr(ops_cuda, "kernels", kernels)
+    monkeypatch.setattr(cuda_ops, "kernels", kernels)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     return made
@@ -284,7 +285,7 @@ def compare_graphed(device: torch.device, critics: int) -> None:
     assert torch.equal(eager.actor_adam.value, graphed.actor_adam.value)
 
 
-CRITICS = (2, ops_cuda.ROUTED_FROM)  # the minimum's gradient masked, and by routed rows
+CRITICS = (2, cuda_ops.ROUTED_FROM)  # the minimum's gradient masked, and by routed rows
 
 
 @pytest.mark.parametrize("critics", CRITICS)
@@ -303,10 +304,10 @@ def test_a_cuda_graph_gives_the_same_bits(critics: int) -> None:
 def test_routed_rows_give_the_masked_gradient(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     updates, started = [], []
     for first in (1, 9):
-        monkeypatch.setattr(ops_cuda, "ROUTED_FROM", first)
+        monkeypatch.setattr(cuda_ops, "ROUTED_FROM", first)
         agent = Agent(config(critics=4, cuda_graph="off"), device=device)
         with monkeypatch.context() as patch:
-            patch.setattr(ops_cuda, "kernels", kernels := StartedKernels(ops_cuda.kernels))
+            patch.setattr(cuda_ops, "kernels", kernels := StartedKernels(cuda_ops.kernels))
             updates.append(agent.update(batch(0, 3, device)))
         started.append(kernels.names)
     assert ("routed_layer" in started[0], "least_gradient" in started[0]) == (True, False)
@@ -321,8 +322,8 @@ def test_what_asks_the_host_is_refused(
         assert int(task[0]) == 0
         return rows_by_task(task, tasks)
 
-    rows_by_task = ops_cuda.rows_by_task
-    monkeypatch.setattr(ops_cuda, "rows_by_task", asking)
+    rows_by_task = cuda_ops.rows_by_task
+    monkeypatch.setattr(cuda_ops, "rows_by_task", asking)
     agent = Agent(config(cuda_graph="auto"))
     with caplog.at_level(logging.WARNING):
         for step in range(5):
@@ -342,9 +343,9 @@ def test_bfloat16_products_stay_near(device: torch.device) -> None:
     """A product of bfloat16 numbers is off by 2^-8 of its terms; the loss by less, for errors cancel."""
     exact, rounded = Agent(config(), device=device), Agent(config(products="bfloat16"), device=device)
     rows = batch(1, 3, device)
-    ops_cuda.set_products("float32")
+    cuda_ops.set_products("float32")
     expected = exact.update(rows)
-    ops_cuda.set_products("bfloat16")
+    cuda_ops.set_products("bfloat16")
     got = rounded.update(rows)
     for name in ("critic_loss", "actor_loss", "critic_gradient_norm", "actor_gradient_norm"):
         assert got.metrics[name] != expected.metrics[name]
@@ -368,7 +369,7 @@ def test_the_layers_path_is_the_plain_one(device: torch.device, monkeypatch: pyt
 def test_a_build_without_kernels_falls_back(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ops_cuda, "kernels", None)
+    monkeypatch.setattr(cuda_ops, "kernels", None)
     with caplog.at_level(logging.WARNING):
         agent = Agent(config(), device=device)
     assert agent.backend == "torch"

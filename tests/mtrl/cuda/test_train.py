@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl import ops_cuda
+from mtrl import devices
 from mtrl.config import ConfigError, build_config
 from mtrl.results import RunData, read_run
 from mtrl.train import train
@@ -55,7 +55,7 @@ def test_a_run_is_the_cpus_and_may_move(
     on_gpu = run(tmp_path / "gpu", str(device))
     run_for(tmp_path / "moved", str(device), 14)
     with monkeypatch.context() as patch:
-        patch.setattr(ops_cuda, "serves", lambda device: device.type == "cuda")
+        patch.setattr(devices, "is_gpu", lambda device: device.type == "cuda")
         on_cpu = run(tmp_path / "cpu", "cpu")
         if device.type == "cpu":  # a GPU's generators are of another kind than the CPU's
             run_for(tmp_path / "moved", "cpu", 2)

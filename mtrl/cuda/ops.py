@@ -24,17 +24,6 @@ kernels: Any = getattr(_core, "cuda", None)  # None in a build without nvcc
 _products: Products = "float32"
 
 
-def register(library: Any) -> None:
-    """Gives the operators of `mtrl.ops` their CUDA kernels."""
-    for operator in (ensemble_linear, ensemble_linear_backward, own_head, own_head_backward, soft_target):
-        library.impl(operator.__name__, operator, "CUDA")
-
-
-def serves(device: torch.device) -> bool:
-    """Whether tensors on that device are this file's."""
-    return device.type == "cuda"
-
-
 def built() -> Any:
     """The extension's CUDA kernels. Raises RuntimeError where it was built without."""
     if kernels is None:

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl import cublaslt, ops_cuda
-from mtrl.cublaslt import FusedLayers
+from mtrl.cuda import cublaslt, ops
+from mtrl.cuda.cublaslt import FusedLayers
 
 BETA1, BETA2 = 0.9, 0.999  # as in mtrl.adam
 log = logging.getLogger(__name__)
@@ -59,18 +59,18 @@ class MultiHeadViews:
 
     def forward(self, x: Tensor, task: Tensor, masked: bool = False) -> tuple[Hidden, Tensor]:
         """The hidden layers of rows x [B, D], `masked` for a way back through them, and the outputs [E, B, O]."""
-        y = ops_cuda.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)
+        y = ops.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)
         hidden = Hidden([y], [None])
         for layer, (kernel, bias) in enumerate(zip(self.kernel[1:], self.bias[1:], strict=True), start=1):
             mask = None
             if self._fused is None:
-                y = ops_cuda.ensemble_linear(y, kernel, bias, None, None)
+                y = ops.ensemble_linear(y, kernel, bias, None, None)
             else:  # the last layer's mask is taken of y, for its gradient comes from the heads
                 below = layer < len(self.kernel) - 1
                 y, mask = self._fused.forward(y, kernel, bias, masked and below)
             hidden.y.append(y)
             hidden.mask.append(mask)
-        return hidden, ops_cuda.own_head(y, self.head_kernel, self.head_bias, task)
+        return hidden, ops.own_head(y, self.head_kernel, self.head_bias, task)
 
     def slopes(
         self, hidden: Hidden, task: Tensor, dout: Tensor, gradient: MultiHeadViews | None = None
@@ -79,12 +79,12 @@ class MultiHeadViews:
 
         Where their sums, a layer's bias gradient, come along, they are written to `gradient`.
         """
-        dy, _, _ = ops_cuda.own_head_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
-        dz = [ops_cuda.mask(hidden.y[-1], dy)]
+        dy, _, _ = ops.own_head_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
+        dz = [ops.mask(hidden.y[-1], dy)]
         for layer in reversed(range(len(hidden.y) - 1)):
             kernel, mask = self.kernel[layer + 1], hidden.mask[layer]
             if self._fused is None or mask is None:
-                below = ops_cuda.mask(hidden.y[layer], ops_cuda.product(dz[0], kernel.mT))
+                below = ops.mask(hidden.y[layer], ops.product(dz[0], kernel.mT))
             else:
                 sums = torch.empty_like(self.bias[layer]) if gradient is None else gradient.bias[layer]
                 below = self._fused.backward(dz[0], kernel, mask, sums)
@@ -96,14 +96,14 @@ class MultiHeadViews:
     ) -> tuple[Tensor, Tensor]:
         """The gradient [B, columns] of slope * sum_b min_e q[e, b] in the first inputs, and the minima [B]."""
         members, rows, _ = q.shape
-        kernels, stream = ops_cuda.built(), ops_cuda.stream_of(q)
+        kernels, stream = ops.built(), ops.stream_of(q)
         values, least = q.view(members, rows), q.new_empty(rows)
-        if not ops_cuda.routes(members):
+        if not ops.routes(members):
             dq = torch.empty_like(q)
             kernels.least_gradient(values, slope, dq.view(members, rows), least, stream)
             dz = self.slopes(hidden, task, dq)[0]
-            return ops_cuda.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
-        routed = ops_cuda.route_rows(values, least)
+            return ops.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
+        routed = ops.route_rows(values, least)
         dz = q.new_empty((rows, hidden.y[-1].shape[2]))
         kernels.routed_head(*routed, task, self.head_kernel, slope, hidden.y[-1], dz, stream)
         for y, kernel in zip(hidden.y[-2::-1], self.kernel[:0:-1], strict=True):
@@ -118,17 +118,15 @@ class MultiHeadViews:
         self, x: Tensor, hidden: Hidden, dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
     ) -> None:
         """Fills these views with the gradients of the parameters that `slopes` has not written."""
-        inputs = [ops_cuda.of_each(x, self.kernel[0]), *hidden.y[:-1]]
+        inputs = [ops.of_each(x, self.kernel[0]), *hidden.y[:-1]]
         for layer, (below, slope) in enumerate(zip(inputs, dz, strict=True)):
-            ops_cuda.product(below.mT, slope, out=self.kernel[layer])
+            ops.product(below.mT, slope, out=self.kernel[layer])
             if layer == 0:
-                ops_cuda.bias_gradient(slope, self.bias[0], self.task_row, by_task)
+                ops.bias_gradient(slope, self.bias[0], self.task_row, by_task)
             elif hidden.mask[layer] is None:
-                ops_cuda.bias_gradient(slope, self.bias[layer])
+                ops.bias_gradient(slope, self.bias[layer])
         head = (self.head_kernel, self.head_bias)
-        ops_cuda.built().head_gather_weight_gradient(
-            hidden.y[-1], *by_task, dout, *head, ops_cuda.stream_of(x)
-        )
+        ops.built().head_gather_weight_gradient(hidden.y[-1], *by_task, dout, *head, ops.stream_of(x))
 
 
 class SacUpdateCuda:
@@ -193,7 +191,7 @@ class SacUpdateCuda:
     def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
         """cuBLASLt or None; says in the log what products run on."""
         lt, on = None, "torch"
-        if wanted == "auto" and ops_cuda.products() != "bfloat16":
+        if wanted == "auto" and ops.products() != "bfloat16":
             try:
                 lt = cublaslt.library(torch.empty(0, device=self._device).get_device())
                 on = f"{cublaslt.name_of(lt)} if it passes its check, and torch"
@@ -228,13 +226,13 @@ class SacUpdateCuda:
     ) -> tuple[Tensor, Tensor]:
         observation, action, reward, terminated, next_observation, task, weight, discount, *noises = inputs
         next_noise, noise = noises
-        kernels, stream, settings = ops_cuda.built(), ops_cuda.stream_of(reward), self._settings
+        kernels, stream, settings = ops.built(), ops.stream_of(reward), self._settings
         actor, actor_gradient = (MultiHeadViews(self._actor, flat, fused[0]) for flat in flats[0][:2])
         critic, critic_gradient = (MultiHeadViews(self._critic, flat, fused[1]) for flat in flats[1][:2])
         target = MultiHeadViews(self._critic, target_value, fused[1])
         log_temperature, temperature_gradient = flats[2][:2]
         rows, members = len(reward), self._critic["members"]
-        by_task = ops_cuda.rows_by_task(task, self._actor["tasks"])
+        by_task = ops.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
         if any(fused):  # a ReLU there may make 0 of NaN; elsewhere the first layer's gradient shows it
             reward = next_observation.sum(1).mul_(0).add_(reward)
@@ -247,7 +245,7 @@ class SacUpdateCuda:
         hidden, q = critic.forward(x, task, masked=True)
         y, priority, means = torch.empty_like(reward), torch.empty_like(reward), reward.new_empty(2)
         dq = torch.empty_like(q)
-        space = ops_cuda.workspace(kernels.td_target_workspace(rows), reward)
+        space = ops.workspace(kernels.td_target_workspace(rows), reward)
         kernels.td_target(
             reward, terminated, next_q, log_prob, temperature, q.view(members, rows), weight,
             discount, y, dq.view(members, rows), priority, means, space, stream,
@@ -259,7 +257,7 @@ class SacUpdateCuda:
         # The actor, through the first least of the new critics.
         policy, output = actor.forward(observation, task, masked=True)
         x, log_prob = self._joined(output[0], noise, observation)
-        hidden, q = critic.forward(x, task, masked=not ops_cuda.routes(members))
+        hidden, q = critic.forward(x, task, masked=not ops.routes(members))
         daction, least = critic.least_gradient(hidden, q, task, -1 / rows, self._actions)
         dout = torch.empty_like(output)
         kernels.tanh_gaussian_backward(
@@ -273,7 +271,7 @@ class SacUpdateCuda:
         # The temperatures; each is a sum over its task's rows.
         slope = (log_prob + settings["target_entropy"]).mul_(-1 / rows).view(1, rows, 1)
         every = slope.new_empty((1, 1))
-        ops_cuda.bias_gradient(slope, every, temperature_gradient.view(1, -1, 1), by_task)
+        ops.bias_gradient(slope, every, temperature_gradient.view(1, -1, 1), by_task)
         temperature_loss = (log_temperature * temperature_gradient).sum()
         self._step(flats[2], None, steps[2:3], "temperature")
         metrics = (means[0], actor_loss, temperature_loss, means[1], actor_norm, critic_norm)
@@ -288,9 +286,7 @@ class SacUpdateCuda:
     def _sample(self, output: Tensor, noise: Tensor | None, action: Tensor) -> Tensor:
         log_prob = output.new_empty(len(output))
         density = None if noise is None else log_prob
-        ops_cuda.built().tanh_gaussian_sample(
-            output, noise, *self._clip, action, density, ops_cuda.stream_of(output)
-        )
+        ops.built().tanh_gaussian_sample(output, noise, *self._clip, action, density, ops.stream_of(output))
         return log_prob
 
     def _step(self, flat: Tensors, target: Tensor | None, steps: Tensor, name: str) -> Tensor:
@@ -308,7 +304,7 @@ class SacUpdateCuda:
             clip,
             settings["polyak"],
         )
-        return ops_cuda.adam_polyak(value, gradient, (mean, square), target, numbers, steps)
+        return ops.adam_polyak(value, gradient, (mean, square), target, numbers, steps)
 
 
 class GraphedCall:

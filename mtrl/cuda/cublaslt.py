@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl import ops_cuda
+from mtrl.cuda import ops
 
 # Of the largest number of a result. Other orders of adding up float32 numbers differ by less than a twentieth of it;
 # TF32 where float32 was asked for, by more. TF32's own roundings of the factors may differ between two products.
@@ -29,7 +29,7 @@ def sonames(cuda: str | None) -> list[str]:
 @functools.cache
 def library(device: int) -> Any:
     """cuBLASLt for one device, for the rest of the process. Raises RuntimeError with the loader's words."""
-    return ops_cuda.built().CublasLt(sonames(torch.version.cuda))
+    return ops.built().CublasLt(sonames(torch.version.cuda))
 
 
 def name_of(lt: Any) -> str:
@@ -44,8 +44,8 @@ class FusedLayers:
     """
 
     def __init__(self, lt: Any, members: int, rows: int, width: int, device: torch.device) -> None:
-        self._lt, self._shape, self._kernels = lt, (members, rows, width), ops_cuda.built()
-        tf32 = ops_cuda.products() == "tf32"
+        self._lt, self._shape, self._kernels = lt, (members, rows, width), ops.built()
+        tf32 = ops.products() == "tf32"
         index = torch.empty(0, device=device).get_device()
         choose = functools.partial(self._kernels.cublaslt_choose, lt)
         self._plain, self._masked, self._backward = (
@@ -69,7 +69,7 @@ class FusedLayers:
     def _run(self, plan: Any, x: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         out = torch.empty_like(x)
         space = torch.empty(plan.workspace, dtype=torch.uint8, device=x.device)
-        stream = ops_cuda.stream_of(x)
+        stream = ops.stream_of(x)
         self._kernels.cublaslt_run(self._lt, plan, x, kernel, bias, mask, out, space, stream)
         return out
 
@@ -96,5 +96,5 @@ class FusedLayers:
             ("DRELU_BGRAD's sums", dbias, expected_dx.sum(1)),
         ):
             error = float((got - wanted).abs().max() / wanted.abs().max())
-            if not error <= TOLERANCE[ops_cuda.products()]:
+            if not error <= TOLERANCE[ops.products()]:
                 raise RuntimeError(f"{name} is off by {error:.1e} of the largest number for {self._shape}")
