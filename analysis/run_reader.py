@@ -19,7 +19,7 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from mtrl.results import COORDINATES, check_schema, read_index
+from mtrl.results import COORDINATES, check_schema, config_today, read_index
 
 FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
 
@@ -70,7 +70,7 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
     schema = _integer(file, "schema_version", -1)
     check_schema(path, None if schema < 0 else schema)
     index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
-    text = _text(file, "config")
+    text = config_today(_text(file, "config"), schema)
     committed = np.empty((), np.int64)
     read_into(file, "committed", committed)  # before the rows: what it counts is whole
     planned = h5d.open(file, b"env_steps").get_storage_size() // 8

@@ -130,14 +130,20 @@ class Agent:
         self.update_generator = _generator(config.train.seed, 2, device=self.device)
 
     @torch.no_grad()
-    def act(self, observation: ArrayLike, *, deterministic: bool = False) -> NDArray[np.float32]:
-        """Actions [T, 4] for observations [T, 39], row i being task i's. Deterministic ones draw nothing."""
+    def act(
+        self, observation: ArrayLike, tasks: ArrayLike | None = None, *, deterministic: bool = False
+    ) -> NDArray[np.float32]:
+        """Actions [N, 4] for observations [N, 39] of `tasks` [N]; by default row i is task i's.
+
+        Deterministic ones draw nothing.
+        """
         rows = torch.as_tensor(np.ascontiguousarray(observation, dtype=np.float32), device=self.device)
+        task = self.tasks if tasks is None else torch.as_tensor(tasks, device=self.device)
         noise = None if deterministic else self._noise(len(rows), self.act_generator)
         if self.fused:
-            action = self.fused.act(self.actor_adam.value, rows, self.tasks, noise)
+            action = self.fused.act(self.actor_adam.value, rows, task, noise)
         else:
-            output = self.actor(rows, self.tasks)[0]
+            output = self.actor(rows, task)[0]
             action = tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
         return action.cpu().numpy()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, cast, get_args
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, NoReturn, cast, get_args
 import click
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mtrl.agent import Agent
     from mtrl.config import Config
-    from mtrl.evaluate import Policy
     from mtrl.train import Progress
 
 
@@ -267,8 +270,9 @@ def _run_folder(place: Path) -> Path:
     return place if (place / "run.h5").exists() else place.parent.parent
 
 
-def _policy(agent: Agent) -> Policy:
-    return lambda observation: agent.act(observation, deterministic=True)
+def _policy(agent: Agent) -> partial[NDArray[np.float32]]:
+    """The deterministic policy, as evaluations and videos take it."""
+    return partial(agent.act, deterministic=True)
 
 
 def _read_settings(settings: tuple[str, ...]) -> Config:

@@ -211,10 +211,17 @@ class Evaluate(Section):
     every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
     episodes: int = Field(50, ge=1)  # deterministic episodes per task
     goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
+    whole_episodes: bool = (
+        False  # play on to the horizon after success, so that returns are of whole episodes
+    )
 
     def steps(self, vector_steps: int) -> tuple[int, ...]:
         """The vector steps after which an evaluation takes place, the last one included."""
         return (*range(self.every, vector_steps, self.every), vector_steps)
+
+    def number(self, vector_step: int) -> int:
+        """Which evaluation, counted from 0, takes place after that vector step."""
+        return -(-vector_step // self.every) - 1
 
 
 class Plasticity(Section):

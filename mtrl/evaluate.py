@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes of a fixed policy on envs of its own."""
+"""Evaluation: episodes of a fixed policy on envs of its own."""
 
 from __future__ import annotations
 
@@ -12,36 +12,47 @@ from mtrl.config import Config
 from mtrl.envs import VectorEnv
 from mtrl.tasks import ACTION_SIZE
 
-Policy = Callable[[NDArray[np.float64]], NDArray[Any]]  # observations [T, 39] -> actions [T, 4]
+# observations [N, 39] of `tasks` [N], in ascending order -> actions [N, 4]
+Policy = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[Any]]
 
 
 class Evaluator:
-    """Plays evaluation episodes. Each call starts from the same seed, so that it depends on the policy alone."""
+    """Plays evaluation episodes. What a call gives depends on the policy and on the evaluation's number alone."""
 
     def __init__(self, config: Config) -> None:
-        self._episodes = config.evaluate.episodes
+        settings = config.evaluate
+        self._episodes, self._goals = settings.episodes, config.env.goals_per_task
         self._seed = config.train.seed
+        env = config.env.held_out() if settings.goals == "held_out" else config.env
+        if not settings.whole_episodes:
+            env = env.model_copy(update={"terminate_on_success": True})
         workers, restarts = config.run.env_workers, config.run.env_restarts
-        env = config.env.held_out() if config.evaluate.goals == "held_out" else config.env
         self._envs = VectorEnv(env, seed=self._seed, workers=workers, restarts=restarts)
 
-    def evaluate(self, policy: Policy) -> dict[str, NDArray[np.float64]]:
-        """Means over the first `episodes` episodes of each task: success (at any step), return, length; each [T]."""
-        sums = {name: np.zeros(self._envs.num_envs) for name in ("success", "return", "length")}
-        episodes = np.zeros(self._envs.num_envs, np.int64)
-        observation, _ = self._envs.reset(seed=self._seed)
-        while (episodes < self._episodes).any():
-            observation, _, _, _, info = self._envs.step(policy(observation))
-            counted = info["_episode"] & (episodes < self._episodes)
+    def evaluate(self, policy: Policy, number: int = 0) -> dict[str, NDArray[np.float64]]:
+        """Means over `episodes` episodes of each task: success (at any step), return, length; each [T].
+
+        Evaluation `number` takes up each task's goals, in their fixed order, where the one before it stopped.
+        """
+        tasks = self._envs.num_envs
+        goals = (number * self._episodes + np.arange(self._episodes)) % self._goals
+        observation, _ = self._envs.reset(options={"goals": np.tile(goals, (tasks, 1))})
+        sums = {name: np.zeros(tasks) for name in ("success", "return", "length")}
+        left = np.full(tasks, self._episodes)
+        action = np.zeros((tasks, ACTION_SIZE), np.float32)
+        while len(playing := np.flatnonzero(left)):
+            action[playing] = policy(observation[playing], playing)
+            observation, _, _, _, info = self._envs.step(action)
+            ended = info["_episode"]
             for name, total in sums.items():
-                total[counted] += info["episode"][name][counted]
-            episodes += counted
+                total[ended] += info["episode"][name][ended]
+            left -= ended
         return {name: total / self._episodes for name, total in sums.items()}
 
     def evaluate_random(self) -> dict[str, NDArray[np.float64]]:
         """The same for uniform random actions: the line that a trained policy must rise above."""
         generator = np.random.default_rng([self._seed, 1])
-        return self.evaluate(lambda observation: generator.uniform(-1, 1, (len(observation), ACTION_SIZE)))
+        return self.evaluate(lambda observation, _: generator.uniform(-1, 1, (len(observation), ACTION_SIZE)))
 
     def close(self) -> None:
         self._envs.close()

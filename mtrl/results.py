@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ from pydantic import ValidationError
 from mtrl.config import Config, changed_fields
 from mtrl.run_ids import run_id_of
 
-SCHEMA_VERSION = 1  # of the file's layout
+SCHEMA_VERSION = 2  # of the file's layout
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
 BATCHES = ("training", "fixed")  # what plasticity is measured on
@@ -366,12 +366,15 @@ def _but_length(config: Config) -> dict[str, Any]:
     return config.model_dump(exclude={"run": True, "train": {"vector_steps"}})
 
 
+SCHEMAS = (1, 2)  # that are read: tests/mtrl/data has a file of each. They differ in `config_today` alone.
+
+
 def check_schema(path: Path, version: int | None) -> None:
     """Raises RunFileError unless a reader of run files of this schema is at hand."""
     if version is None:
         raise RunFileError(f"{path} is an HDF5 file but not a run file")
-    if version not in READERS:
-        known = ", ".join(map(str, READERS))
+    if version not in SCHEMAS:
+        known = ", ".join(map(str, SCHEMAS))
         raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {known}")
 
 
@@ -402,7 +405,8 @@ def _stored_config(path: Path) -> dict[str, Any] | None:
     """The configuration in the run file `path`; None where there is no run file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            stored: dict[str, Any] = json.loads(file.attrs["config"])
+            text = config_today(file.attrs["config"], int(file.attrs["schema_version"]))
+            stored: dict[str, Any] = json.loads(text)
     except (OSError, KeyError, ValueError):
         return None
     return stored
@@ -452,17 +456,24 @@ def _lay_out(
     file.attrs["index"] = json.dumps(read_index(file))
 
 
+def config_today(text: str, schema: int) -> str:
+    """The configuration of a file of that schema, JSON, with what the schema left unsaid.
+
+    Before schema 2 all episodes of an evaluation went on to the horizon.
+    """
+    if schema > 1:
+        return text
+    config = json.loads(text)
+    return json.dumps({**config, "evaluate": {**config.get("evaluate", {}), "whole_episodes": True}})
+
+
 def _read(path: Path, file: h5py.File) -> RunData:
     version = file.attrs.get("schema_version")
     check_schema(path, None if version is None else int(version))
-    return READERS[int(version)](path, file)
-
-
-def _read_1(path: Path, file: h5py.File) -> RunData:
     rows = int(file["committed"][()])
     return RunData(
         path=path,
-        stored_config=json.loads(file.attrs["config"]),
+        stored_config=json.loads(config_today(file.attrs["config"], int(file.attrs["schema_version"]))),
         attributes={name: value for name, value in file.attrs.items() if name not in LONG},
         tasks=_strings(file["task"]),
         metrics=_strings(file["metric"]),
@@ -476,10 +487,6 @@ def _read_1(path: Path, file: h5py.File) -> RunData:
         random_policy=file["random_policy"][:],
         evaluations_planned=len(file["eval"]),
     )
-
-
-# Schema -> its reader. A reader stays when a newer schema comes: tests/mtrl/data has a file of each.
-READERS: dict[int, Callable[[Path, h5py.File], RunData]] = {1: _read_1}
 
 
 def _read_divergence(attributes: Mapping[str, Any]) -> Divergence | None:

@@ -45,7 +45,7 @@ class RunLog:
         self.divergence: Divergence | None = None  # the first sign of it
         path = directory / "run.h5"
         self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
-        self._evaluator = Evaluator(config)
+        self._evaluate, self._evaluator = config.evaluate, Evaluator(config)
         self.fixed_batch = FixedBatch(config)
         if resumed:
             self._file = RunFileWriter.open(path)
@@ -86,7 +86,8 @@ class RunLog:
         """
         with self.clock("evaluate_seconds"):
             try:
-                per_task = self._evaluator.evaluate(partial(_act, agent))
+                number = self._evaluate.number(step)
+                per_task = self._evaluator.evaluate(partial(_act, agent), number)
             except _NoActionError as error:
                 return self.must_end(step, {"evaluation_action": error.value})
         per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
@@ -176,9 +177,9 @@ class _NoActionError(ArithmeticError):
         self.value = value
 
 
-def _act(agent: Agent, observation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The deterministic action. Raises _NoActionError where it is not finite, before the envs refuse it as an error."""
-    action = agent.act(observation, deterministic=True)
+def _act(agent: Agent, observation: NDArray[np.float64], tasks: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The deterministic actions. Raises _NoActionError where one is not finite, before the envs refuse it."""
+    action = agent.act(observation, tasks, deterministic=True)
     if not np.isfinite(action).all():
         raise _NoActionError(float(action[~np.isfinite(action)][0]))
     return action

@@ -25,16 +25,23 @@ class EnvGroup:
         if mujoco.get_mju_user_warning() is None:
             mujoco.set_mju_user_warning(_warn)
 
-    def reset(self, seed: int | None) -> None:
-        """Starts an episode everywhere; with a seed, as if the envs were new and made with it."""
+    def reset(self, seed: int | None, goals: Array | None = None) -> None:
+        """Starts an episode everywhere; with a seed, as if the envs were new and made with it.
+
+        With goals [T, n], row i plays an episode to each of `goals[i]` in turn, and then rests.
+        """
         for row, env in self._envs.items():
             if seed is not None:
                 env.reseed(seed)
+            env.plan(None if goals is None else goals[row].tolist())
             self._buffers.observation[row] = env.reset()
 
     def step(self) -> None:
-        """One step of every env; an env whose episode ends is reset at once."""
+        """One step of every env that does not rest; an env whose episode ends is reset at once, or rests."""
         for row, env in self._envs.items():
+            if env.resting:
+                self._rest(row)
+                continue
             try:
                 self._step(row, env)
             except Exception as error:
@@ -54,7 +61,13 @@ class EnvGroup:
         b.episode_length[row] = env.length
         b.episode_success[row] = env.episode_success
         b.final_observation[row] = observation
-        b.observation[row] = env.reset() if terminated or truncated else observation
+        following = env.end_episode() if terminated or truncated else None
+        b.observation[row] = observation if following is None else following
+
+    def _rest(self, row: int) -> None:
+        b = self._buffers
+        b.reward[row] = 0.0
+        b.success[row] = b.terminated[row] = b.truncated[row] = False
 
     def replay(self, actions: Array) -> None:
         """Steps n times, by `actions` [n, T, 4]; the results of the last step stay in the buffers."""

@@ -1,7 +1,8 @@
-"""One Meta-World task: goals drawn by its own generator, episode statistics, full state save and restore."""
+"""One Meta-World task: goals drawn by its own generator or planned, episode statistics, full state save and restore."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mujoco
@@ -34,7 +35,10 @@ class _Start(NamedTuple):
 
 
 class TaskEnv:
-    """Steps one task. `length`, `episode_return` and `episode_success` describe the episode so far."""
+    """Steps one task. `length`, `episode_return` and `episode_success` describe the episode so far.
+
+    `resting` is true once all planned episodes are over; the env must not be stepped then.
+    """
 
     def __init__(self, config: Env, *, seed: int, index: int) -> None:
         """The task `config.tasks[index]`; `index` tells the generators of one seed apart."""
@@ -47,6 +51,8 @@ class TaskEnv:
         self._env = make_env(cls, config.reward_version)
         self._seed: int | None = None
         self._camera: Camera | None = None
+        self._planned: list[int] | None = None  # goals of the episodes to come; None: each is drawn
+        self.resting = False
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -58,9 +64,21 @@ class TaskEnv:
             self._starts: dict[int, _Start] = {}
             self._seed = seed
 
+    def plan(self, goals: Sequence[int] | None) -> None:
+        """Episodes to come play these goals in turn, then the env rests; None: goals are drawn without end."""
+        self._planned = None if goals is None else list(goals)
+        self.resting = False
+
     def reset(self) -> Observation:
-        """The first observation [39] of an episode whose goal is drawn anew."""
-        return self._reset_to(int(self._generator.integers(len(self._goals))))
+        """The first observation [39] of the next episode."""
+        if self._planned is None:
+            return self._reset_to(int(self._generator.integers(len(self._goals))))
+        return self._reset_to(self._planned.pop(0))
+
+    def end_episode(self) -> Observation | None:
+        """The first observation [39] of the next episode; None where no more is planned: the env rests."""
+        self.resting = self._planned == []
+        return None if self.resting else self.reset()
 
     def step(self, action: Action) -> tuple[Observation, float, bool]:
         """(true successor [39], reward, success) of `action` [4] in [-1, 1]."""
@@ -76,6 +94,8 @@ class TaskEnv:
         return {
             "generator": self._generator.bit_generator.state,
             "goal": self._goal,
+            "planned": None if self._planned is None else list(self._planned),
+            "resting": self.resting,
             "episode": (self.length, self.episode_return, self.episode_success),
             "physics": self._physics(),
             "attributes": self._attributes(),
@@ -88,6 +108,8 @@ class TaskEnv:
         self._set_physics(state["physics"])
         self._generator.bit_generator.state = state["generator"]
         self.length, self.episode_return, self.episode_success = state["episode"]
+        self.plan(state["planned"])
+        self.resting = state["resting"]
 
     def picture(self) -> Picture:
         """uint8 [size, size, 3]; see picture.py."""

@@ -20,7 +20,7 @@ from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 __all__ = ["VectorEnv", "WorkerDied"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
@@ -80,11 +80,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     ) -> tuple[Array, dict[str, Any]]:
         """(observations [T, 39], {}): starts an episode everywhere.
 
-        With a seed, goals and generators become those of a vector env made with that seed. No options.
+        With a seed, goals and generators become those of a vector env made with that seed.
+        options={"goals": [T, n]}: row i plays one episode to each of these goals (their numbers) in turn, whatever
+        its generator says, and then rests: it is not stepped, keeps its observation, and info["_episode"] is false.
         """
+        goals = self._planned_goals(options or {})
         if seed is not None:
             self._seed = seed
-        self._call("reset", seed)
+        self._call("reset", seed, goals)
         self._needs_reset = False
         self._begin_recovery()
         return self._buffers.observation.copy(), {}
@@ -225,6 +228,22 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise RuntimeError("the env is closed; make a new one")
         if self._stepping:
             raise RuntimeError("a step is under way; call step_wait first")
+
+    def _planned_goals(self, options: dict[str, Any]) -> Array | None:
+        if unknown := set(options) - {"goals"}:
+            raise ValueError(f"no reset option '{min(unknown)}'; there is: goals")
+        if "goals" not in options:
+            return None
+        goals, count = np.asarray(options["goals"]), self._config.goals_per_task
+        if goals.ndim != 2 or len(goals) != self.num_envs or goals.shape[1] == 0:
+            raise ValueError(
+                f"goals have shape {goals.shape}; ({self.num_envs}, n) with n of at least 1 is needed"
+            )
+        if not np.issubdtype(goals.dtype, np.integer) or goals.min() < 0 or goals.max() >= count:
+            raise ValueError(
+                f"goals must be whole numbers from 0 to {count - 1}: there are {count} of each task"
+            )
+        return goals
 
     def _take_actions(self, actions: Array) -> None:
         if self._needs_reset:

@@ -17,7 +17,7 @@ from mtrl.config import Config
 from mtrl.results import (
     CLOCKS,
     PLASTICITY,
-    READERS,
+    SCHEMAS,
     TASK_METRICS,
     RunFileError,
     RunFileWriter,
@@ -157,19 +157,20 @@ def test_a_file_with_a_field_of_another_version_is_read_but_not_run(path: Path) 
         data.config  # noqa: B018
 
 
-SCHEMAS = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "data"
 
 
-@pytest.mark.parametrize("schema", READERS)
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_file_of_every_schema_is_read(schema: int) -> None:
     """The files were written by the version of their schema, and are never written again."""
-    data = read_run(SCHEMAS / f"run-schema-{schema}.h5")
+    data = read_run(DATA / f"run-schema-{schema}.h5")
     assert data.attributes["schema_version"] == schema
     assert data.tasks == ("drawer-close-v3", "reach-v3")
     assert data.env_steps.tolist() == [1000, 2000, 3000]
     success = data.per_task[:, data.metrics.index("success")]
     np.testing.assert_allclose(success, [[0.1, 0.101], [0.4, 0.401], [0.7, 0.701]], rtol=1e-6)  # float32
     np.testing.assert_array_equal(data.per_run[1], np.full(4, 16.01))
+    assert data.stored_config["evaluate"]["whole_episodes"] == (schema == 1)
 
 
 def longer(**overrides: object) -> Config:

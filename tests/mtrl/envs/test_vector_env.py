@@ -168,6 +168,52 @@ def test_a_restored_env_continues_bit_for_bit_in_mid_episode(make, workers):
     assert_same(expected, rollout(env, 30, seed=1))
 
 
+def test_an_env_plays_the_goals_it_is_given_and_then_rests(make):
+    env = make(horizon=3)
+    goals = [[2, 0], [1, 1], [3, 2]]
+    observation, _ = env.reset(options={"goals": goals})
+    seen = [observation[:, -3:]]
+    for step in range(1, 9):
+        observation, reward, _, truncated, info = env.step(np.ones((3, 4)))
+        assert (info["_episode"] == (step in (3, 6))).all()
+        assert (truncated == info["_episode"]).all()
+        if step == 3:
+            seen.append(observation[:, -3:])
+        assert (reward == 0).all() == (step > 6)
+    for row, task in enumerate(TASKS):
+        expected = [tuple(make(TASKS).reset(options={"goals": [[g]] * 3})[0][row, -3:]) for g in goals[row]]
+        assert [tuple(each[row]) for each in seen] == expected, task
+    env.reset()  # goals are drawn again
+    assert [ended for *_, ended in rollout(env, 7)][-2].all()
+
+
+def test_an_env_restored_while_it_rests_goes_on_resting(make):
+    goals = [[0, 1], [2, 3], [1, 0]]
+    env, other = make(horizon=3), make(horizon=3, workers=2)
+    env.reset(options={"goals": goals})
+    other.reset()
+    for steps in (2, 2, 3):
+        rollout(env, steps)
+        other.load_state_dict(env.state_dict())
+        assert_same(rollout(env, 1), rollout(other, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"goals": [[0], [1]]}, r"shape \(2, 1\)"),
+        ({"goals": [[], [], []]}, r"shape \(3, 0\)"),
+        ({"goals": [[0], [1], [4]]}, "from 0 to 3"),
+        ({"goals": [[0], [1], [-1]]}, "from 0 to 3"),
+        ({"goals": [[0], [1], [0.5]]}, "whole numbers"),
+        ({"goal": [[0], [1], [2]]}, "no reset option 'goal'; there is: goals"),
+    ],
+)
+def test_reset_options_that_cannot_be_played_are_named(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make().reset(options=options)
+
+
 def test_a_state_of_another_configuration_is_refused(make):
     env, other = make(), make(horizon=21)
     env.reset()
