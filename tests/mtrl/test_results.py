@@ -23,6 +23,7 @@ from mtrl.results import (
     RunFileWriter,
     extend_run,
     read_run,
+    refuse_another_run,
 )
 from tests.analysis.reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run
 
@@ -171,6 +172,16 @@ def test_a_file_of_every_schema_is_read(schema: int) -> None:
     np.testing.assert_allclose(success, [[0.1, 0.101], [0.4, 0.401], [0.7, 0.701]], rtol=1e-6)  # float32
     np.testing.assert_array_equal(data.per_run[1], np.full(4, 16.01))
     assert data.stored_config["evaluate"]["whole_episodes"] == (schema == 1)
+
+
+def test_a_run_of_whole_episodes_alone_is_that_of_a_file_of_schema_1(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["config"])
+        del config["evaluate"]["whole_episodes"]
+        file.attrs["config"], file.attrs["schema_version"] = json.dumps(config), 1
+    refuse_another_run(path, config_of(evaluate__whole_episodes=True))
+    with pytest.raises(RunFileError, match=r"evaluate\.whole_episodes is False, was True"):
+        refuse_another_run(path, config_of())
 
 
 def longer(**overrides: object) -> Config:
