@@ -1,4 +1,7 @@
-"""Parameter counts of the networks in closed form, and the width that gives a wanted count. Builds no network."""
+"""Parameters and operations of the networks in closed form, and the width that gives a wanted count.
+
+Nothing here builds a network.
+"""
 
 from __future__ import annotations
 
@@ -190,3 +193,144 @@ def match_system(system: str, by: By, tasks: int) -> int:
 
     critics = 2 * critic_parameters(shape("critic"), tasks)
     return matched_width(Parameters(actor_parameters(shape("actor"), tasks), critics, critics), by, tasks)
+
+
+# The matrix products of a network, each as (multiplications, factors). What its two factors depend on decides which
+# gradients training takes: x is the network's input alone, w its weights alone, h both.
+Products = list[tuple[int, str]]
+
+
+def update_flops(config: Config) -> int:
+    """Floating-point operations of the matrix products in one update, a multiplication and an addition counting 2.
+
+    These are: actor and target on the next observations, the critics and their gradient, the actor and its gradient,
+    and the critics with the gradient of their input. A row meets its own head alone; all critics are differentiated.
+    One-hots, activations, norms and Adam count nothing. Kernels may do less than this: the fused step differentiates
+    only the least critic of each row.
+    """
+    actor, critic = (_products(config, part) for part in ("actor", "critic"))
+    of_actor = 2 * _forward(actor) + _gradients(actor, "wh")
+    of_critics = 3 * _forward(critic) + _gradients(critic, "wh") + _gradients(critic, "xh")
+    return 2 * (of_actor + config.agent.critics * of_critics)
+
+
+def training_flops(config: Config) -> int:
+    """`update_flops` of all updates of a run."""
+    return update_flops(config) * updates(config)
+
+
+def updates(config: Config) -> int:
+    """Gradient updates of a run."""
+    return max(0, config.train.vector_steps - config.train.random_steps) * config.train.updates_per_step
+
+
+def _products(config: Config, part: Literal["actor", "critic"]) -> Products:
+    """Of the actor, or of one critic, on a batch."""
+    rows, tasks = sum(config.batch_rows), len(config.env.tasks)
+    if part == "actor":
+        shape, inputs, outputs = config.network.actor, OBSERVATION_SIZE, 2 * ACTION_SIZE
+    else:
+        shape, inputs = config.network.critic, ACTION_SIZE + OBSERVATION_SIZE
+        outputs = config.agent.critic_outputs
+    return PRODUCTS[shape.kind](shape, inputs, outputs, tasks, rows)
+
+
+def _forward(products: Products) -> int:
+    return sum(count for count, _ in products)
+
+
+def _gradients(products: Products, differentiated: str) -> int:
+    """One product more, of the same size, for each factor that is differentiated."""
+    return sum(count * sum(factor in differentiated for factor in factors) for count, factors in products)
+
+
+def _chain(rows: int, first: str, *sizes: int) -> Products:
+    """Linear layers from each size to the next; `first` are the factors of the first."""
+    counts = [rows * into * out for into, out in itertools.pairwise(sizes)]
+    return [(counts[0], first), *((count, "ww" if first == "ww" else "hw") for count in counts[1:])]
+
+
+def _products_of_mlp(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+    """mtmhsac, mtsac and sac. An embedding is multiplied once per task."""
+    width = shape.width
+    later = {
+        "brc": [width] * (2 * shape.depth),
+        "simba": [4 * width, width] * shape.depth,
+    }.get(shape.block, [width] * (shape.depth - 1))
+    return [
+        (tasks * shape.task_embedding * width, "ww"),
+        *_chain(rows, "xw", inputs, width, *later, outputs),
+    ]
+
+
+def _products_of_soft_modularization(
+    shape: Shape, inputs: int, outputs: int, tasks: int, rows: int
+) -> Products:
+    """Encoders; then of each layer the routing, its condition on earlier ones, the modules and their mixture."""
+    modules, width, encoder = shape.experts, shape.width, shape.encoder_width
+    found = _chain(rows, "xw", inputs, encoder, encoder) + _chain(rows, "hw", encoder, width, width)
+    for layer in range(shape.depth):
+        routes = modules if layer == shape.depth - 1 else modules**2
+        found += [
+            (rows * layer * modules**2 * width, "hw"),
+            (rows * width * routes, "hw"),
+            (modules * rows * (width if layer else encoder) * width, "hw"),
+            (rows * routes * width, "hh"),
+        ]
+    return [*found, (rows * width * outputs, "hw")]
+
+
+def _products_of_paco(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+    """Of each layer the mixture of the parameter sets, kernel and bias, once per task; then the layer."""
+    sizes = (inputs, *[shape.width] * shape.depth, outputs)
+    mixtures = [
+        (tasks * shape.experts * count, "ww")
+        for count in itertools.starmap(linear, itertools.pairwise(sizes))
+    ]
+    return [*mixtures, *_chain(rows, "xw", *sizes)]
+
+
+def _products_of_moore(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+    """Experts, Gram-Schmidt (each on all before it, and back), their mixture, the row's head."""
+    experts, width = shape.experts, shape.width
+    projections = experts * (experts - 1) - (experts > 1)  # back from a single vector is no product
+    return [
+        *_chain(rows * experts, "xw", inputs, *[width] * shape.depth),
+        (projections * rows * width, "hh"),
+        (rows * experts * width, "wh"),
+        (rows * width * outputs, "hw"),
+    ]
+
+
+def _products_of_care(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+    """Context and attention, once per task; experts, their mixture, torso."""
+    e, k = shape.encoder_width, shape.experts
+    return [
+        *_chain(tasks, "ww", e, e, e, e),
+        *_chain(tasks, "ww", e, e, e, k),
+        *_chain(rows * k, "xw", inputs, e, e, e),
+        (rows * k * e, "wh"),
+        *_chain(rows, "hw", 2 * e, *[shape.width] * shape.depth, outputs),
+    ]
+
+
+def _products_of_film(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+    """Scales and shifts, once per task; encoder, torso."""
+    e = shape.encoder_width
+    return [
+        *_chain(tasks, "ww", e, e, e, 6),
+        *_chain(rows, "xw", inputs, e, e, e),
+        *_chain(rows, "hw", 2 * e, *[shape.width] * shape.depth, outputs),
+    ]
+
+
+PRODUCTS: dict[str, Callable[[Shape, int, int, int, int], Products]] = {
+    "mtmhsac": _products_of_mlp,
+    "mtsac": _products_of_mlp,
+    "sac": _products_of_mlp,
+    "soft_modularization": _products_of_soft_modularization,
+    "paco": _products_of_paco,
+    "moore": _products_of_moore,
+    "care": _products_of_care,
+    "film": _products_of_film,
+}
