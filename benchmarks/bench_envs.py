@@ -23,7 +23,7 @@ import click
 import numpy as np
 from interleave import Row
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.tasks import BENCHMARKS
 
 WORKERS = 2
@@ -38,7 +38,7 @@ def make(kind: str, benchmark: str, horizon: int) -> Any:
     if kind == "ours":
         from mtrl.envs import VectorEnv
 
-        return VectorEnv(Env(tasks=benchmark, horizon=horizon), seed=1, workers=WORKERS)
+        return VectorEnv(EnvSettings(tasks=benchmark, horizon=horizon), seed=1, workers=WORKERS)
     import gymnasium
     import metaworld  # noqa: F401  registers the benchmarks
 
@@ -156,7 +156,7 @@ def layer(benchmark: str, steps: int) -> Row:
 
     cpu: tuple[list[float], list[float]] = ([], [])
     for task in BENCHMARKS[benchmark]:
-        config = Env(tasks=(task,), goals_per_task=1)
+        config = EnvSettings(tasks=(task,), goals_per_task=1)
         stock = config.model_copy(update={"fast": False})
         envs = [TaskEnv(each, seed=1, index=0) for each in (config, stock)]
         actions = np.random.default_rng(0).uniform(-1, 1, (steps, 4)).astype(np.float32)
@@ -187,7 +187,7 @@ def physics(benchmark: str, runs: int) -> Row:
 
     from mtrl.envs import VectorEnv
 
-    env = VectorEnv(Env(tasks=benchmark), seed=1, workers=0)
+    env = VectorEnv(EnvSettings(tasks=benchmark), seed=1, workers=0)
     env.reset()
     simulators = [(each._env.model, each._env.data) for each in env._group._envs.values()]
     ours, floor, steps = [], [], 20

@@ -58,7 +58,7 @@ class Stream:
 def ours(tasks: int, capacity: int, mode: str) -> Work:
     stream = Stream(tasks)
     replay = Replay(
-        config.Replay(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA),
+        config.ReplaySettings(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA),
         tasks=tasks,
         seed=0,
         discount=0.99,
@@ -248,7 +248,7 @@ def both(work: Work, first: str, second: str) -> Callable[[], object]:
 
 def on_gpu(tasks: int, capacity: int, mode: str, place: str) -> Work:
     stream, device = Stream(tasks), torch.device("cuda")
-    settings = config.Replay(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA)
+    settings = config.ReplaySettings(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA)
     replay = build_replay(settings, device=device, place=place, tasks=tasks, seed=0, discount=0.99)
     for _ in range(capacity):
         replay.add(*stream.step())

@@ -33,7 +33,7 @@ def _split(value: Any) -> Any:
     return [name for name in value.split("+") if name] if isinstance(value, str) else value
 
 
-class Env(Section):
+class EnvSettings(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
@@ -47,7 +47,7 @@ class Env(Section):
         return self.model_copy(update={"first_goal": self.first_goal + self.goals_per_task})
 
 
-class Replay(Section):
+class ReplaySettings(Section):
     capacity: int = Field(100_000, ge=2)  # transitions per task
     mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     alpha: float = Field(0.6, ge=0)  # priority exponent
@@ -76,7 +76,7 @@ class Replay(Section):
         return self
 
 
-class Agent(Section):
+class AgentSettings(Section):
     batch_per_task: int = Field(128, ge=0)  # transitions of each task in an update; 0: as `batch` says
     batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
     critics: int = Field(2, ge=1, le=16)  # ensemble members
@@ -169,7 +169,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what a kind has beside width and dept
 }
 
 
-class Shape(Section):
+class NetworkSettings(Section):
     """Kind and size of a network (mtrl/networks). `mtrl.systems` has the paper's."""
 
     kind: Kind = "mtmhsac"
@@ -195,19 +195,19 @@ class Shape(Section):
         return self
 
 
-class Network(Section):
-    actor: Shape = Shape()
-    critic: Shape = Shape()
+class ActorCriticSettings(Section):
+    actor: NetworkSettings = NetworkSettings()
+    critic: NetworkSettings = NetworkSettings()
 
 
-class Train(Section):
+class TrainSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     vector_steps: int = Field(2_000_000, ge=1)  # one step of every task's env
     random_steps: int = Field(4_000, ge=0)  # vector steps of uniform random actions before the first update
     updates_per_step: int = Field(1, ge=1)  # gradient updates per vector step
 
 
-class Evaluate(Section):
+class EvaluateSettings(Section):
     every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
     episodes: int = Field(50, ge=1)  # deterministic episodes per task
     goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
@@ -224,7 +224,7 @@ class Evaluate(Section):
         return -(-vector_step // self.every) - 1
 
 
-class Plasticity(Section):
+class PlasticitySettings(Section):
     """What is measured of the networks at every evaluation (mtrl/plasticity.py), on the latest and on a fixed batch."""
 
     dormant_threshold: float = Field(0.1, ge=0)  # tau: of the mean activation of the layer
@@ -232,7 +232,7 @@ class Plasticity(Section):
     gradient_rows: int = Field(16, ge=1)  # transitions of each task that its gradient is taken of
 
 
-class Divergence(Section):
+class DivergenceSettings(Section):
     """When a run counts as diverged; docs/guide.md has the reasons. NaN and infinity always end it."""
 
     action: Literal["stop", "continue"] = "stop"  # at a limit; either way the first time is recorded
@@ -244,7 +244,7 @@ class Divergence(Section):
     )  # |loss| of critics, actor and temperature; None: q_limit squared
 
 
-class Run(Section):
+class RunSettings(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
     replay: Literal["auto", "host", "device"] = (
         "auto"  # on a GPU: where rows lie; auto: there, if they fit in half
@@ -267,15 +267,15 @@ class Run(Section):
 
 
 class Config(Section):
-    env: Env = Env()
-    replay: Replay = Replay()
-    agent: Agent = Agent()
-    network: Network = Network()
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
-    plasticity: Plasticity = Plasticity()
-    divergence: Divergence = Divergence()
-    run: Run = Run()
+    env: EnvSettings = EnvSettings()
+    replay: ReplaySettings = ReplaySettings()
+    agent: AgentSettings = AgentSettings()
+    network: ActorCriticSettings = ActorCriticSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    plasticity: PlasticitySettings = PlasticitySettings()
+    divergence: DivergenceSettings = DivergenceSettings()
+    run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

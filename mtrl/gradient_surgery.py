@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtrl.adam import Adam
-from mtrl.config import Agent
+from mtrl.config import AgentSettings
 
 RowLoss = Callable[[Tensor | slice], Tensor]  # which rows -> the loss of each
 _EPSILON = 1e-8
@@ -30,7 +30,7 @@ class GradientRule(Protocol):
 
 
 def build_gradient_rule(
-    settings: Agent, tasks: int, generator: torch.Generator, device: torch.device
+    settings: AgentSettings, tasks: int, generator: torch.Generator, device: torch.device
 ) -> GradientRule:
     """The rule that `agent.gradient_surgery` names; what it draws comes from `generator` (CPU)."""
     if settings.gradient_surgery == "pcgrad":

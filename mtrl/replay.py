@@ -77,7 +77,7 @@ class Replay:
 
     def __init__(
         self,
-        config: config.Replay,
+        config: config.ReplaySettings,
         *,
         tasks: int,
         seed: int,

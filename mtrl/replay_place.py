@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def build_replay(
-    settings: config.Replay, *, device: torch.device, place: str = "auto", **more: Any
+    settings: config.ReplaySettings, *, device: torch.device, place: str = "auto", **more: Any
 ) -> Replay | ReplayCuda:
-    """The replay for an agent on `device`; `place` is `config.Run.replay`, `more` is what `Replay` takes.
+    """The replay for an agent on `device`; `place` is `run.replay`, `more` is what `Replay` takes.
 
     Its batches are on `device` and the same bits wherever the rows are. Raises ConfigError where the rows cannot be
     where they should.
@@ -39,7 +39,7 @@ def build_replay(
     return ReplayCuda(settings, device=device, **more)
 
 
-def _obstacle(settings: config.Replay, device: torch.device, tasks: int, folder: object) -> str:
+def _obstacle(settings: config.ReplaySettings, device: torch.device, tasks: int, folder: object) -> str:
     """Why the rows cannot lie on the GPU; empty where they can."""
     from mtrl.cuda import ops
 
@@ -65,7 +65,12 @@ class ShippedReplay(Replay):
     """
 
     def __init__(
-        self, settings: config.Replay, *, device: torch.device, frame_size: int = FRAME_SIZE, **more: Any
+        self,
+        settings: config.ReplaySettings,
+        *,
+        device: torch.device,
+        frame_size: int = FRAME_SIZE,
+        **more: Any,
     ) -> None:
         self._device, self._frame_size, self._stacked = device, frame_size, settings.rows == "frame_stack"
         super().__init__(settings, frame_size=frame_size, compact=self._stacked, **more)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from mtrl.config import Config, Shape
+from mtrl.config import Config, NetworkSettings
 from mtrl.names import nearest
 from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 By = Literal["actor", "critic", "total"]
-LARGEST_WIDTH: int = 65_536  # the same bound as Shape.width
+LARGEST_WIDTH: int = 65_536  # the same bound as NetworkSettings.width
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def count_parameters(config: Config) -> Parameters:
     return Parameters(actor_parameters(config.network.actor, tasks), critic, critic)
 
 
-def actor_parameters(shape: Shape, tasks: int) -> int:
+def actor_parameters(shape: NetworkSettings, tasks: int) -> int:
     """Of the actor: a mean and a log standard deviation for each action."""
     return COUNTS[shape.kind](shape, OBSERVATION_SIZE, 2 * ACTION_SIZE, tasks)
 
 
-def critic_parameters(shape: Shape, tasks: int, outputs: int = 1) -> int:
+def critic_parameters(shape: NetworkSettings, tasks: int, outputs: int = 1) -> int:
     """Of one critic of the ensemble: one value, or the bins of a categorical critic."""
     return COUNTS[shape.kind](shape, ACTION_SIZE + OBSERVATION_SIZE, outputs, tasks)
 
@@ -60,7 +60,7 @@ def mlp(*sizes: int) -> int:
     return sum(linear(into, out) for into, out in itertools.pairwise(sizes))
 
 
-def trunk(shape: Shape, inputs: int, tasks: int) -> int:
+def trunk(shape: NetworkSettings, inputs: int, tasks: int) -> int:
     """The hidden layers of the MLPs over [input, task], see networks/trunk.py."""
     width, norm = shape.width, 2 * shape.width
     first = linear(inputs + (shape.task_embedding or tasks), width) + shape.task_embedding * tasks
@@ -75,17 +75,17 @@ def trunk(shape: Shape, inputs: int, tasks: int) -> int:
             return first + shape.depth * (norm + mlp(width, 4 * width, width)) + norm
 
 
-def multi_head(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def multi_head(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """mtmhsac: a head per task."""
     return trunk(shape, inputs, tasks) + tasks * linear(shape.width, outputs)
 
 
-def shared_head(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def shared_head(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """mtsac and sac: one head."""
     return trunk(shape, inputs, tasks) + linear(shape.width, outputs)
 
 
-def soft_modularization(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def soft_modularization(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """Encoders of observation and task, then layers of modules, each with its routing."""
     modules, width, encoder = shape.experts, shape.width, shape.encoder_width
     count = mlp(inputs, encoder, encoder) + linear(tasks, encoder) + mlp(encoder, width, width)
@@ -97,32 +97,32 @@ def soft_modularization(shape: Shape, inputs: int, outputs: int, tasks: int) -> 
     return count + linear(width, outputs)
 
 
-def paco(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def paco(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """Parameter sets of a whole MLP, and how each task mixes them."""
     return linear(tasks, shape.experts) + shape.experts * mlp(inputs, *[shape.width] * shape.depth, outputs)
 
 
-def moore(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def moore(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """Experts, how each task mixes them, and a head per task."""
     experts = shape.experts * mlp(inputs, *[shape.width] * shape.depth)
     return experts + tasks * shape.experts + tasks * linear(shape.width, outputs)
 
 
-def care(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def care(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """Task embedding and its MLP, attention, experts, torso."""
     e, k = shape.encoder_width, shape.experts
     encoders = tasks * e + mlp(e, e, e, e) + mlp(e, e, e, k) + k * mlp(inputs, e, e, e)
     return encoders + mlp(2 * e, *[shape.width] * shape.depth, outputs)
 
 
-def film(shape: Shape, inputs: int, outputs: int, tasks: int) -> int:
+def film(shape: NetworkSettings, inputs: int, outputs: int, tasks: int) -> int:
     """Task embedding, the MLP that gives scales and shifts, encoder, torso."""
     e = shape.encoder_width
     encoders = tasks * e + mlp(e, e, e, 6) + mlp(inputs, e, e, e)
     return encoders + mlp(2 * e, *[shape.width] * shape.depth, outputs)
 
 
-COUNTS: dict[str, Callable[[Shape, int, int, int], int]] = {
+COUNTS: dict[str, Callable[[NetworkSettings, int, int, int], int]] = {
     "mtmhsac": multi_head,
     "mtsac": shared_head,
     "sac": shared_head,
@@ -150,13 +150,15 @@ def solve_width(target: int, count: Callable[[int], int]) -> int:
 
 def actor_width(target: int, tasks: int, depth: int = 3) -> int:
     """The multi-head actor width whose parameter count is nearest `target`."""
-    return solve_width(target, lambda width: actor_parameters(Shape(width=width, depth=depth), tasks))
+    return solve_width(
+        target, lambda width: actor_parameters(NetworkSettings(width=width, depth=depth), tasks)
+    )
 
 
 def critic_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> int:
     """The multi-head critic width at which `critics` critics together have nearest `target` parameters."""
     return solve_width(
-        target, lambda width: critics * critic_parameters(Shape(width=width, depth=depth), tasks)
+        target, lambda width: critics * critic_parameters(NetworkSettings(width=width, depth=depth), tasks)
     )
 
 
@@ -164,7 +166,7 @@ def total_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> in
     """The width, the same for the actor and the critics, at which all together have nearest `target` parameters."""
 
     def count(width: int) -> int:
-        shape = Shape(width=width, depth=depth)
+        shape = NetworkSettings(width=width, depth=depth)
         return actor_parameters(shape, tasks) + critics * critic_parameters(shape, tasks)
 
     return solve_width(target, count)
@@ -187,9 +189,11 @@ def match_system(system: str, by: By, tasks: int) -> int:
         raise ValueError(f"no system '{system}'{nearest(system, SYSTEMS)}; there are: {', '.join(SYSTEMS)}")
     settings = system_settings(system, tasks)
 
-    def shape(part: str) -> Shape:
+    def shape(part: str) -> NetworkSettings:
         prefix = f"network.{part}."
-        return Shape(**{k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)})
+        return NetworkSettings(
+            **{k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+        )
 
     critics = 2 * critic_parameters(shape("critic"), tasks)
     return matched_width(Parameters(actor_parameters(shape("actor"), tasks), critics, critics), by, tasks)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtrl import categorical, losses, ops
-from mtrl.config import Agent
+from mtrl.config import AgentSettings
 
 
 class ValueHead(Protocol):
@@ -44,7 +44,9 @@ class ValueHead(Protocol):
         """`metric_names`, of the soft targets [B], each 0-d."""
 
 
-def build_value_head(settings: Agent, backend: Literal["core", "torch"], device: torch.device) -> ValueHead:
+def build_value_head(
+    settings: AgentSettings, backend: Literal["core", "torch"], device: torch.device
+) -> ValueHead:
     """The head that `agent.value` names."""
     return (
         ScalarValue(settings, backend) if settings.value == "scalar" else CategoricalValue(settings, device)
@@ -56,7 +58,7 @@ class ScalarValue:
 
     metric_names: tuple[str, ...] = ()
 
-    def __init__(self, settings: Agent, backend: Literal["core", "torch"]) -> None:
+    def __init__(self, settings: AgentSettings, backend: Literal["core", "torch"]) -> None:
         self._reduction, self._limit = settings.critic_reduction, settings.q_clip
         self._soft_target = ops.soft_target if backend == "core" else losses.soft_target
 
@@ -100,7 +102,7 @@ class CategoricalValue:
 
     metric_names: tuple[str, ...] = ("targets_outside_support",)
 
-    def __init__(self, settings: Agent, device: torch.device) -> None:
+    def __init__(self, settings: AgentSettings, device: torch.device) -> None:
         self._kind, self._reduction = settings.value, settings.critic_reduction
         self._sigma = settings.hl_gauss_sigma
         self._atoms = torch.linspace(settings.value_min, settings.value_max, settings.bins, device=device)

@@ -41,7 +41,7 @@ def stream_of(x: Tensor) -> int:
 
 
 def set_products(kind: Products) -> None:
-    """How matrix products on the GPU are taken from now on, in the whole process: see `config.Agent.products`."""
+    """How matrix products on the GPU are taken from now on, in the whole process: see `agent.products`."""
     global _products
     _products = kind
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")

@@ -31,7 +31,7 @@ class ReplayCuda:
 
     def __init__(
         self,
-        settings: config.Replay,
+        settings: config.ReplaySettings,
         *,
         tasks: int,
         seed: int,
@@ -192,7 +192,7 @@ class ReplayCuda:
     def check_valid(self) -> None:
         """Raises AssertionError naming what is wrong inside. Slow: for tests."""
         numbers = {"mode": self._numbers["mode"], "alpha": self._config.alpha}
-        settings = config.Replay(capacity=self._shape["capacity"], **numbers)
+        settings = config.ReplaySettings(capacity=self._shape["capacity"], **numbers)
         host = Replay(
             settings,
             tasks=self._shape["tasks"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import mujoco
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs.step_buffers import Array, StepBuffers
 from mtrl.envs.task_env import TaskEnv
 
@@ -17,7 +17,7 @@ from mtrl.envs.task_env import TaskEnv
 class EnvGroup:
     """The envs of some rows of a vector env; actions and results are in those rows of the buffers."""
 
-    def __init__(self, config: Env, *, seed: int, rows: list[int], buffers: StepBuffers) -> None:
+    def __init__(self, config: EnvSettings, *, seed: int, rows: list[int], buffers: StepBuffers) -> None:
         """`rows` are places in `config.tasks`, and rows of `buffers`."""
         self._config, self._buffers = config, buffers
         self._envs = {row: TaskEnv(config, seed=seed, index=row) for row in rows}

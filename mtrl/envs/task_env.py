@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs.goals import goals
 from mtrl.envs.parity import env_class, make_env
 from mtrl.envs.picture import Camera, Picture
@@ -40,7 +40,7 @@ class TaskEnv:
     `resting` is true once all planned episodes are over; the env must not be stepped then.
     """
 
-    def __init__(self, config: Env, *, seed: int, index: int) -> None:
+    def __init__(self, config: EnvSettings, *, seed: int, index: int) -> None:
         """The task `config.tasks[index]`; `index` tells the generators of one seed apart."""
         self.task, self._config, self._index = config.tasks[index], config, index
         self._copy = config.tasks[:index].count(

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.cpus import usable_cpus
 from mtrl.envs.recovery import Recovery
 from mtrl.envs.step_buffers import Array, private_buffers, shared_buffers, shared_file
@@ -35,7 +35,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
     render_mode = "rgb_array"
 
-    def __init__(self, env: Env, *, seed: int, workers: int | None = None, restarts: int = 0) -> None:
+    def __init__(self, env: EnvSettings, *, seed: int, workers: int | None = None, restarts: int = 0) -> None:
         """`workers` processes step the envs: 0 steps them in this process, None starts one per CPU that this
         process may use but one, at least 1.
 
@@ -143,7 +143,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         """
         if state["version"] != STATE_VERSION:
             raise ValueError(f"env state of version {state['version']}; this code reads {STATE_VERSION}")
-        if Env.model_validate_json(state["config"]) != self._config:
+        if EnvSettings.model_validate_json(state["config"]) != self._config:
             raise ValueError(f"env state of another configuration: {state['config']}; start a new run")
         if state["seed"] != self._seed:
             self.reset(seed=state["seed"])

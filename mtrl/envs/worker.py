@@ -18,7 +18,7 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 
 STEP = b"s"
 
@@ -30,7 +30,7 @@ class WorkerDied(RuntimeError):
 class Worker:
     """The parent's end of one worker process, which steps the envs of some rows."""
 
-    def __init__(self, config: Env, *, seed: int, rows: Sequence[int], memory: int) -> None:
+    def __init__(self, config: EnvSettings, *, seed: int, rows: Sequence[int], memory: int) -> None:
         """`memory` is the descriptor of the shared step buffers. Does not wait until the worker is ready."""
         self.rows = list(rows)
         self._tasks = [config.tasks[row] for row in rows]

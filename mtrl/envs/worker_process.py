@@ -13,7 +13,7 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs.env_group import EnvGroup
 from mtrl.envs.step_buffers import shared_buffers
 from mtrl.envs.worker import STEP
@@ -39,7 +39,7 @@ def main(socket_descriptor: int, memory: int) -> None:
 
 def _make_group(connection: Connection, memory: int) -> EnvGroup | None:
     text, seed, rows = pickle.loads(connection.recv_bytes())
-    config = Env.model_validate_json(text)
+    config = EnvSettings.model_validate_json(text)
     try:
         group = EnvGroup(config, seed=seed, rows=rows, buffers=shared_buffers(memory, len(config.tasks)))
     except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks.layers import Backend, Mlp, Network, embedding
 
 
@@ -24,7 +24,7 @@ class Care(Network):
         inputs: int,
         tasks: int,
         outputs: int,
-        shape: Shape,
+        shape: NetworkSettings,
         head_bound: float,
         generator: torch.Generator,
         backend: Backend = "torch",

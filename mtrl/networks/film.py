@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks.layers import Backend, Mlp, Network, embedding
 
 ENCODER_LAYERS = 3
@@ -25,7 +25,7 @@ class Film(Network):
         inputs: int,
         tasks: int,
         outputs: int,
-        shape: Shape,
+        shape: NetworkSettings,
         head_bound: float,
         generator: torch.Generator,
         backend: Backend = "torch",

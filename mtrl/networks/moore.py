@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks.layers import Backend, Mlp, Network, he_uniform, uniform
 
 EPSILON = 1e-8  # added to the norms that are divided by
@@ -22,7 +22,7 @@ class Moore(Network):
         inputs: int,
         tasks: int,
         outputs: int,
-        shape: Shape,
+        shape: NetworkSettings,
         head_bound: float,
         generator: torch.Generator,
         backend: Backend = "torch",

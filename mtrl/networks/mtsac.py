@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks.layers import Backend, Linear
 from mtrl.networks.trunk import Trunk
 
@@ -20,7 +20,7 @@ class SharedHead(Trunk):
         inputs: int,
         tasks: int,
         outputs: int,
-        shape: Shape,
+        shape: NetworkSettings,
         head_bound: float,
         generator: torch.Generator,
         backend: Backend = "torch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks.layers import Backend, Network, TaskLinear, he_uniform, uniform
 
 
@@ -22,7 +22,7 @@ class Paco(Network):
         inputs: int,
         tasks: int,
         outputs: int,
-        shape: Shape,
+        shape: NetworkSettings,
         head_bound: float,
         generator: torch.Generator,
         backend: Backend = "torch",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mtrl.config import Shape
+from mtrl.config import NetworkSettings
 from mtrl.networks import plain
 from mtrl.networks.layers import Backend, Network, embedding, uniform
 
@@ -34,7 +34,7 @@ class Trunk(Network):
         members: int,
         inputs: int,
         tasks: int,
-        shape: Shape,
+        shape: NetworkSettings,
         generator: torch.Generator,
         backend: Backend,
     ) -> None:
@@ -102,7 +102,7 @@ class Trunk(Network):
         return plain.layer_norm(x, self.scale[i], self.shift[i])
 
 
-def _later_sizes(shape: Shape) -> list[tuple[int, int]]:
+def _later_sizes(shape: NetworkSettings) -> list[tuple[int, int]]:
     """Inputs and outputs of each linear layer after the first."""
     width = shape.width
     match shape.block:

@@ -18,8 +18,8 @@ SIZES = {"observation_size": 3, "action_size": 2}
 
 
 def make(mode="uniform", capacity=8, tasks=2, seed=0, **more):
-    fields = {name: more.pop(name) for name in list(more) if name in config.Replay.model_fields}
-    settings = config.Replay(capacity=capacity, mode=mode, **fields)
+    fields = {name: more.pop(name) for name in list(more) if name in config.ReplaySettings.model_fields}
+    settings = config.ReplaySettings(capacity=capacity, mode=mode, **fields)
     return Replay(settings, tasks=tasks, seed=seed, **{**SIZES, "discount": 0.99, **more})
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.config import Shape, build_config
+from mtrl.config import NetworkSettings, build_config
 from mtrl.sizing import (
     actor_parameters,
     actor_width,
@@ -46,7 +46,9 @@ def test_counts_equal_the_papers(width: int, benchmark: str, actor: int, critics
 def test_count_equals_a_sum_over_layers(width: int, depth: int, tasks: int) -> None:
     sizes = [39 + tasks, *[width] * depth]
     layers = sum(into * out + out for into, out in itertools.pairwise(sizes))
-    assert actor_parameters(Shape(width=width, depth=depth), tasks) == layers + tasks * (width * 8 + 8)
+    assert actor_parameters(NetworkSettings(width=width, depth=depth), tasks) == layers + tasks * (
+        width * 8 + 8
+    )
 
 
 @pytest.mark.parametrize(("system", "chosen"), [("soft_modularization", 550), ("moore", 800), ("paco", 885)])
@@ -75,7 +77,7 @@ def test_unknown_system_is_named() -> None:
 @given(st.integers(50, 3_000_000), st.integers(1, 50))
 def test_solved_width_is_the_nearest(target: int, tasks: int) -> None:
     def miss(width: int) -> int:
-        return abs(actor_parameters(Shape(width=width), tasks) - target)
+        return abs(actor_parameters(NetworkSettings(width=width), tasks) - target)
 
     width = actor_width(target, tasks)
     assert miss(width) <= min(miss(width + 1), miss(max(1, width - 1)))

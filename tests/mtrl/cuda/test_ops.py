@@ -1,4 +1,4 @@
-"""`mtrl.cuda_ops` against plain torch, on a GPU or with the kernels on the host (cuda_on_host.py)."""
+"""`mtrl.cuda.ops` against plain torch, on a GPU or with the kernels on the host (cuda_on_host.py)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 class Twins:
     """Both replays, given the same transitions: episodes that go on, end, and sometimes jump."""
 
-    def __init__(self, device: torch.device, settings: config.Replay) -> None:
+    def __init__(self, device: torch.device, settings: config.ReplaySettings) -> None:
         self.cpu = Replay(settings, **SIZES)
         self.gpu = ReplayCuda(settings, device=device, **SIZES)
         self.rng = np.random.default_rng(0)
@@ -69,18 +69,18 @@ class Twins:
 
 
 SETTINGS = [
-    config.Replay(capacity=20, mode="uniform"),
-    config.Replay(capacity=20, mode="uniform_shared"),
-    config.Replay(capacity=300, mode="prioritized"),
-    config.Replay(capacity=20, mode="prioritized", weights="task"),
-    config.Replay(capacity=20, mode="prioritized_independent", weights="buffer"),
-    config.Replay(capacity=20, mode="prioritized_independent", weights="none", beta=1, lag=1),
+    config.ReplaySettings(capacity=20, mode="uniform"),
+    config.ReplaySettings(capacity=20, mode="uniform_shared"),
+    config.ReplaySettings(capacity=300, mode="prioritized"),
+    config.ReplaySettings(capacity=20, mode="prioritized", weights="task"),
+    config.ReplaySettings(capacity=20, mode="prioritized_independent", weights="buffer"),
+    config.ReplaySettings(capacity=20, mode="prioritized_independent", weights="none", beta=1, lag=1),
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.mode}-{s.weights}-{s.capacity}")
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_batches_are_the_cpus(device: torch.device, settings: config.Replay, n_step: int) -> None:
+def test_batches_are_the_cpus(device: torch.device, settings: config.ReplaySettings, n_step: int) -> None:
     twins = Twins(device, settings.model_copy(update={"n_step": n_step}))
     seen = torch.empty(0, dtype=torch.int64)
     for steps in (1, 7, 9, 11, 13, 300 if settings.capacity == 300 else 5):
@@ -96,7 +96,7 @@ def test_batches_are_the_cpus(device: torch.device, settings: config.Replay, n_s
 @pytest.mark.parametrize("mode", ["uniform", "prioritized"])
 @pytest.mark.parametrize("lag", [0, 1])
 def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any, lag: Any) -> None:
-    settings = config.Replay(capacity=20, mode=mode, lag=lag)
+    settings = config.ReplaySettings(capacity=20, mode=mode, lag=lag)
     twins = Twins(device, settings)
     for steps in (0, 3, 19, 5, 30):
         twins.add(steps)
@@ -118,7 +118,7 @@ def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any, lag
 
 
 def test_damaged_segments_are_refused(device: torch.device, tmp_path: Path) -> None:
-    twins = Twins(device, config.Replay(capacity=20))
+    twins = Twins(device, config.ReplaySettings(capacity=20))
     twins.add(10)
     (segment,) = twins.cpu.save(tmp_path / "replay.bin", tmp_path)
     state = np.fromfile(tmp_path / "replay.bin", np.uint8)
@@ -133,7 +133,7 @@ def test_damaged_segments_are_refused(device: torch.device, tmp_path: Path) -> N
 
 
 def test_counts_are_fixed_where_batches_are_drawn_ahead(device: torch.device) -> None:
-    twins = Twins(device, config.Replay(capacity=20, mode="uniform", lag=1))
+    twins = Twins(device, config.ReplaySettings(capacity=20, mode="uniform", lag=1))
     twins.add(5)
     twins.compare()
     with pytest.raises(ValueError, match=r"with \[9, 0, 4\]; use lag 0"):
@@ -142,7 +142,7 @@ def test_counts_are_fixed_where_batches_are_drawn_ahead(device: torch.device) ->
 
 
 def test_exponents_change_as_on_the_cpu(device: torch.device) -> None:
-    twins = Twins(device, config.Replay(capacity=20, mode="prioritized"))
+    twins = Twins(device, config.ReplaySettings(capacity=20, mode="prioritized"))
     twins.add(15)
     twins.update(twins.compare())
     for replay in (twins.cpu, twins.gpu):
@@ -154,7 +154,7 @@ def test_exponents_change_as_on_the_cpu(device: torch.device) -> None:
 
 
 def test_damage_is_refused_and_changes_nothing(device: torch.device) -> None:
-    twins = Twins(device, config.Replay(capacity=20, mode="prioritized"))
+    twins = Twins(device, config.ReplaySettings(capacity=20, mode="prioritized"))
     twins.add(30)
     state = twins.gpu.state_dict()["replay"]
     for at in range(8, len(state), len(state) // 50):
@@ -166,13 +166,13 @@ def test_damage_is_refused_and_changes_nothing(device: torch.device) -> None:
         with pytest.raises(ValueError, match="ends too early"):
             twins.gpu.load_state_dict({"replay": state[:length]})
     twins.compare()
-    other = ReplayCuda(config.Replay(capacity=21, mode="prioritized"), device=device, **SIZES)
+    other = ReplayCuda(config.ReplaySettings(capacity=21, mode="prioritized"), device=device, **SIZES)
     with pytest.raises(ValueError, match="capacity = 20, this replay has 21"):
         other.load_state_dict({"replay": state})
 
 
 def test_bad_input_names_the_column(device: torch.device) -> None:
-    twins = Twins(device, config.Replay(capacity=20, mode="prioritized"))
+    twins = Twins(device, config.ReplaySettings(capacity=20, mode="prioritized"))
     with pytest.raises(ValueError, match="task 0 has no transitions to sample; add some first"):
         twins.gpu.sample(2)
     with pytest.raises(ValueError, match="give one count, or 3, at least 1 in all"):
@@ -200,7 +200,7 @@ def test_bad_input_names_the_column(device: torch.device) -> None:
 
 
 def test_where_the_rows_lie(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    full, stacked = config.Replay(capacity=20), config.Replay(capacity=20, rows="frame_stack")
+    full, stacked = config.ReplaySettings(capacity=20), config.ReplaySettings(capacity=20, rows="frame_stack")
     more = {"device": device, "tasks": 2, "seed": 0, "discount": 0.9}
     assert isinstance(build_replay(full, **more), ReplayCuda)
     assert isinstance(build_replay(full, place="host", **more), ShippedReplay)
@@ -224,7 +224,7 @@ def test_where_the_rows_lie(device: torch.device, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("lag", [0, 1])
 def test_shipped_batches_are_the_cpus(device: torch.device, rows: Any, n_step: int, lag: Any) -> None:
-    settings = config.Replay(capacity=20, mode="prioritized", rows=rows, n_step=n_step, lag=lag)
+    settings = config.ReplaySettings(capacity=20, mode="prioritized", rows=rows, n_step=n_step, lag=lag)
     sizes = SIZES | {"frame_size": 2}  # and a goal of one number
     cpu, shipped = Replay(settings, **sizes), ShippedReplay(settings, device=device, **sizes)
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtrl.config import ConfigError, Env, build_config
+from mtrl.config import ConfigError, EnvSettings, build_config
 from mtrl.envs import VectorEnv, WorkerDied
 from mtrl.tasks import BENCHMARKS
 
@@ -29,7 +29,7 @@ def make():
     made = []
 
     def make(tasks=TASKS, **options):
-        config = Env(tasks=tasks, horizon=20, goals_per_task=2)
+        config = EnvSettings(tasks=tasks, horizon=20, goals_per_task=2)
         made.append(VectorEnv(config, **{"seed": 3, "workers": 2, **options}))
         made[-1].reset()
         return made[-1]
@@ -109,7 +109,7 @@ def test_recovery_begins_anew_after_many_steps(make, monkeypatch):
 @pytest.fixture(scope="module")
 def shared():
     """An env that the tests which leave it whole share."""
-    env = VectorEnv(Env(tasks=TASKS, horizon=20, goals_per_task=2), seed=3, workers=2)
+    env = VectorEnv(EnvSettings(tasks=TASKS, horizon=20, goals_per_task=2), seed=3, workers=2)
     yield env
     env.close()
 
@@ -126,9 +126,9 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path):
     """Neither with a clean parent nor with one whose forked child keeps every descriptor open."""
     code = f"""
 import os, time
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv
-env = VectorEnv(Env(tasks={TASKS!r}, goals_per_task=2), seed=0, workers=2)
+env = VectorEnv(EnvSettings(tasks={TASKS!r}, goals_per_task=2), seed=0, workers=2)
 env.reset()
 child = os.fork()
 if child == 0:
@@ -152,10 +152,10 @@ def test_nothing_outlives_a_parent_that_is_interrupted():
     code = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv
 import numpy as np
-env = VectorEnv(Env(tasks={TASKS!r}, goals_per_task=2), seed=0, workers=2)
+env = VectorEnv(EnvSettings(tasks={TASKS!r}, goals_per_task=2), seed=0, workers=2)
 env.reset()
 print(*[worker.pid for worker in env._workers], flush=True)
 while True:

@@ -13,7 +13,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv, fast_env, parity
 from mtrl.envs.goals import draw_goals
 from mtrl.envs.task_env import TaskEnv
@@ -38,7 +38,7 @@ def unchecked(monkeypatch):
 @RUNS
 @pytest.mark.usefixtures("unchecked")
 def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
-    config = Env(tasks=(task,), goals_per_task=2)
+    config = EnvSettings(tasks=(task,), goals_per_task=2)
     stock = StockEnv(task)
     stock.env._placed = fast_env._Placed(stock.env.model.body_pos.copy(), stock.env.model.site_pos.copy())
     fast_env._living[stock.env.fullpath] = stock.env  # compiling a model is the longest part of this test
@@ -90,7 +90,7 @@ def test_rewards_of_version_1_equal_stock(task):
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_env_that_is_dropped_frees_its_simulator():
-    env = TaskEnv(Env(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
+    env = TaskEnv(EnvSettings(tasks=("push-v3",), goals_per_task=1), seed=0, index=0)
     env.reset()
     env.step(np.zeros(4, np.float32))
     simulator = weakref.ref(env._env.data)
@@ -99,7 +99,7 @@ def test_an_env_that_is_dropped_frees_its_simulator():
 
 
 def test_stock_is_stepped_where_fast_is_off():
-    env = TaskEnv(Env(tasks=("push-v3",), fast=False), seed=0, index=0)
+    env = TaskEnv(EnvSettings(tasks=("push-v3",), fast=False), seed=0, index=0)
     assert type(env._env) is ALL_V3_ENVIRONMENTS["push-v3"]
 
 
@@ -115,7 +115,7 @@ def test_a_difference_is_found_and_falls_back_to_stock_with_a_warning(monkeypatc
 def test_a_layer_that_fails_falls_back_to_stock(monkeypatch):
     monkeypatch.setattr(fast_env._FastSawyer, "_get_obs", lambda self: 1 / 0)
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
-        VectorEnv(Env(tasks=("reach-v3",)), seed=0, workers=0).close()
+        VectorEnv(EnvSettings(tasks=("reach-v3",)), seed=0, workers=0).close()
 
 
 @given(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import PerTaskRewardScale, VectorEnv
 
 TASKS = ("reach-v3", "drawer-close-v3")
@@ -16,7 +16,7 @@ def make(tmp_path, monkeypatch):
     made = []
 
     def make():
-        env = VectorEnv(Env(tasks=TASKS, horizon=10, goals_per_task=2, fast=False), seed=0, workers=0)
+        env = VectorEnv(EnvSettings(tasks=TASKS, horizon=10, goals_per_task=2, fast=False), seed=0, workers=0)
         made.append(PerTaskRewardScale(env, discount=DISCOUNT))
         return made[-1]
 

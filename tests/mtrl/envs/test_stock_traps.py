@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv
 from mtrl.tasks import FRAME_SIZE
 
@@ -22,7 +22,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         living = VectorEnv(
-            Env(tasks=TASKS), seed=0, workers=0
+            EnvSettings(tasks=TASKS), seed=0, workers=0
         )  # envs of the same tasks copy its compiled models
         yield
         living.close()
@@ -33,7 +33,7 @@ def make():
     made = []
 
     def make(tasks=TASKS, *, seed=0, workers=0, **fields):
-        config = Env(tasks=tasks, **{"horizon": 10, "goals_per_task": 6, **fields})
+        config = EnvSettings(tasks=tasks, **{"horizon": 10, "goals_per_task": 6, **fields})
         made.append(VectorEnv(config, seed=seed, workers=workers))
         return made[-1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv, disk_cache
 from mtrl.envs.goals import goals
 from mtrl.tasks import FRAME_SIZE
@@ -23,7 +23,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         living = VectorEnv(
-            Env(tasks=TASKS), seed=0, workers=0
+            EnvSettings(tasks=TASKS), seed=0, workers=0
         )  # envs of the same tasks copy its compiled models
         yield
         living.close()
@@ -35,7 +35,7 @@ def make():
     made = []
 
     def make(tasks=TASKS, *, seed=3, workers=0, **fields):
-        config = Env(tasks=tasks, **{"horizon": 20, "goals_per_task": 4, **fields})
+        config = EnvSettings(tasks=tasks, **{"horizon": 20, "goals_per_task": 4, **fields})
         made.append(VectorEnv(config, seed=seed, workers=workers))
         return made[-1]
 
@@ -256,7 +256,7 @@ def test_a_task_named_again_has_goals_of_its_own(make):
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (3, 2), (64, 3)])
 def test_without_a_number_there_is_a_worker_per_cpu_but_one(monkeypatch, cpus, workers):
     monkeypatch.setattr("mtrl.envs.vector_env.usable_cpus", lambda: cpus)
-    env = VectorEnv(Env(tasks=TASKS, horizon=20, goals_per_task=1), seed=0)
+    env = VectorEnv(EnvSettings(tasks=TASKS, horizon=20, goals_per_task=1), seed=0)
     assert len(env._workers) == workers
     env.close()
 

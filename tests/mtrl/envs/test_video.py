@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtrl.config import Env
+from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv, record_video
 from mtrl.envs.picture import SIZE
 
@@ -14,7 +14,7 @@ TASKS = ("reach-v3", "push-v3")
 @pytest.fixture
 def env(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    env = VectorEnv(Env(tasks=TASKS, horizon=8, goals_per_task=2, fast=False), seed=0, workers=0)
+    env = VectorEnv(EnvSettings(tasks=TASKS, horizon=8, goals_per_task=2, fast=False), seed=0, workers=0)
     env.reset()
     yield env
     env.close()

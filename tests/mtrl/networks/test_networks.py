@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.config import Shape, build_config
+from mtrl.config import NetworkSettings, build_config
 from mtrl.networks import build_actor, build_critic, tanh_gaussian
 from mtrl.networks.moore import orthonormalize
 from mtrl.sizing import count_parameters
@@ -129,7 +129,9 @@ def build_small(shape, build_network=build_critic, backend="torch"):
 def test_forward_equals_the_slow_transcription(shape, build_network, backend):
     network, x, task = build_small(shape, build_network, backend)
     members = 1 if build_network is build_actor else CRITICS
-    expected = reference_networks.forward(network, members, Shape(**shape), x.double().numpy(), task.numpy())
+    expected = reference_networks.forward(
+        network, members, NetworkSettings(**shape), x.double().numpy(), task.numpy()
+    )
     assert expected.shape == (members, 12, 8 if build_network is build_actor else 1)
     # float32 against float64 through a few layers of sums of at most 60 numbers of size 10
     np.testing.assert_allclose(network(x, task).detach(), expected, rtol=1e-4, atol=1e-4)
