@@ -254,7 +254,7 @@ def _chain(rows: int, first: str, *sizes: int) -> Products:
     return [(counts[0], first), *((count, "ww" if first == "ww" else "hw") for count in counts[1:])]
 
 
-def _products_of_mlp(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+def _products_of_mlp(shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
     """mtmhsac, mtsac and sac. An embedding is multiplied once per task."""
     width = shape.width
     later = {
@@ -268,7 +268,7 @@ def _products_of_mlp(shape: Shape, inputs: int, outputs: int, tasks: int, rows: 
 
 
 def _products_of_soft_modularization(
-    shape: Shape, inputs: int, outputs: int, tasks: int, rows: int
+    shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int
 ) -> Products:
     """Encoders; then of each layer the routing, its condition on earlier ones, the modules and their mixture."""
     modules, width, encoder = shape.experts, shape.width, shape.encoder_width
@@ -284,7 +284,7 @@ def _products_of_soft_modularization(
     return [*found, (rows * width * outputs, "hw")]
 
 
-def _products_of_paco(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+def _products_of_paco(shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
     """Of each layer the mixture of the parameter sets, kernel and bias, once per task; then the layer."""
     sizes = (inputs, *[shape.width] * shape.depth, outputs)
     mixtures = [
@@ -294,7 +294,7 @@ def _products_of_paco(shape: Shape, inputs: int, outputs: int, tasks: int, rows:
     return [*mixtures, *_chain(rows, "xw", *sizes)]
 
 
-def _products_of_moore(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+def _products_of_moore(shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
     """Experts, Gram-Schmidt (each on all before it, and back), their mixture, the row's head."""
     experts, width = shape.experts, shape.width
     projections = experts * (experts - 1) - (experts > 1)  # back from a single vector is no product
@@ -306,7 +306,7 @@ def _products_of_moore(shape: Shape, inputs: int, outputs: int, tasks: int, rows
     ]
 
 
-def _products_of_care(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+def _products_of_care(shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
     """Context and attention, once per task; experts, their mixture, torso."""
     e, k = shape.encoder_width, shape.experts
     return [
@@ -318,7 +318,7 @@ def _products_of_care(shape: Shape, inputs: int, outputs: int, tasks: int, rows:
     ]
 
 
-def _products_of_film(shape: Shape, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
+def _products_of_film(shape: NetworkSettings, inputs: int, outputs: int, tasks: int, rows: int) -> Products:
     """Scales and shifts, once per task; encoder, torso."""
     e = shape.encoder_width
     return [
@@ -328,7 +328,7 @@ def _products_of_film(shape: Shape, inputs: int, outputs: int, tasks: int, rows:
     ]
 
 
-PRODUCTS: dict[str, Callable[[Shape, int, int, int, int], Products]] = {
+PRODUCTS: dict[str, Callable[[NetworkSettings, int, int, int, int], Products]] = {
     "mtmhsac": _products_of_mlp,
     "mtsac": _products_of_mlp,
     "sac": _products_of_mlp,
