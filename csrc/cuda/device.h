@@ -1,7 +1,8 @@
 #pragma once
 
-// Makes `device` the calling thread's as long as it lives. Throws CudaError where there is no such device or
-// no driver.
+// Makes `device` the calling thread's as long as it lives, and then the one before it, unless this process
+// has not used that one: nothing opens a context on a device that the caller did not name. Throws CudaError
+// where there is no such device or no driver.
 class OnDevice {
  public:
   explicit OnDevice(int device);
@@ -10,5 +11,5 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int before_ = 0;
+  int before_ = 0, device_;
 };
