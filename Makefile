@@ -17,9 +17,17 @@ test: test-cpp test-python  ## the C++ and the Python tests
 
 venv: $(STAMP)  ## .venv with all that is needed
 
-build: $(STAMP)  ## the extension; compiles only what changed
+# CUDA=1 takes nvcc from pip where CMake finds none (csrc/cuda/cuda.cmake says where it looks).
+BUILD := python setup.py -q build_ext --inplace > build/log 2>&1
+build: $(STAMP)  ## the extension; compiles only what changed. CUDA=1: with its CUDA kernels, for a GPU elsewhere too
 	@mkdir -p build
-	@python setup.py -q build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }
+ifeq ($(CUDA),1)
+	@export MTRL_CUDA=ON; $(BUILD) || \
+	  { grep -q 'there is no nvcc' build/log && python -m pip install -q -r csrc/cuda/nvcc.txt && $(BUILD); } || \
+	  { cat build/log; exit 1; }
+else
+	@$(BUILD) || { cat build/log; exit 1; }
+endif
 
 $(STAMP): pyproject.toml constraints.txt setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

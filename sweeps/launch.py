@@ -101,9 +101,10 @@ CAP = click.option(
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_ABOVE_HOURS:.0f} hours.")
 @click.option("--wait", is_flag=True, help="Stay, and retry by cause until every cell is over (Slurm).")
 @click.option("--then", metavar="gather,fit", help="Do these once the cells have ended (on Slurm: as a job).")
+@click.option("--without-kernels", is_flag=True, help="Allow GPU jobs of a build without CUDA kernels.")
 def launch(
     words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None,
-    dry_run: bool, yes: bool, wait: bool, then: str | None,
+    dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
     """Run what is missing of a grid."""
     from sweeps.request import approve, read_request
@@ -113,7 +114,7 @@ def launch(
     if dry_run:
         show_plan(request, as_json, max_gpu_hours)
         return
-    approve(request, max_gpu_hours, None if yes else ASK_ABOVE_HOURS)
+    approve(request, max_gpu_hours, None if yes else ASK_ABOVE_HOURS, without_kernels=without_kernels)
     from sweeps.execute import commands_after, run
     from sweeps.manifest import add_cells, open_sweep_folder
     from sweeps.watch import watch as watch_sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -71,8 +72,32 @@ def refuse_heavy_work_here(request: Request, core_hours: float) -> None:
         )
 
 
-def approve(request: Request, max_hours: float | None, ask_above: float | None) -> None:
-    """Refuses more hours than `max_hours`, and before a launch on Slurm asks about more than `ask_above`."""
+def why_slow_on_gpus(request: Request) -> str:
+    """Why jobs with GPUs would train by plain torch, many times slower, where the request did not ask for it.
+
+    Empty where they would not, or where they run another Python than this one.
+    """
+    profile = request.profile
+    if not (profile and profile.gpus) or profile.python or profile.container:
+        return ""
+    configs = [cell.config for cell in request.cells]
+    if all(config.agent.backend == "torch" or config.run.device == "cpu" for config in configs):
+        return ""
+    if importlib.import_module("mtrl._core").cuda_build() is not None:
+        return ""
+    return (
+        f"profile '{profile.name}' asks for GPUs, and mtrl was built here without CUDA kernels: its jobs would run on "
+        "plain torch. Build them with `make build CUDA=1`, or say --without-kernels"
+    )
+
+
+def approve(
+    request: Request, max_hours: float | None, ask_above: float | None, *, without_kernels: bool = False
+) -> None:
+    """Refuses more hours than `max_hours`, and jobs with GPUs of a build without CUDA kernels unless `without_kernels`;
+    before a launch on Slurm asks about more than `ask_above`."""
+    if not without_kernels and (slow := why_slow_on_gpus(request)):
+        raise GridError(slow)
     planned = plan_cells(request.cells, gpu=bool(request.profile and request.profile.gpus))
     found = survey(request.sweep, [cell.run_id for cell in request.cells], None)
     finished = {cell.run_id: cell.marker for cell in found.cells.values() if cell.finished}

@@ -29,7 +29,7 @@ from sweeps.plan import (
     plan_cells,
     resource_classes,
 )
-from sweeps.request import Request
+from sweeps.request import Request, why_slow_on_gpus
 
 if TYPE_CHECKING:
     from sweeps.execute import Launched
@@ -55,6 +55,7 @@ def show_plan(request: Request, as_json: bool, max_hours: float | None) -> None:
     at_once = len(left) if profile else usable_cpus()
     disk = disk_needed(left, at_once)
     kind = "GPU" if profile and profile.gpus else "core"
+    slow = why_slow_on_gpus(request)
     if as_json:
         rows = [
             {"run_id": item.cell.run_id, "label": item.cell.label, "coordinates": item.cell.coordinates,
@@ -64,7 +65,7 @@ def show_plan(request: Request, as_json: bool, max_hours: float | None) -> None:
         ]  # fmt: skip
         totals = {
             "sweep": str(request.sweep), "to_run": len(left), "jobs": jobs, "hours": hours, "hours_of": kind,
-            "disk_bytes": disk, "classes": [vars(one) for one in classes],
+            "disk_bytes": disk, "classes": [vars(one) for one in classes], "refusal": slow,
         }  # fmt: skip
         click.echo(json.dumps({**totals, "cells": rows}))
         return
@@ -81,6 +82,8 @@ def show_plan(request: Request, as_json: bool, max_hours: float | None) -> None:
         click.echo(f"On the {at_once} cores here about {duration(hours[1] * 3600 / at_once)}.")
     if max_hours is not None and hours[1] > max_hours:
         click.echo(f"That is above --max-gpu-hours {max_hours:,.0f}: a launch would be refused.")
+    if slow:
+        click.echo(f"A launch would be refused: {slow}")
     click.echo("Nothing was launched.")
 
 

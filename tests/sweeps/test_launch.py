@@ -8,10 +8,12 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from mtrl import _core
 from slurm.state import cell_directory, write_done
 from slurm.worker import CellJob, Heartbeat
 from sweeps.grid import expand, load_grid, override
@@ -161,8 +163,42 @@ def test_a_disk_too_small_is_refused_before_work_begins(tmp_path: Path) -> None:
     ],
 )
 def test_much_is_refused_or_asked_about(words: list[str], message: str, tmp_path: Path) -> None:
+    words = [*words, "--without-kernels"]
     assert message in sweep("grid=scaling", "profile=example", "--runs", tmp_path, *words, code=1)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("build", "more", "refused"),
+    [
+        (None, [], True),
+        (None, ["--without-kernels"], False),
+        (None, ["agent.backend=torch"], False),
+        (None, ["run.device=cpu"], False),
+        ({"version": "13.0"}, [], False),
+    ],
+)
+def test_a_build_without_kernels_is_refused_for_gpus(
+    build: Any, more: list[str], refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "cuda_build", lambda: build)
+    words = ["grid=scaling", "profile=example", "--runs", str(tmp_path), *more]
+    output = CliRunner().invoke(main, ["launch", *words]).output
+    assert ("its jobs would run on plain torch. Build them with `make build CUDA=1`" in output) == refused
+    assert ("say --yes" in output) != refused
+    if "--without-kernels" not in more:
+        plan = CliRunner().invoke(main, ["plan", *words]).output
+        assert ("A launch would be refused: profile 'example' asks for GPUs" in plan) == refused
+
+
+def test_a_build_of_another_python_is_not_judged_by_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "cuda_build", lambda: None)
+    profile = tmp_path / "lab.toml"
+    profile.write_text('gpus = 1\ncontainer = ["apptainer", "exec", "--nv", "mtrl.sif"]\n')
+    words = ["launch", "grid=scaling", f"profile={profile}", "--runs", str(tmp_path)]
+    assert "say --yes" in CliRunner().invoke(main, words).output
 
 
 def test_plan_prints_cells_parameters_and_cost(tmp_path: Path) -> None:

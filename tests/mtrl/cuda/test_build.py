@@ -126,3 +126,32 @@ def test_cuda_on_without_nvcc_names_the_cure(tmp_path: Path) -> None:
     words = " ".join(result.stderr.split())
     assert "MTRL_CUDA=ON but there is no nvcc" in words
     assert "MTRL_CUDA=OFF" in words
+
+
+@pytest.mark.parametrize(
+    ("first", "words", "calls"),
+    [
+        ("echo there is no nvcc; exit 1", ["CUDA=1"], ["build ON", "pip install", "build ON"]),
+        ("echo another error; exit 1", ["CUDA=1"], ["build ON"]),
+        ("exit 0", ["CUDA=1"], ["build ON"]),
+        ("exit 0", [], ["build "]),
+    ],
+)
+def test_make_takes_nvcc_from_pip_where_there_is_none(
+    tmp_path: Path, first: str, words: list[str], calls: list[str]
+) -> None:
+    """Around a stand-in for .venv's python, whose first build ends as `first` says."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = setup.py ] && echo "build $MTRL_CUDA" >> calls || echo "$2 $3" >> calls\n'
+        f'[ "$(wc -l < calls)" = 1 ] || exit 0\n{first}\n'
+    )
+    python.chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt", "setup.py", ".venv/installed"):
+        (tmp_path / name).touch()
+    environment = {name: value for name, value in os.environ.items() if name not in ("MTRL_CUDA", "MAKEFLAGS")}
+    made = subprocess.run(["make", "-C", str(tmp_path), "build", *words], env=environment, capture_output=True)
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert (made.returncode == 0) == ("another" not in first)
