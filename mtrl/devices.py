@@ -1,6 +1,9 @@
-"""The device a run's networks are on."""
+"""The device a run's networks are on, and why there is no GPU where there is none."""
 
 from __future__ import annotations
+
+import ctypes
+import os
 
 import torch
 
@@ -21,5 +24,48 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"run.device = '{name}' is no device; write auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"run.device = '{name}', but torch sees no CUDA device here; use run.device=cpu")
+        raise ConfigError(f"run.device = '{name}', but {why_no_gpu()}; or use run.device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"run.device = '{name}', but torch sees {count} GPUs, from cuda:0 on")
     return device
+
+
+def why_no_gpu() -> str:
+    """Empty where torch sees a GPU; else the driver's and torch's CUDA versions and a cure.
+
+    Opens no CUDA context.
+    """
+    if torch.cuda.is_available():
+        return ""
+    driver, built = driver_version(), torch.version.cuda
+    versions = f"driver: {f'CUDA {driver[0]}.{driver[1]}' if driver else 'none'}, torch {torch.__version__}: "
+    versions += f"CUDA {built}" if built else "CPU only"
+    return f"torch sees no GPU ({versions}); {_cure(driver, built)}"
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The newest CUDA that the installed NVIDIA driver knows, as (13, 0); None where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(number)):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _cure(driver: tuple[int, int] | None, built: str | None) -> str:
+    if built is None:
+        return "install torch's CUDA build"
+    if driver is None:
+        return (
+            "there is no NVIDIA driver (libcuda.so.1): use a node with a GPU, or give a container its GPUs "
+            "(apptainer exec --nv)"
+        )
+    if driver[0] < int(built.split(".")[0]):
+        return f"install a torch built for CUDA {driver[0]}, or update the driver"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES is '{visible}': does it name a GPU of nvidia-smi?"
+    return "does nvidia-smi show one?"

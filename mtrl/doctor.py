@@ -78,13 +78,12 @@ def _products() -> Finding:
 
 
 def _cuda() -> Finding:
-    cure = "not needed on a CPU; for a GPU install torch's CUDA build and NVIDIA's driver"
     try:
-        torch = importlib.import_module("torch")
+        torch, devices = map(importlib.import_module, ("torch", "mtrl.devices"))
     except ImportError:
-        return Finding("CUDA", "missing", "unknown without torch", cure)
-    if not torch.cuda.is_available():
-        return Finding("CUDA", "missing", "torch sees no GPU", cure)
+        return Finding("CUDA", "missing", "unknown without torch", "mend torch first")
+    if reason := devices.why_no_gpu():
+        return Finding("CUDA", "missing", reason, "not needed on a CPU")
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     found = f"{names}, CUDA {torch.version.cuda}"
     try:
@@ -92,7 +91,7 @@ def _cuda() -> Finding:
     except ImportError:
         build = None
     if build is None:
-        cure = "install nvcc (docs/gpu.md), then MTRL_CUDA=ON make build; until then agents are plain torch"
+        cure = "make build CUDA=1 (docs/gpu.md); until then agents are plain torch"
         return Finding("CUDA", "missing", f"{found}; mtrl was built without CUDA kernels", cure)
     try:
         cublaslt = importlib.import_module("mtrl.cuda.cublaslt")

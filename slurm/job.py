@@ -42,7 +42,7 @@ def run_job(sweep: Path, token: str) -> int:
         tasks = record.tasks[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
         tasks = [task for task in tasks if not is_cancelled(sweep, task.run_id)]
         profile = record.profile
-        jobs = [_read_job(sweep, task, profile["heartbeat_seconds"]) for task in tasks]
+        jobs = [_read_job(sweep, task, profile) for task in tasks]
         run_packed(jobs, profile["cells_per_job"], stop)
         states = [read_state(sweep, task.run_id) for task in tasks]
         if stop() and not all(state.finished or state.state == "failed" for state in states):
@@ -112,14 +112,18 @@ def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connect
     says_over.send_bytes(b"over")
 
 
-def _read_job(sweep: Path, task: Task, heartbeat_seconds: float) -> CellJob:
+def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob:
     with (sweep / "manifest.jsonl").open("rb") as file:
         file.seek(task.offset)
         line: dict[str, Any] = json.loads(file.readline())
     if line["run_id"] != task.run_id:
         raise ValueError(f"{sweep}/manifest.jsonl was changed: byte {task.offset} is not cell {task.run_id}")
     return CellJob(
-        task.run_id, cell_directory(sweep, task.run_id), json.dumps(line["config"]), heartbeat_seconds
+        task.run_id,
+        cell_directory(sweep, task.run_id),
+        json.dumps(line["config"]),
+        profile["heartbeat_seconds"],
+        on_gpu=profile["gpus"] > 0,
     )
 
 

@@ -46,6 +46,8 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
         if before.grown >= GROWTHS:
             return Verdict("give up", f"out of memory, also with {GROWTHS} times more", after)
         return Verdict("resubmit", "out of memory", replace(after, grown=before.grown + 1, stalls=0))
+    if cause == "no gpu":  # another job of the same profile and environment would see none either
+        return Verdict("give up", cell.reason, after)
     if cell.state == "failed" and cause != "killed":
         if before.exceptions >= EXCEPTIONS:
             return Verdict("give up", cell.reason, after)

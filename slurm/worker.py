@@ -32,6 +32,10 @@ class CellBusyError(RuntimeError):
     """Another process works on this cell."""
 
 
+class NoGpuError(RuntimeError):
+    """The job asked for a GPU and torch sees none; another try would end the same."""
+
+
 @dataclass(frozen=True)
 class CellJob:
     """All that a worker needs to know of a cell."""
@@ -41,6 +45,9 @@ class CellJob:
     config: str  # JSON
     heartbeat_seconds: float = 30.0
     environment: tuple[tuple[str, str | None], ...] = ()  # set, or removed (None), before torch is imported
+    on_gpu: bool = (
+        False  # its job was given a GPU: a process that sees none must not train on the CPU instead
+    )
 
 
 def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = None) -> Outcome:
@@ -200,9 +207,18 @@ def _train(job: CellJob, stop: StopFlag, heartbeat: Heartbeat) -> Outcome:
     from mtrl.train import train
 
     config = Config.model_validate_json(job.config)
+    if job.on_gpu and config.run.device != "cpu":
+        _refuse_to_go_without_gpu()
     outcome = train(config, job.directory, stop=stop, report=heartbeat)
     assert outcome in ("done", "diverged", "stopped"), outcome
     return outcome  # type: ignore[return-value]
+
+
+def _refuse_to_go_without_gpu() -> None:
+    from mtrl.devices import why_no_gpu
+
+    if reason := why_no_gpu():
+        raise NoGpuError(f"the job was given a GPU, but {reason}")
 
 
 def _write_failed(job: CellJob, error: Exception, heartbeat: Heartbeat) -> None:
@@ -212,7 +228,7 @@ def _write_failed(job: CellJob, error: Exception, heartbeat: Heartbeat) -> None:
         "traceback": traceback.format_exc(),
         "attempts": heartbeat.attempt,
         "vector_step": heartbeat.vector_step,
-        "cause": "memory" if _ran_out_of_memory(error) else "exception",
+        "cause": _cause_of(error),
         "job": slurm_job(),
         "time": time.time(),
     }
@@ -222,8 +238,12 @@ def _write_failed(job: CellJob, error: Exception, heartbeat: Heartbeat) -> None:
         print(f"FAILED.json not written: {second}", file=sys.stderr)
 
 
-def _ran_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _cause_of(error: Exception) -> str:
+    """What `slurm.retry` decides by."""
+    if isinstance(error, NoGpuError):
+        return "no gpu"
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return "memory" if out_of_memory else "exception"
 
 
 def _remove_checkpoints(directory: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from mtrl.config import build_config
 from mtrl.results import RunFileWriter
+from slurm.records import History
+from slurm.retry import judge
 from slurm.state import ALIVE_SECONDS, cell_directory, read_json, read_state, write_done, write_json
 from slurm.worker import CellBusyError, CellJob, Heartbeat, hold_cell, run_cell
 
@@ -71,6 +73,23 @@ def test_done(job: CellJob, trainer: Any) -> None:
     beat = read_json(job.directory / "heartbeat.json")
     assert beat is not None
     assert (beat["state"], beat["vector_step"], beat["success"]) == ("done", 9, None)
+
+
+@pytest.mark.parametrize(("on_gpu", "device"), [(True, "auto"), (True, "cpu"), (False, "auto")])
+def test_a_job_with_a_gpu_never_trains_on_the_cpu_in_silence(
+    job: CellJob, trainer: Any, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, device: str
+) -> None:
+    trainer(lambda config, directory, **more: train_to_the_end(CONFIG, directory, **more))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    chosen = build_config("debug", {"run.device": device}).model_dump_json()
+    outcome = run_cell(CellJob(job.run_id, job.directory, chosen, 0.0, on_gpu=on_gpu), log=False)
+    if not on_gpu or device == "cpu":
+        assert outcome == "done"
+        return
+    state = state_of(job)
+    assert (outcome, state.marker["cause"], state.heartbeat["vector_step"]) == ("failed", "no gpu", None)
+    assert "the job was given a GPU, but torch sees no GPU (driver: " in state.reason
+    assert judge(state, None, History()).action == "give up"
 
 
 def test_a_finished_cell_is_left_alone(job: CellJob, trainer: Any) -> None:

@@ -151,7 +151,11 @@ def test_make_takes_nvcc_from_pip_where_there_is_none(
     python.chmod(0o755)
     for name in ("pyproject.toml", "constraints.txt", "setup.py", ".venv/installed"):
         (tmp_path / name).touch()
-    environment = {name: value for name, value in os.environ.items() if name not in ("MTRL_CUDA", "MAKEFLAGS")}
-    made = subprocess.run(["make", "-C", str(tmp_path), "build", *words], env=environment, capture_output=True)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MTRL_CUDA", "MAKEFLAGS")
+    }
+    made = subprocess.run(
+        ["make", "-C", str(tmp_path), "build", *words], env=environment, capture_output=True
+    )
     assert (tmp_path / "calls").read_text().splitlines() == calls
     assert (made.returncode == 0) == ("another" not in first)
