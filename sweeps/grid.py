@@ -62,7 +62,7 @@ class Cell:
     @property
     def label(self) -> str:
         """A short name for people: `MT10 width 32 seed 0`."""
-        named = {_short(key): value for key, value in self.coordinates.items()}
+        named = {short_key(key): value for key, value in self.coordinates.items()}
         if len({named.get(key) for key in WIDTHS}) == 1 and WIDTHS[0] in named:
             named = {key.removeprefix("actor "): value for key, value in named.items() if key != WIDTHS[1]}
         words = [_task_label(value) if key == "tasks" else f"{key} {value}" for key, value in named.items()]
@@ -363,7 +363,8 @@ def _without(grid: Grid, key: str) -> Grid:
     )
 
 
-def _short(key: str) -> str:
+def short_key(key: str) -> str:
+    """A key as it stands in labels: `actor width`."""
     return key.removeprefix("network.").removeprefix("env.").removeprefix("train.").replace(".", " ")
 
 

@@ -168,6 +168,37 @@ def status(name: str, runs: Path, as_json: bool, watch: bool, verify: bool) -> N
 
 
 @main.command()
+@click.argument("names", nargs=-1, required=True, metavar="SWEEP...", shell_complete=complete_sweep)
+@RUNS
+@JSON
+@click.option("--watch", is_flag=True, help="Write it again and again until all is over.")
+@click.option(
+    "--serve", is_flag=True, help="Show it to a browser on 127.0.0.1, and write it again and again."
+)
+@click.option("--port", default=0, help="For --serve.  [default: a free one]")
+def page(names: tuple[str, ...], runs: Path, as_json: bool, watch: bool, serve: bool, port: int) -> None:
+    """Write a page about SWEEP for a browser: a file that needs no network. Several sweeps stand side by side."""
+    from sweeps.manifest import find_sweep
+    from sweeps.page.keep import keep_page, write_now
+    from sweeps.page.serve import serve as serve_page
+    from sweeps.page.serve import tunnel
+    from sweeps.page.write import page_path
+
+    sweeps = [find_sweep(name, runs) for name in names]
+    path = page_path(sweeps)
+    over = write_now(sweeps, path, live=watch or serve)
+    click.echo(json.dumps({"page": str(path), "over": over}) if as_json else path)
+    if serve:
+        with serve_page(path, port) as address:
+            click.echo(f"{address}\nfrom another machine first: {tunnel(address)}\nCtrl-C ends it.", err=True)
+            keep_page(sweeps, path)
+            while True:  # the page of a finished sweep can still be read
+                time.sleep(60)
+    elif watch:
+        keep_page(sweeps, path)
+
+
+@main.command()
 @SWEEP
 @click.argument("cell", required=False, shell_complete=complete_cell)
 @RUNS

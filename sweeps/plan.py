@@ -91,6 +91,11 @@ def calibrate(
         for item in planned
         if (marker := markers.get(item.cell.run_id)) and marker.get("seconds") and marker.get("attempts") == 1
     ]
+    return factors_of(ratios)
+
+
+def factors_of(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Low, likely and high of measured over estimated seconds; a guess from fewer than three."""
     if len(ratios) < 3:
         return GUESS
     tenths = statistics.quantiles(ratios, n=10, method="inclusive")

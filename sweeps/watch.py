@@ -25,18 +25,28 @@ def look(sweep: Path, entries: list[Entry], *, verify: bool = False) -> Survey:
     return survey(sweep, [entry.run_id for entry in entries], try_read_queue(sweep), verify=verify)
 
 
+def pause_after(seconds: float) -> float:
+    """Seconds to wait after a look that took so long."""
+    return max(WATCH_SECONDS, WATCH_PAUSES * seconds)
+
+
 def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> None:
-    """Shows the status until no cell is left that could still finish; with `retry`, submits again by cause.
+    """Shows the status until no cell is left that could still finish. With `retry`, submits again by cause, and keeps
+    the sweep's page.
 
     As JSON that is one document per look, each in a line of its own."""
+    from sweeps.page.write import page_path, write_page
+
     retried = time.monotonic()
     while True:
         began = time.monotonic()
         found = look(sweep, entries)
-        pause = max(WATCH_SECONDS, WATCH_PAUSES * (time.monotonic() - began))
+        pause = pause_after(time.monotonic() - began)
         if sys.stdout.isatty() and not as_json:
             click.clear()
         show_status(found, sweep, entries, as_json=as_json)
+        if retry:
+            write_page([(sweep, entries, found)], page_path([sweep]), live=True)
         states = {cell.state for cell in found.cells.values()}
         if not states & {"pending", "running", "held"} and not (
             retry and states & {"stopped", "missing", "failed"}

@@ -1,0 +1,27 @@
+"""Success from a run file, and nothing else of it: for pages that look at thousands of files again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.run_reader import open_file, read_array
+from mtrl.results import TASK_METRICS
+
+SUCCESS = TASK_METRICS.index("success")
+
+
+def read_success(path: Path) -> tuple[NDArray[np.float64], int]:
+    """Success at each committed evaluation, the mean over tasks: [committed]; and how many evaluations are planned."""
+    with open_file(path) as file:
+        committed = int(read_array(file, "committed", "i8"))  # before the rows: what it counts is whole
+        values = read_array(file, "per_task", "f4")
+    return values[:committed, SUCCESS].mean(axis=1, dtype=np.float64), len(values)
+
+
+def read_random_success(path: Path) -> float:
+    """Success of the random policy, the mean over tasks; NaN before it was played."""
+    with open_file(path) as file:
+        return float(read_array(file, "random_policy", "f4")[SUCCESS].mean())

@@ -1,0 +1,133 @@
+"""Small SVG drawings as text. Numbers and the page's own words go in; names are escaped."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+
+from markupsafe import escape
+
+from sweeps.page.curves import Curve
+from sweeps.page.facts import Facts, Variant
+
+# From viridis, between what shows on white and on black: sizes are ordered, and so are these.
+SHADES = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0a000")
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34
+THIN = 300  # runs that are drawn one by one
+NAMED = 8  # variants in a legend
+SPARK = (72, 18)
+_SPARK_Y = [round(1 + (SPARK[1] - 2) * (1 - hundredth / 100)) for hundredth in range(101)]
+
+
+def spark(success: Sequence[float]) -> str:
+    """A run's curve in the size of a word: the path of an SVG."""
+    step = SPARK[0] / max(1, len(success) - 1)
+    points = [f"{int(place * step)} {_SPARK_Y[int(100 * value)]}" for place, value in enumerate(success)]
+    if len(points) == 1:
+        points.append("3" + points[0][1:])
+    return "M" + "L".join(points) if points else ""
+
+
+def learning_curves(facts: Facts) -> list[tuple[str, str]]:
+    """For each benchmark its name and its drawing: every variant's mean in a band that spans its runs."""
+    groups: dict[str, list[tuple[Variant, list[Curve]]]] = defaultdict(list)
+    for variant, curves in facts.variants:
+        if any(curve.success for curve in curves):
+            groups[variant.benchmark].append((variant, curves))
+    thin = sum(len(curves) for _, curves in facts.variants) <= THIN
+    return [(name, _curves(group, facts.random.get(name), thin)) for name, group in groups.items()]
+
+
+def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, thin: bool) -> str:
+    group = sorted(group, key=lambda item: item[0].parameters)
+    end = max(variant.env_steps[-1] / variant.tasks for variant, _ in group)
+    parts = [_frame(end)]
+    if random is not None and math.isfinite(random):
+        y = _y(random)
+        parts.append(f'<path class="random" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
+        parts.append(
+            f'<text class="small" x="{WIDTH - RIGHT}" y="{y - 4}" text-anchor="end">random policy</text>'
+        )
+    legend = []
+    for number, (variant, curves) in enumerate(group):
+        shade = SHADES[round(number * (len(SHADES) - 1) / max(1, len(group) - 1))]
+        shown = [curve for curve in curves if curve.success]
+        if thin:
+            paths = [_path(_points(variant, curve, end)) for curve in shown]
+            parts += [f'<path class="thin" stroke="{shade}" d="{path}"/>' for path in paths]
+        columns = _columns(shown)
+        means, least, most = (
+            [_point(variant, place, summary(values), end) for place, values in columns]
+            for summary in (fmean, min, max)
+        )
+        if len(shown) > 1:
+            parts.append(f'<path class="band" fill="{shade}" d="{_path([*least, *reversed(most)])}Z"/>')
+        parts.append(f'<path class="mean" stroke="{shade}" d="{_path(means)}"/>')
+        legend.append(f'<li><i style="background:{shade}"></i>{escape(variant.label)} ({len(shown)})</li>')
+    if len(legend) > NAMED:
+        legend = [*legend[: NAMED // 2], f"<li>… {len(legend) - NAMED} more …</li>", *legend[-NAMED // 2 :]]
+    drawing = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="success against env steps per task">'
+        f"{''.join(parts)}</svg>"
+    )
+    return f'{drawing}<ul class="legend">{"".join(legend)}</ul>'
+
+
+Point = tuple[float, float]
+
+
+def _point(variant: Variant, evaluation: int, success: float, end: float) -> Point:
+    """In the drawing's units."""
+    steps = variant.env_steps[min(evaluation, len(variant.env_steps) - 1)] / variant.tasks
+    return LEFT + (WIDTH - LEFT - RIGHT) * steps / end, _y(success)
+
+
+def _points(variant: Variant, curve: Curve, end: float) -> list[Point]:
+    return [_point(variant, at, value, end) for at, value in zip(curve.places, curve.success, strict=True)]
+
+
+def _columns(curves: Sequence[Curve]) -> list[tuple[int, list[float]]]:
+    """Success of all runs at each evaluation that at least two of them have, or the only one has."""
+    columns: dict[int, list[float]] = defaultdict(list)
+    for curve in curves:
+        for place, value in zip(curve.places, curve.success, strict=True):
+            columns[place].append(value)
+    return [
+        (place, values) for place, values in sorted(columns.items()) if len(values) >= min(2, len(curves))
+    ]
+
+
+def _path(points: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
+
+
+def _y(share: float) -> float:
+    """`share` of the axis, from its foot."""
+    return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - share), 1)
+
+
+def _frame(end: float) -> str:
+    """Grid lines and numbers of a chart of success against env steps per task."""
+    parts = []
+    for tenths in (0, 25, 50, 75, 100):
+        y = _y(tenths / 100)
+        parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{tenths} %</text>')
+    for quarter in range(5):
+        x = LEFT + (WIDTH - LEFT - RIGHT) * quarter / 4
+        anchor = "end" if quarter == 4 else "middle"
+        parts.append(
+            f'<text x="{x:.0f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{_count(end * quarter / 4)}</text>'
+        )
+    parts.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 2}" text-anchor="middle">env steps per task</text>')
+    return "".join(parts)
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"

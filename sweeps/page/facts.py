@@ -1,0 +1,320 @@
+"""What the page tells of one sweep, as plain data: from the manifest, the cells' files, the run files and the queue."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mtrl.sizing import count_parameters
+from slurm.profiles import Profile
+from slurm.records import last_profile, read_records
+from slurm.retry import blamed_nodes
+from slurm.state import CellState, cell_directory, parse_lines
+from slurm.survey import Survey
+from sweeps.grid import short_key
+from sweeps.manifest import Entry
+from sweeps.page.curves import Curve, read_curves
+from sweeps.plan import GUESS, estimate_cost, factors_of
+
+SEED = "train.seed"
+STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")
+TROUBLE = ("failed", "held")  # states that need a person
+UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # characters that show nothing, or turn others around
+SHOWN = 20  # kinds of trouble
+LOG_BYTES = 4_000
+LOG_LINES = 15
+LONGEST = 300  # characters of a reason or of a line of a log
+WATTS = {"GPU": 400, "core": 10}  # assumed of each with its share of the node
+
+
+@dataclass(frozen=True)
+class Variant:
+    """All seeds of one configuration."""
+
+    label: str
+    benchmark: str
+    tasks: int
+    seconds: float  # estimated, of one run
+    parameters: int
+    env_steps: tuple[int, ...]  # at each planned evaluation, summed over tasks
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell in the table."""
+
+    run_id: str
+    values: tuple[str, ...]  # of the varied keys
+    state: str
+    progress: float  # share of the vector steps
+    success: float | None
+    node: str
+    heard: float | None  # seconds since the last heartbeat
+    reason: str
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The cells of one state and one reason, with the end of the first one's log."""
+
+    state: str
+    reason: str
+    rows: list[Row]
+    log: str
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    running: int
+    failed: int
+    left_out: bool  # new jobs are not sent there
+
+
+@dataclass(frozen=True)
+class Facts:
+    sweep: Path
+    written: float  # seconds since 1970
+    counts: dict[str, int]  # state -> cells, in the order of STATES
+    keys: tuple[str, ...]  # short names of the varied keys
+    rows: list[Row]
+    troubles: list[Trouble]  # the commonest first
+    variants: list[tuple[Variant, list[Curve]]]
+    random: dict[str, float]  # benchmark -> success of the random policy
+    ended: list[float]  # when cells were over, sorted
+    hours: tuple[float, float, float, float]  # used; left: low, likely, high
+    measured: bool  # whether finished cells correct the estimate
+    ends: tuple[float, float, float] | None  # seconds since 1970: low, likely, high; None: nothing runs
+    device: str  # GPU or core
+    cap: float | None  # of --max-gpu-hours at the last launch
+    nodes: list[Node]
+    asked: bool  # whether Slurm was asked and answered, where the sweep has jobs
+
+    @cached_property
+    def over(self) -> int:
+        return self.counts.get("done", 0) + self.counts.get("diverged", 0)
+
+    @cached_property
+    def unfinished(self) -> int:
+        return len(self.rows) - self.over
+
+    def ended_within(self, seconds: float) -> int:
+        return sum(self.written - moment <= seconds for moment in self.ended)
+
+    @property
+    def watts(self) -> int:
+        return WATTS[self.device]
+
+    @property
+    def energy(self) -> tuple[float, float]:
+        """kWh used, and likely in all."""
+        kilowatts = self.watts / 1000
+        return self.hours[0] * kilowatts, (self.hours[0] + self.hours[2]) * kilowatts
+
+
+def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float | None = None) -> Facts:
+    """All that the page tells, from one look at the sweep. Reads run files that changed since the last look."""
+    now = time.time() if now is None else now
+    cells = [found.cells[entry.run_id] for entry in entries]
+    begun = {cell.run_id: cell.finished for cell in cells if cell.finished or cell.heartbeat or cell.marker}
+    curves = read_curves(sweep, begun, memory=sweep / "page" / "curves.json")
+    profile = last_profile(sweep)
+    variants = _variants(entries, gpu=bool(profile and profile.gpus))
+    counts: Counter[str] = Counter(cell.state for cell in cells)
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.coordinates))
+    grouped: dict[int, list[Curve]] = defaultdict(list)
+    for entry in entries:
+        if entry.run_id in curves:
+            grouped[id(variants[entry.run_id])].append(curves[entry.run_id])
+    distinct = list({id(variant): variant for variant in variants.values()}.values())
+    used, left, ends, measured = _hours(cells, variants, profile, now)
+    rows = [
+        _row(entry, cell, curves.get(entry.run_id), keys, now)
+        for entry, cell in zip(entries, cells, strict=True)
+    ]
+    return Facts(
+        sweep=sweep,
+        written=now,
+        counts={state: counts[state] for state in STATES if counts[state]},
+        keys=tuple(map(short_key, keys)),
+        rows=rows,
+        troubles=_troubles(sweep, rows),
+        variants=[(variant, grouped[id(variant)]) for variant in distinct],
+        random=_random_policies(sweep, entries, variants, curves),
+        ended=sorted(curve.ended for curve in curves.values() if curve.ended),
+        hours=(used, *left),
+        measured=measured,
+        ends=ends,
+        device="GPU" if profile and profile.gpus else "core",
+        cap=_cap(sweep),
+        nodes=_nodes(sweep, cells, profile),
+        asked=found.queue is not None or profile is None,
+    )
+
+
+def _variants(entries: Sequence[Entry], *, gpu: bool) -> dict[str, Variant]:
+    """The variant of each cell. Parameters and costs are those of its first cell: seeds do not differ in them."""
+    known: dict[str, Variant] = {}
+    found = {}
+    for entry in entries:
+        varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
+        key = json.dumps(varied, sort_keys=True)
+        if key not in known:
+            known[key] = _variant(entry, varied, gpu)
+        found[entry.run_id] = known[key]
+    return found
+
+
+def _variant(entry: Entry, varied: Mapping[str, Any], gpu: bool) -> Variant:
+    cell = replace(entry.cell, coordinates=dict(varied))
+    config = cell.config
+    tasks = len(config.env.tasks)
+    steps = config.evaluate.steps(config.train.vector_steps)
+    return Variant(
+        label=clean(cell.label),
+        benchmark=clean(config.benchmark),
+        tasks=tasks,
+        seconds=estimate_cost(config, gpu=gpu).seconds,
+        parameters=count_parameters(config).total,
+        env_steps=tuple(step * tasks for step in steps),
+    )
+
+
+def _row(entry: Entry, cell: CellState, curve: Curve | None, keys: Sequence[str], now: float) -> Row:
+    beat = cell.heartbeat
+    steps, total = beat.get("vector_step") or 0, beat.get("vector_steps") or 0
+    heard = beat.get("time")
+    success = beat.get("success")
+    if curve and curve.success:
+        success = curve.success[-1]
+    return Row(
+        run_id=entry.run_id,
+        values=tuple(clean(_value(entry.coordinates.get(key, ""))) for key in keys),
+        state=cell.state,
+        progress=1.0 if cell.finished else min(1.0, steps / total) if total else 0.0,
+        success=success,
+        node=clean(str(beat.get("host") or "")),
+        heard=max(0.0, now - heard) if heard and not cell.finished else None,
+        reason=clean(cell.reason),
+        curve=curve.success if curve else (),
+    )
+
+
+def _value(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _troubles(sweep: Path, rows: Sequence[Row]) -> list[Trouble]:
+    kinds: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.state in TROUBLE:
+            kinds[row.state, row.reason].append(row)
+    common = sorted(kinds.items(), key=lambda item: (TROUBLE.index(item[0][0]), -len(item[1])))[:SHOWN]
+    return [
+        Trouble(state, reason, some, end_of_log(cell_directory(sweep, some[0].run_id) / "log.txt"))
+        for (state, reason), some in common
+    ]
+
+
+def end_of_log(path: Path) -> str:
+    """The last lines of a log, whatever bytes it holds. Reads no more than LOG_BYTES."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(clean(line) for line in text.splitlines()[-LOG_LINES:])
+
+
+def clean(text: str, longest: int = LONGEST) -> str:
+    """`text` on one line: control characters become a visible sign, and what is too long is cut."""
+    if len(text) <= longest and text.isprintable():
+        return text
+    shown = "".join(map(_shown, text[: longest + 1]))
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"
+
+
+def _shown(character: str) -> str:
+    if character in "\t\r\n":
+        return " "
+    return "\ufffd" if unicodedata.category(character) in UNSHOWN else character
+
+
+def _hours(
+    cells: Sequence[CellState], variants: Mapping[str, Variant], profile: Profile | None, now: float
+) -> tuple[float, tuple[float, float, float], tuple[float, float, float] | None, bool]:
+    """Device hours used, and left; when the sweep will end; whether finished cells corrected the estimate."""
+    share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
+    used = left = 0.0
+    ratios = []
+    for cell in cells:
+        estimate = variants[cell.run_id].seconds
+        if cell.finished:
+            seconds = float(cell.marker.get("seconds") or 0.0)
+            used += seconds
+            if seconds and cell.marker.get("attempts") == 1:
+                ratios.append(seconds / estimate)
+            continue
+        beat = cell.heartbeat
+        done = (beat.get("vector_step") or 0) / (beat.get("vector_steps") or math.inf)
+        left += estimate * (1 - min(1.0, done))
+        used += max(0.0, (beat.get("time") or 0.0) - (beat.get("started") or math.inf))
+    factors = factors_of(ratios)
+    running = sum(cell.state == "running" for cell in cells)
+    hours = _times(factors, left * share / 3600)
+    ends = None
+    if running:
+        low, likely, high = _times(factors, left / running)
+        ends = (now + low, now + likely, now + high)
+    return used * share / 3600, hours, ends, factors != GUESS
+
+
+def _times(factors: tuple[float, float, float], amount: float) -> tuple[float, float, float]:
+    low, likely, high = factors
+    return low * amount, likely * amount, high * amount
+
+
+def _random_policies(
+    sweep: Path, entries: Sequence[Entry], variants: Mapping[str, Variant], curves: Mapping[str, Curve]
+) -> dict[str, float]:
+    """Success of the random policy by benchmark, from the first run of each."""
+    from analysis.success import read_random_success
+
+    found: dict[str, float] = {}
+    for entry in entries:
+        benchmark = variants[entry.run_id].benchmark
+        if benchmark not in found and entry.run_id in curves:
+            with suppress(OSError, ValueError):  # damaged since; another run of the benchmark tells it
+                found[benchmark] = read_random_success(cell_directory(sweep, entry.run_id) / "run.h5")
+    return found
+
+
+def _cap(sweep: Path) -> float | None:
+    """The --max-gpu-hours of the latest launch."""
+    try:
+        lines = (sweep / "launches.jsonl").read_bytes().splitlines()
+    except OSError:
+        return None
+    launches = [line for line in parse_lines(lines) if isinstance(line, dict)]
+    return launches[-1].get("max_hours") if launches else None
+
+
+def _nodes(sweep: Path, cells: Sequence[CellState], profile: Profile | None) -> list[Node]:
+    running = Counter(str(cell.heartbeat.get("host", "")) for cell in cells if cell.state == "running")
+    failed = Counter(str(cell.heartbeat.get("host", "")) for cell in cells if cell.state == "failed")
+    histories = [task.history for record in read_records(sweep) for tasks in record.tasks for task in tasks]
+    out = {*blamed_nodes(histories), *(profile.exclude if profile else ())}
+    names = sorted({*running, *failed, *out} - {""})
+    return [Node(clean(name), running[name], failed[name], name in out) for name in names]

@@ -1,0 +1,155 @@
+"""Facts -> one HTML file that needs no network, and no JavaScript but for sorting and filtering."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from slurm.survey import Survey
+from sweeps.manifest import Entry
+from sweeps.page import charts
+from sweeps.page.facts import Facts, Row, read_facts
+from sweeps.show import duration
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SCRIPT = Path(__file__).with_name("page.js")
+RELOAD_SECONDS = 15  # of a page that is being rewritten
+CHUNK = 100  # rows that the browser lays out together
+
+
+def write_page(sweeps: Sequence[tuple[Path, list[Entry], Survey]], path: Path, *, live: bool) -> bool:
+    """Writes the page of one sweep, or of several side by side. Returns whether every cell is over.
+
+    With `live` the page loads itself anew until then. A reader sees the page before or after, never a part.
+    """
+    facts = [read_facts(sweep, entries, found) for sweep, entries, found in sweeps]
+    over = all(not one.unfinished for one in facts)
+    text = render(facts, live=live and not over)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+    return over
+
+
+def page_path(sweeps: Sequence[Path]) -> Path:
+    """Where the page of these sweeps goes: into the folder of the first."""
+    name = "index" if len(sweeps) == 1 else "-".join(sweep.resolve().name for sweep in sweeps)
+    return sweeps[0] / "page" / f"{name}.html"
+
+
+def render(facts: Sequence[Facts], *, live: bool) -> str:
+    script = SCRIPT.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"duration": duration, "moment": moment, "number": number}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=" and ".join(name_of(one) for one in facts),
+        sweeps=[
+            {
+                "name": name_of(one), "facts": one, "curves": [(n, Markup(d)) for n, d in charts.learning_curves(one)],
+                "cells": Markup(cell_table(one)), "next": what_next(one), "pace": pace(one),
+            }
+            for one in facts
+        ],
+        live=live,
+        reload=RELOAD_SECONDS,
+        script=Markup(script),
+        digest=digest,
+    )  # fmt: skip
+
+
+def name_of(facts: Facts) -> str:
+    return facts.sweep.resolve().name
+
+
+def moment(seconds: float) -> str:
+    """`28 Nov 14:05`, in this machine's time."""
+    return time.strftime("%d %b %H:%M", time.localtime(seconds))
+
+
+def number(value: float) -> str:
+    """`0.42`, `12.3` or `4,310`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def pace(facts: Facts) -> str:
+    """How fast cells end."""
+    if not facts.ended:
+        return "no cell has ended yet"
+    hour, day = facts.ended_within(3600), facts.ended_within(86_400)
+    latest = duration(max(0.0, facts.written - facts.ended[-1]))
+    return f"{hour:,} ended in the last hour, {day:,} in the last day; the latest {latest} ago"
+
+
+def what_next(facts: Facts) -> list[tuple[str, str]]:
+    """Commands to type, each with its reason."""
+    count, name = facts.counts.get, shlex.quote(name_of(facts))
+    steps: dict[str, list[str]] = {}
+    if failed := count("failed", 0):
+        steps[f"mtrl-sweep tail {name} {facts.troubles[0].rows[0].run_id}"] = ["the end of a log"]
+        steps.setdefault(f"mtrl-sweep retry {name}", []).append(
+            f"runs the {failed:,} failed cells again, by what went wrong"
+        )
+    if held := count("held", 0):
+        steps.setdefault(f"mtrl-sweep retry {name}", []).append(f"submits the {held:,} held cells anew")
+    if not facts.counts.keys() & {"running", "pending"} and (
+        idle := count("stopped", 0) + count("missing", 0)
+    ):
+        steps.setdefault(f"mtrl-sweep retry {name}", []).append(
+            f"goes on with the {idle:,} cells that wait; nothing is at work"
+        )
+    if cancelled := count("cancelled", 0):
+        steps[f"mtrl-sweep retry {name} --cancelled"] = [f"goes on with the {cancelled:,} cancelled cells"]
+    if facts.over:
+        words = (
+            "fits the laws: all cells are over"
+            if not facts.unfinished
+            else "a report on the cells that are over"
+        )
+        steps[f"mtrl-fit {shlex.quote(str(facts.sweep))}"] = [words]
+    return [(command, "; ".join(reasons)) for command, reasons in steps.items()]
+
+
+escape = lru_cache(maxsize=10_000)(html.escape)
+
+
+def cell_table(facts: Facts) -> str:
+    """All rows, in tables of CHUNK rows. Made without the template: there may be ten thousand."""
+    names = ["run", *facts.keys, "state", "done", "success", "curve", "node", "heard", "note"]
+    columns = "".join(f'<col class="{re.sub("[^a-z]", "", name) or "x"}">' for name in names)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    chunks = []
+    for start in range(0, len(facts.rows), CHUNK):
+        body = "\n".join(map(_table_row, facts.rows[start : start + CHUNK]))
+        chunks.append(
+            f'<div class="chunk"><table><colgroup>{columns}</colgroup><tbody>{body}</tbody></table></div>'
+        )
+    return f'<table class="head"><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead></table>{"".join(chunks)}'
+
+
+def _table_row(row: Row) -> str:
+    drawing = charts.spark(row.curve)
+    cells = [
+        row.run_id,
+        *map(escape, row.values),
+        f'<b class="{row.state}">{row.state}</b>',
+        f"{row.progress:.0%}",
+        "" if row.success is None else f"{row.success:.2f}",
+        f'<svg><path d="{drawing}"/></svg>' if drawing else "",
+        escape(row.node),
+        "" if row.heard is None else duration(row.heard),
+        escape(row.reason),
+    ]
+    return f"<tr><td>{'<td>'.join(cells)}"
