@@ -1,5 +1,15 @@
 """Meta-World as one vector env. Importing this does not import Meta-World; making a VectorEnv does."""
 
+import os
+
+if (
+    os.environ.get("MUJOCO_GL") == "osmesa"
+):  # with it, MuJoCo loads a renderer when imported; picture.py says why not
+    os.environ["MUJOCO_GL"] = "disable"
+    import mujoco  # noqa: F401
+
+    os.environ["MUJOCO_GL"] = "osmesa"
+
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.envs.vector_env import VectorEnv
 from mtrl.envs.video import record_video

@@ -1,57 +1,65 @@
-"""Pictures of an env, drawn without a screen: by EGL (a GPU, or Mesa), or by OSMesa with MUJOCO_GL=osmesa."""
+"""Pictures of envs, drawn without a screen in a process of their own (picture_process.py is its end).
+
+OpenGL's software renderer (Mesa) brings an LLVM; loading the one of Triton, and so torch.export, beside it ends in a
+segmentation fault. Therefore this process draws nothing itself.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
+from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
-import mujoco
 import numpy as np
 
+from mtrl.envs.child import Child
+
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 SIZE = 320  # pixels, both ways
-_CAMERA = "corner2"  # in all of Meta-World's models; shows hand, table and goal
 
 
 class Camera:
-    """Looks at one simulator. Drawing changes nothing that decides what follows."""
+    """Looks at one simulator, by a copy in the process that draws."""
 
     def __init__(self, model: Any) -> None:
         """Raises RuntimeError, with the cure, where nothing can draw."""
-        self._model = model
-        self._gl = _gl_context()
-        self._gl.make_current()
-        model.vis.global_.offwidth, model.vis.global_.offheight = SIZE, SIZE
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene, self._option = mujoco.MjvScene(model, maxgeom=1000), mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERA)
+        self._studio = _studios.get(os.getpid()) or _Studio()  # after a fork, the child needs one of its own
+        _studios[os.getpid()] = self._studio
+        self._number, refusal = self._studio.call("open", model)
+        if refusal:
+            raise RuntimeError(refusal)
 
-    def picture(self, data: Any) -> Picture:
-        """uint8 [SIZE, SIZE, 3], the upper row first."""
-        self._gl.make_current()
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
-        frame, picture = mujoco.MjrRect(0, 0, SIZE, SIZE), np.empty((SIZE, SIZE, 3), np.uint8)
-        mujoco.mjr_render(frame, self._scene, self._context)
-        mujoco.mjr_readPixels(picture, None, frame, self._context)
-        return np.ascontiguousarray(picture[:, ::-1])  # the camera hangs upside down; lines come from below
+    def picture(self, body_pos: Numbers, site_pos: Numbers, physics: Numbers) -> Picture:
+        """uint8 [SIZE, SIZE, 3], the upper row first, of the model's places and MuJoCo's mjSTATE_INTEGRATION."""
+        picture: Picture = self._studio.call("picture", self._number, body_pos, site_pos, physics)
+        return picture
 
     def close(self) -> None:
-        self._context.free()
-        self._gl.free()
+        """The process ends with its last camera."""
+        with suppress(RuntimeError):  # it died
+            self._studio.call("close", self._number)
 
 
-def _gl_context() -> Any:
-    backend = os.environ.get("MUJOCO_GL", "egl")
-    cure = "install libegl1 and libegl-mesa0, or libosmesa6 and set MUJOCO_GL=osmesa"
-    if backend not in ("egl", "osmesa"):
-        raise RuntimeError(f"MUJOCO_GL={backend} needs a screen; unset it, or set it to egl or osmesa")
-    try:
-        return importlib.import_module(f"mujoco.{backend}").GLContext(SIZE, SIZE)
-    except Exception as error:  # a missing library shows as one of many kinds
-        raise RuntimeError(f"nothing here can draw without a screen ({backend}: {error}); {cure}") from error
+class _Studio(Child):
+    """The process that draws for all cameras of this one."""
+
+    def __init__(self) -> None:
+        super().__init__("mtrl.envs.picture_process")
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self.begin(method, *arguments)
+        try:
+            return self.result()
+        except EOFError:
+            _studios.pop(os.getpid(), None)
+            cure = "try MUJOCO_GL=osmesa (libosmesa6), or MUJOCO_GL=egl"
+            raise RuntimeError(f"the process that draws {self.ending()}; {cure}") from None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_studios: WeakValueDictionary[int, _Studio] = WeakValueDictionary()  # by the process that asks

@@ -115,11 +115,13 @@ class TaskEnv:
         """uint8 [size, size, 3]; see picture.py."""
         if self._camera is None:
             self._camera = Camera(self._env.model)
-        return self._camera.picture(self._env.data)
+        model = self._env.model
+        return self._camera.picture(model.body_pos, model.site_pos, self._physics())
 
     def close(self) -> None:
         if self._camera is not None:
             self._camera.close()
+            self._camera = None
         self._env.close()
 
     def _reset_to(self, goal: int) -> Observation:

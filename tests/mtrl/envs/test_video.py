@@ -1,5 +1,11 @@
 """Pictures and videos of episodes; skipped where neither EGL nor OSMesa can draw."""
 
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,9 +59,86 @@ def test_a_video_shows_one_episode(drawing, tmp_path):
         assert video.info["duration"] == 50
 
 
-@pytest.mark.parametrize(("backend", "message"), [("glfw", "needs a screen"), ("osmesa", "MUJOCO_GL=osmesa")])
-def test_what_cannot_draw_says_how_to_mend_it(env, monkeypatch, backend, message):
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [("glfw", "needs a screen"), ("osmesa", "nothing here can draw .* MUJOCO_GL=osmesa")],
+)
+def test_what_cannot_draw_says_how_to_mend_it(env, monkeypatch, tmp_path, backend, message):
     monkeypatch.setenv("MUJOCO_GL", backend)
-    monkeypatch.setattr("mtrl.envs.picture.importlib.import_module", lambda name: 1 / 0)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # an OpenGL that is broken
+    (tmp_path / "OpenGL").mkdir()
+    (tmp_path / "OpenGL/__init__.py").write_text("1 / 0")
     with pytest.raises(RuntimeError, match=message):
         env.render([0])
+
+
+def test_a_process_that_died_drawing_is_named(drawing):
+    os.kill(drawing._group._envs[0]._camera._studio.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="the process that draws was killed by SIGKILL; try MUJOCO_GL"):
+        drawing.render([0])
+
+
+def test_the_process_that_draws_ends_with_the_last_camera(drawing):
+    drawing.render()
+    drawer = drawing._group._envs[0]._camera._studio._process
+    assert drawer is drawing._group._envs[1]._camera._studio._process
+    assert drawer.poll() is None
+    drawing.close()
+    assert drawer.poll() == 0
+
+
+# A notebook that films a policy and exports it: a renderer's LLVM beside Triton's is a segmentation fault.
+DRAW = """
+import torch
+from mtrl.config import EnvSettings
+from mtrl.envs.task_env import TaskEnv
+
+env = TaskEnv(EnvSettings(tasks=("reach-v3",), fast=False, goals_per_task=1), seed=0, index=0)
+env.reset()
+assert env.picture().any()
+"""
+LIBRARIES = """
+import os
+from pathlib import Path
+
+def libraries(process, *words):
+    lines = Path(f"/proc/{process}/maps").read_text().lower().splitlines()
+    names = {line.rpartition("/")[2] for line in lines if ".so" in line}
+    return {name for name in names if any(word in name for word in words)}
+
+RENDERERS = "llvm", "mesa", "gallium", "libegl", "nvidia-gl"
+[drawer] = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+assert libraries(drawer, *RENDERERS)
+assert not libraries(drawer, "torch")
+assert libraries("self", "torch")
+assert not libraries("self", *RENDERERS), libraries("self", *RENDERERS)
+"""
+
+
+def run_here(script: str) -> None:
+    """The script, in a process of its own, ends well."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
+
+
+@pytest.fixture(params=["", "osmesa"])
+def renderer(env, monkeypatch, request):
+    """Each way to draw, where it can."""
+    if request.param:
+        monkeypatch.setenv("MUJOCO_GL", request.param)
+    try:
+        env.render([0])
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("renderer")
+def test_drawing_loads_no_renderer_into_this_process():
+    run_here(DRAW + LIBRARIES)
+
+
+@pytest.mark.usefixtures("renderer")
+def test_triton_is_imported_after_a_picture_was_drawn():
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed (torch's CPU build has none)")
+    run_here(DRAW + "import triton")

@@ -1,0 +1,118 @@
+"""A process that answers its parent's calls, one at a time: `Child` is the parent's end, `serve` the child's.
+
+The child is a module with a `main`: `python -m MODULE SOCKET ...`, with descriptors as arguments. A call is a pickled
+(method, arguments); an answer is empty, or a pickled (ok, value). Neither end imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_PATIENCE = 2.0  # seconds without a message between looks at whether the parent still is
+# Meant for the parent, which decides when to stop; terminals and schedulers send them to the whole group.
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Child:
+    """The parent's end of one process."""
+
+    def __init__(self, module: str, *descriptors: int) -> None:
+        """`descriptors` stay open in the child. Does not wait until it is ready."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            passed = (theirs.fileno(), *descriptors)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, passed)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        self._connection = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Begins a call; `result` waits for it."""
+        self.send(pickle.dumps((method, arguments)))
+
+    def send(self, message: bytes) -> None:
+        with suppress(OSError):  # of a child that died; `result` says so
+            self._connection.send_bytes(message)
+
+    def result(self) -> Any:
+        """What the call begun last returns. Raises RuntimeError with what it raised, or EOFError if the child ended."""
+        try:
+            answer = self._connection.recv_bytes()
+        except OSError as error:
+            raise EOFError from error
+        ok, value = pickle.loads(answer) if answer else (True, None)
+        if not ok:
+            raise RuntimeError(f"an env worker failed:\n{value}")
+        return value
+
+    def close(self) -> None:
+        """Ends the process, by force when it does not end by itself."""
+        self._connection.close()
+        self.exit_code()
+
+    def exit_code(self) -> int:
+        """Waits for the end of the process; kills it when it does not come. Negative: minus the signal."""
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        code = self.exit_code()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+Answer = Callable[[bytes], bytes]
+
+
+def serve(descriptor: int, prepare: Callable[[Connection], Answer | None]) -> None:
+    """Answers messages by what `prepare` returns, as long as the parent lives and keeps its end of the socket open."""
+    for number in _PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    connection, parent = Connection(descriptor), os.getppid()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        answer = prepare(connection)
+        while answer and os.getppid() == parent:  # another process may hold the parent's end open
+            if connection.poll(_PATIENCE):
+                connection.send_bytes(answer(connection.recv_bytes()))
+
+
+def call(target: object, message: bytes) -> bytes:
+    """The answer to a message of `Child.begin`: a method of `target` is called."""
+    try:
+        method, arguments = pickle.loads(message)
+        return pickle.dumps((True, getattr(target, method)(*arguments)))
+    except Exception:
+        return failure()
+
+
+def failure() -> bytes:
+    """The answer that reports the exception being handled."""
+    return pickle.dumps((False, traceback.format_exc()))
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which the child finds this package and starts no threads."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": ":".join(path), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
