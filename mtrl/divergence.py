@@ -2,10 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from mtrl.config import Config
 from mtrl.results import Divergence
+
+log = logging.getLogger(__name__)
+
+
+class DivergedError(ArithmeticError):
+    """The run has diverged and must end here; what is to be recorded of it has been."""
+
+
+class DivergenceGuard:
+    """Decides whether a run has diverged, and whether it must end.
+
+    `record` is called with the first sign of divergence and whether the run trains on; with None when a run continues
+    from before it.
+    """
+
+    def __init__(self, config: Config, record: Callable[[Divergence | None, bool], None]) -> None:
+        self._limits = config.divergence_limits
+        self._trains_on = config.divergence.action == "continue"
+        self._record = record
+        self.divergence: Divergence | None = None  # the first sign of it
+
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Looks at metrics of a run after `step` vector steps. Raises DivergedError if the run must end.
+
+        What is not finite always ends it: networks that compute with it can neither act nor learn.
+        """
+        found = find_divergence(step, metrics, self._limits)
+        if found is None:
+            return
+        ends = not (self._trains_on and math.isfinite(found.value))
+        if self.divergence is None or ends:
+            self.divergence = self.divergence or found
+            self._record(self.divergence, not ends)
+            log.warning("%s%s", found, "" if ends else "; training goes on")
+        if ends:
+            raise DivergedError(str(found))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"divergence": None if self.divergence is None else list(self.divergence)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.divergence = state["divergence"] and Divergence(*state["divergence"])
+        self._record(self.divergence, True)
 
 
 def find_divergence(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -17,15 +16,12 @@ from numpy.typing import NDArray
 from mtrl import __version__
 from mtrl.agent import Agent, Update
 from mtrl.config import Config
-from mtrl.divergence import find_divergence
 from mtrl.evaluate import Evaluator
 from mtrl.fixed_batch import FixedBatch
 from mtrl.loggers import flatten, open_loggers
 from mtrl.plasticity import Measured, measure
 from mtrl.replay import Batch
 from mtrl.results import CLOCKS, Divergence, RunFileWriter
-
-log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -40,9 +36,6 @@ class RunLog:
         )  # count, successes, return since the last evaluation
         self._since = time.perf_counter()
         self._tasks = len(config.env.tasks)
-        self._limits = config.divergence_limits
-        self._trains_on = config.divergence.action == "continue"
-        self.divergence: Divergence | None = None  # the first sign of it
         path = directory / "run.h5"
         self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
         self._evaluate, self._evaluator = config.evaluate, Evaluator(config)
@@ -79,17 +72,19 @@ class RunLog:
                 episode["return"][ended],
             ]
 
-    def evaluate(self, step: int, agent: Agent, batch: Batch | None, update: Update | None) -> bool:
+    def evaluate(
+        self, step: int, agent: Agent, batch: Batch | None, update: Update | None
+    ) -> dict[str, float]:
         """Evaluates the deterministic policy and commits a row, with the metrics of the latest update and its batch.
 
-        Returns whether the run must end here, diverged: without a row where the policy cannot act any more.
+        Returns the metrics that tell whether the run has diverged. No row is committed where the policy cannot act.
         """
         with self.clock("evaluate_seconds"):
             try:
                 number = self._evaluate.number(step)
                 per_task = self._evaluator.evaluate(partial(_act, agent), number)
             except _NoActionError as error:
-                return self.must_end(step, {"evaluation_action": error.value})
+                return {"evaluation_action": error.value}
         per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
         measured = Measured({}, {})
         if batch is not None:
@@ -103,23 +98,11 @@ class RunLog:
         self._tell_loggers(*row)
         self._evaluations += 1
         self._episodes[:] = 0
-        return self.must_end(step, measured.per_run)
+        return measured.per_run
 
-    def must_end(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether the run must end after `step` vector steps, for these metrics say that it diverged.
-
-        The first sign of divergence goes to the run file at once. What is not finite always ends the run: networks
-        that compute with it can neither act nor learn.
-        """
-        found = find_divergence(step, metrics, self._limits)
-        if found is None:
-            return False
-        ends = not (self._trains_on and math.isfinite(found.value))
-        if self.divergence is None or ends:
-            self.divergence = self.divergence or found
-            self._file.mark_diverged(self.divergence, trained_on=not ends)
-            log.warning("%s%s", found, "" if ends else "; training goes on")
-        return ends
+    def mark_diverged(self, divergence: Divergence | None, trained_on: bool) -> None:
+        """Records in the run file how the run diverged; None takes back what a run wrote that continues from before."""
+        self._file.mark_diverged(divergence, trained_on=trained_on)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -128,7 +111,6 @@ class RunLog:
             "episodes": self._episodes.copy(),
             "success": self.success,
             "fixed_batch": self.fixed_batch.state_dict(),
-            "divergence": None if self.divergence is None else list(self.divergence),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,8 +120,6 @@ class RunLog:
         self._episodes = state["episodes"].copy()
         self.success = state["success"]
         self.fixed_batch.load_state_dict(state["fixed_batch"])
-        self.divergence = state["divergence"] and Divergence(*state["divergence"])
-        self._file.mark_diverged(self.divergence, trained_on=True)
         if self._loggers:
             run = self._file.read()
             names = (run.metrics, run.run_metrics, CLOCKS)

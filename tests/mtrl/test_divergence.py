@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ from mtrl.config import build_config
 from mtrl.divergence import find_divergence
 from mtrl.plasticity import measure
 from mtrl.results import Divergence, RunFileError, read_run
+from mtrl.run import Run
 from mtrl.train import Progress, train
 from tests.mtrl.test_agent import make_agent, make_batch
 from tests.mtrl.test_train import contents, short_config, stop_after
@@ -89,6 +91,26 @@ def test_a_run_may_train_on_and_is_the_same_run_but_for_the_mark(tmp_path: Path)
     assert contents(tmp_path / "resumed/run.h5") == contents(tmp_path / "on/run.h5")
 
 
+def test_checkpoints_of_earlier_versions_keep_the_divergence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had it among the log's state."""
+    on, seen = short_config(**WEAK, divergence__action="continue"), []
+
+    def earlier(run: Run) -> dict[str, Any]:
+        state = state_of(run)
+        return state | {"log": state["log"] | state.pop("guard")}
+
+    state_of = Run._state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_state_dict", earlier)
+        train(on, tmp_path, stop=partial(stop_after, seen, 50), report=seen.append)
+    assert train(on, tmp_path) == "diverged"
+    divergence = read_run(tmp_path / "run.h5").divergence
+    assert divergence is not None
+    assert divergence.vector_step == 31
+
+
 @pytest.mark.parametrize("action", ["stop", "continue"])
 @pytest.mark.parametrize("random_steps", [39, 45])
 def test_networks_that_cannot_act_end_the_run(tmp_path: Path, action: str, random_steps: int) -> None:
@@ -127,7 +149,7 @@ def test_a_run_that_is_over_is_not_trained_again(tmp_path: Path, monkeypatch: py
     assert train(diverged, tmp_path / "diverged") == "diverged"
     train(done, tmp_path / "done")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr("mtrl.train.Agent", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("mtrl.run.Agent", lambda *_, **__: pytest.fail("trained again"))
     assert train(diverged, tmp_path / "diverged") == "diverged"
     assert train(done, tmp_path / "done") == "done"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -18,7 +18,8 @@ from mtrl.checkpoint import CheckpointError, load_tensors
 from mtrl.config import Config, ConfigError, build_config
 from mtrl.devices import resolve_device
 from mtrl.results import COORDINATES, RunFileError, read_run
-from mtrl.train import Progress, resolve_env_workers, train
+from mtrl.run import resolve_env_workers
+from mtrl.train import Progress, train
 
 SHORT: dict[str, Any] = {
     "env.tasks": "drawer-close-v3+reach-v3",
@@ -189,7 +190,7 @@ def test_both_backends_train(tmp_path: Path, finished: Path) -> None:
 
 
 def test_env_workers_are_for_gpus_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtrl.train.usable_cpus", lambda: 8)
+    monkeypatch.setattr("mtrl.run.usable_cpus", lambda: 8)
     free, fixed = short_config(), short_config(run__env_workers=3)
     for config, device, workers in (
         (free, "cpu", 0),
