@@ -91,6 +91,18 @@ def test_imports_only_go_down(file: str) -> None:
     assert violations(file, imports_of((ROOT / file).read_text())) == []
 
 
+def test_tests_import_no_test_file() -> None:
+    """What several need is in a module of its own or in a conftest.py, so that a test file may change alone."""
+    sources = {path: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, source in sources.items()
+        for name in imports_of(source)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert wrong == []
+
+
 def test_a_violation_is_found() -> None:
     source = "def late():\n    from sweeps import grid\n    import submitit.helpers\n"
     assert len(violations("mtrl/losses.py", imports_of(source))) == 2

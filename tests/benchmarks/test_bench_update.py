@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.mtrl.cuda.test_sac_update import Recorder
-from tests.mtrl.cuda.test_sac_update import graphs as graphs_fixture
+from tests.mtrl.cuda.recorded_graphs import Recorder, record_graphs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from bench_update import Bmm, Peer, Rows, captured, cuda_cases_of, gpu_peers
 
-graphs = graphs_fixture
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    return record_graphs(monkeypatch)
 
 
 @pytest.fixture

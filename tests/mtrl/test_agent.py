@@ -1,7 +1,5 @@
 """The agent: a whole update against numpy float64, both backends, resume, random numbers, metrics."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -12,105 +10,19 @@ from mtrl import ops
 from mtrl.agent import UPDATE_METRICS, Agent
 from mtrl.config import build_config
 from mtrl.plasticity import measure
-from mtrl.tasks import BENCHMARKS
+from tests.mtrl.agents import (
+    BACKENDS,
+    FIRST_STEP,
+    Rows,
+    compare_with_reference,
+    make_agent,
+    make_batch,
+    noises,
+    same_state,
+)
 from tests.mtrl.reference_critic import first_update
 
-BACKENDS = ("fused", "core", "torch")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small layers are slower with more threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Rows(NamedTuple):
-    observation: torch.Tensor
-    action: torch.Tensor
-    reward: torch.Tensor
-    terminated: torch.Tensor
-    next_observation: torch.Tensor
-    task: torch.Tensor
-    weight: torch.Tensor
-    discount: torch.Tensor
-
-
-def make_batch(tasks, per_task, seed=0, *, terminated=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    rows = tasks * per_task
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator)
-
-    return Rows(
-        observation=normal(rows, 39),
-        action=normal(rows, 4).tanh(),
-        reward=normal(rows).abs(),
-        terminated=(torch.rand(rows, generator=generator) < terminated).float(),
-        next_observation=normal(rows, 39),
-        task=torch.arange(tasks).repeat_interleave(per_task),
-        weight=torch.rand(rows, generator=generator) + 0.5,
-        discount=0.99 ** torch.randint(1, 6, (rows,), generator=generator),
-    )
-
-
-def make_agent(backend="fused", tasks=3, width=24, **more):
-    """backend: fused (what `core` picks for these networks), core (its operators under autograd) or torch."""
-    overrides = {
-        "env.tasks": BENCHMARKS["MT10"][:tasks],
-        "network.actor.width": width,
-        "network.critic.width": width,
-        "agent.backend": "torch" if backend == "torch" else "core",
-    }
-    agent = Agent(build_config("paper", overrides | {k.replace("__", "."): v for k, v in more.items()}))
-    if backend == "core":
-        agent.fused = None
-    return agent
-
-
-def noises(agent, rows):
-    """What the agent's next update will draw."""
-    generator = torch.Generator()
-    generator.set_state(agent.update_generator.get_state())
-    return [torch.randn((rows, 4), generator=generator).double().numpy() for _ in range(2)]
-
-
-def by_name(vector, module):
-    """The parts of a flat vector under the names of the parameters that lie there."""
-    return {
-        name: vector[p.storage_offset() :][: p.numel()].view(p.shape) for name, p in module.named_parameters()
-    }
-
-
-def compare_with_reference(agent, batch, tolerance, **options):
-    agent.target_value.mul_(0.9)  # away from the critic, so that taking one for the other or no average shows
-    state = agent.state_dict()
-    expected = first_update(state, batch, *noises(agent, len(batch.reward)), agent.config.agent, **options)
-    assert expected["margin"] > 2e-7, "choose another seed: a ReLU stands on its kink within rounding error"
-    update = agent.update(batch)
-    for name, value in update.metrics.items():
-        np.testing.assert_allclose(value, expected["metrics"][name], rtol=1e-4, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(update.priority, expected["priority"], rtol=1e-4, atol=1e-5)
-    after = agent.state_dict()
-    for network in ("actor", "critic", "target"):
-        for name, value in after[network].items():
-            np.testing.assert_allclose(
-                value, expected[network][name], rtol=0, atol=tolerance, err_msg=f"{network}.{name}"
-            )
-    np.testing.assert_allclose(after["log_temperature"], expected["log_temperature"], rtol=1e-5)
-    for network, adam in (("actor", agent.actor_adam), ("critic", agent.critic_adam)):
-        # Adam's mean after one step is a tenth of the clipped gradient, which has norm 1 or less.
-        for name, value in by_name(adam.mean, getattr(agent, network)).items():
-            wanted = expected["clipped_gradient"][network][name] / 10
-            np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=1e-7, err_msg=f"{network}.{name}")
-
-
-# Adam's first step is lr g / (|g| + eps): a gradient of float32 error 1e-8 near zero moves a weight by up to
-# lr 1e-8 / eps = 3e-7; a tenth of the step itself (3e-5) would already be a wrong gradient.
-FIRST_STEP = 2e-6
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -207,7 +119,7 @@ def test_the_number_of_threads_does_not_show(monkeypatch):
         assert all(update.metrics == updates[0].metrics for update in updates)
         assert all(torch.equal(update.priority, updates[0].priority) for update in updates)
     first, *others = (agent.state_dict() for agent in agents)
-    assert all(_equal(first, other) for other in others)
+    assert all(same_state(first, other) for other in others)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +191,7 @@ def test_a_batch_that_does_not_fit_changes_nothing():
         with pytest.raises((ValueError, TypeError), match=message):
             agent.update(batch._replace(**{name: column}))
     after = agent.state_dict()
-    assert _equal(before["critic"], after["critic"])
+    assert same_state(before["critic"], after["critic"])
     assert before["critic_adam"]["steps"] == after["critic_adam"]["steps"] == 0
 
 
@@ -297,13 +209,7 @@ def test_resume_gives_the_same_bits(backend):
         assert torch.equal(first.priority, second.priority)
         assert first.metrics == second.metrics
     np.testing.assert_array_equal(straight.act(np.ones((3, 39))), resumed.act(np.ones((3, 39))))
-    assert _equal(straight.state_dict(), resumed.state_dict())
-
-
-def _equal(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert same_state(straight.state_dict(), resumed.state_dict())
 
 
 def test_state_dict_is_a_copy():
@@ -319,7 +225,7 @@ def test_random_numbers_come_from_the_seed_alone():
     global_state = torch.get_rng_state()
     first, second = make_agent(), make_agent()
     torch.manual_seed(123)
-    assert _equal(first.state_dict(), second.state_dict())
+    assert same_state(first.state_dict(), second.state_dict())
     torch.set_rng_state(global_state)
     np.testing.assert_array_equal(first.act(np.ones((3, 39))), second.act(np.ones((3, 39))))
     first.update(make_batch(3, 8))
@@ -391,4 +297,4 @@ def test_initial_temperature_and_target():
     agent = make_agent(agent__initial_temperature=0.5)
     np.testing.assert_allclose(agent.temperature, [0.5, 0.5, 0.5])
     state = agent.state_dict()
-    assert _equal(state["critic"], state["target"])
+    assert same_state(state["critic"], state["target"])

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from mtrl.cli import main
 from mtrl.sizing import match_system
 from mtrl.train import Progress, train
-from tests.mtrl.test_train import SHORT, contents, short_config, stop_after
+from tests.mtrl.short_runs import SHORT, contents, short_config, stop_after
 
 SETTINGS = [f"{key}={value}" for key, value in SHORT.items()]
 

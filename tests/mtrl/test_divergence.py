@@ -15,8 +15,8 @@ from mtrl.plasticity import measure
 from mtrl.results import Divergence, RunFileError, read_run
 from mtrl.run import Run
 from mtrl.train import Progress, train
-from tests.mtrl.test_agent import make_agent, make_batch
-from tests.mtrl.test_train import contents, short_config, stop_after
+from tests.mtrl.agents import make_agent, make_batch
+from tests.mtrl.short_runs import contents, short_config, stop_after
 
 LIMITS = {"q": 100.0, "loss": 10.0}
 WEAK = {"divergence__q_limit": 1e-4, "divergence__loss_limit": 1e6}  # below what an untrained critic says

@@ -17,8 +17,8 @@ from mtrl.cli import main
 from mtrl.envs import VectorEnv
 from mtrl.export import export_policy
 from mtrl.train import Progress, train
-from tests.mtrl.networks.test_networks import SMALL, name_of, small_config
-from tests.mtrl.test_train import short_config, stop_after
+from tests.mtrl.networks.small_networks import SMALL, name_of, small_config
+from tests.mtrl.short_runs import short_config, stop_after
 
 KINDS = [SMALL[i] for i in (0, 2, 3, 4, 7, 9, 10, 11, 13, 14)]  # each kind and block
 

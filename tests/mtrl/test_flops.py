@@ -12,7 +12,7 @@ from mtrl.config import OPTIONS, build_config
 from mtrl.networks import plain
 from mtrl.sizing import training_flops, update_flops, updates
 from mtrl.systems import SYSTEMS
-from tests.mtrl.test_agent import make_batch
+from tests.mtrl.agents import make_batch
 
 TASKS = "reach-v3+push-v3+pick-place-v3"
 SIZES = {"encoder_width": 10, "experts": 3}

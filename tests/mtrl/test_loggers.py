@@ -12,7 +12,7 @@ import pytest
 from mtrl.config import Config, ConfigError, build_config
 from mtrl.results import CLOCKS, read_run
 from mtrl.train import Progress, train
-from tests.mtrl.test_train import contents, short_config, stop_after
+from tests.mtrl.short_runs import contents, short_config, stop_after
 
 Rows = dict[int, dict[str, float]]  # step -> name -> value
 

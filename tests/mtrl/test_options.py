@@ -13,17 +13,19 @@ from mtrl.networks import tanh_gaussian
 from mtrl.results import read_run
 from mtrl.train import Progress, train
 from tests.mtrl import reference_options as reference
-from tests.mtrl.reference_critic import first_update
-from tests.mtrl.test_agent import (
+from tests.mtrl.agents import (
     FIRST_STEP,
-    _equal,
     by_name,
     compare_with_reference,
     make_agent,
     make_batch,
     noises,
+    same_state,
 )
-from tests.mtrl.test_train import contents, short_config, stop_after
+from tests.mtrl.reference_critic import first_update
+from tests.mtrl.short_runs import contents, short_config, stop_after
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCALED = {"agent__scaling": "return"}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -54,14 +56,6 @@ LEARNING = [
     name for name in OPTIONS if name not in {"reward scale", "total batch", "resets"}
 ]  # in one update
 every_option = pytest.mark.parametrize("name", OPTIONS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def agent_with(name: str, backend: str):
@@ -168,7 +162,7 @@ def test_pcgrad_goes_on_with_the_same_orders() -> None:
             batch.task % 2 == 0
         ] *= -1  # conflicts between several tasks, or the order would not matter
         assert straight.update(batch).metrics == resumed.update(batch).metrics
-    assert _equal(straight.state_dict(), resumed.state_dict())
+    assert same_state(straight.state_dict(), resumed.state_dict())
 
 
 @pytest.mark.parametrize("reset", ["both", "actor", "critic"])
@@ -194,9 +188,9 @@ def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
             assert after[f"{network}_adam"]["steps"] == 0
             assert not after[f"{network}_adam"]["mean"].any()
         else:
-            assert _equal(before[network], after[network])
-            assert _equal(before[f"{network}_adam"], after[f"{network}_adam"])
-    assert _equal(after["target"], after["critic"] if "critic" in fresh else before["target"])
+            assert same_state(before[network], after[network])
+            assert same_state(before[f"{network}_adam"], after[f"{network}_adam"])
+    assert same_state(after["target"], after["critic"] if "critic" in fresh else before["target"])
     agent.update(make_batch(3, 8))  # the flat vectors still hold the parameters
     assert not torch.equal(agent.state_dict()["actor"]["kernel.0"], after["actor"]["kernel.0"])
 
@@ -233,7 +227,7 @@ def test_trains_and_resumes_bit_for_bit(names: tuple[str, ...], tmp_path: Path) 
     straight, resumed = (
         torch.load(tmp_path / place / "agent.pt", weights_only=False) for place in ("straight", "resumed")
     )
-    assert _equal(straight, resumed)
+    assert same_state(straight, resumed)
 
 
 @pytest.fixture(scope="module")

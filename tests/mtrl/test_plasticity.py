@@ -12,7 +12,7 @@ from mtrl.config import build_config
 from mtrl.fixed_batch import FixedBatch
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS, PLASTICITY
 from tests.mtrl import reference_plasticity as slow
-from tests.mtrl.test_agent import BACKENDS, make_agent, make_batch
+from tests.mtrl.agents import BACKENDS, make_agent, make_batch
 
 TASKS = 3
 

@@ -14,9 +14,9 @@ from mtrl.config import build_config
 from mtrl.replay import Replay
 from mtrl.results import read_run
 from mtrl.train import Progress, train
+from tests.mtrl.agents import make_agent, make_batch, noises
 from tests.mtrl.reference_critic import first_update
-from tests.mtrl.test_agent import make_agent, make_batch, noises
-from tests.mtrl.test_train import short_config
+from tests.mtrl.short_runs import short_config
 
 BACKENDS = ("fused", "core", "torch")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtrl.config import ConfigError, build_config
-from tests.mtrl.test_replay import MODES, Feed, equal, fill, make
+from tests.mtrl.replays import MODES, Feed, equal, fill, make
 
 
 class Twin:

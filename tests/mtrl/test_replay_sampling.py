@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from tests.mtrl.reference_replay import ReferenceReplay, n_step_return
-from tests.mtrl.test_replay import MODES, Feed, equal, fill, make
+from tests.mtrl.replays import MODES, Feed, equal, fill, make
 
 SEQUENCE = (1 << 48) - 1
 

@@ -8,20 +8,14 @@ from hypothesis import strategies as st
 from mtrl import ops
 from mtrl.agent import Agent
 from mtrl.config import build_config
+from tests.mtrl.agents import Rows, make_batch, noises
 from tests.mtrl.reference_critic import first_update
-from tests.mtrl.test_agent import Rows, make_batch, noises
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Single precision rounds by 6e-8 of what it adds up. Over a gradient's sums of thousands of products such errors
 # grow like a square root, so a hundred of them is generous; a wrong term is worth thousands.
 ROUNDING = 6e-6
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def in_double(agent):

@@ -14,8 +14,8 @@ from mtrl.replay import pooled_counts
 from mtrl.results import read_run
 from mtrl.systems import SYSTEMS
 from mtrl.train import Progress, train
-from tests.mtrl.test_agent import make_agent, make_batch
-from tests.mtrl.test_train import SHORT, contents, stop_after
+from tests.mtrl.agents import make_agent, make_batch
+from tests.mtrl.short_runs import SHORT, contents, stop_after
 
 SMALL = {"width": 8, "depth": 2}
 KINDS: dict[str, dict[str, Any]] = {system: {"system": system} for system in SYSTEMS}

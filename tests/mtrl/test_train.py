@@ -17,37 +17,10 @@ from mtrl.agent import UPDATE_METRICS
 from mtrl.checkpoint import CheckpointError, load_tensors
 from mtrl.config import Config, ConfigError, build_config
 from mtrl.devices import resolve_device
-from mtrl.results import COORDINATES, RunFileError, read_run
+from mtrl.results import RunFileError, read_run
 from mtrl.run import resolve_env_workers
 from mtrl.train import Progress, train
-
-SHORT: dict[str, Any] = {
-    "env.tasks": "drawer-close-v3+reach-v3",
-    "env.horizon": 20,
-    "env.goals_per_task": 2,
-    "agent.batch_per_task": 8,
-    "network.actor.width": 8,
-    "network.critic.width": 8,
-    "train.vector_steps": 90,
-    "train.random_steps": 30,
-    "evaluate.every": 40,
-    "evaluate.episodes": 1,
-    "run.device": "cpu",
-}
-
-
-def short_config(**changes: Any) -> Config:
-    return build_config("debug", SHORT | {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """Everything in a run file but the wall clocks (`timing`) and the configuration, which says where it ran."""
-    with h5py.File(path) as file:
-        attributes = {f"attribute {name}": value for name, value in file.attrs.items() if name != "config"}
-        return attributes | {name: file[name][()].tobytes() for name in file if name not in ("timing", *DIMS)}
-
-
-DIMS = ("eval", *COORDINATES)
+from tests.mtrl.short_runs import SHORT, contents, short_config, stop_after
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +80,6 @@ def test_same_config_gives_the_same_file_for_any_threads_and_workers(tmp_path: P
     assert contents(tmp_path / "one/run.h5") == contents(tmp_path / "two/run.h5")
     train(short_config(replay__mode=mode, train__seed=1), tmp_path / "other")
     assert contents(tmp_path / "one/run.h5") != contents(tmp_path / "other/run.h5")
-
-
-def stop_after(seen: list[Progress], step: int) -> bool:
-    return seen[-1].vector_step == step
 
 
 @pytest.mark.parametrize("stops", [(5,), (33, 41), (40, 77, 89)])

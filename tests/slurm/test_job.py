@@ -16,7 +16,7 @@ import pytest
 from slurm.job import run_packed
 from slurm.state import cell_directory, read_json, read_state
 from slurm.worker import CellJob, StopFlag
-from tests.slurm.test_worker import CONFIG, progress, write_run_file
+from tests.slurm.stand_in import CONFIG, progress, write_run_file
 
 Trainer = Callable[..., str]
 

@@ -13,25 +13,13 @@ from typing import Any
 import pytest
 
 from mtrl.config import build_config
-from mtrl.results import RunFileWriter
 from slurm.records import History
 from slurm.retry import judge
 from slurm.state import ALIVE_SECONDS, cell_directory, read_json, read_state, write_done, write_json
 from slurm.worker import CellBusyError, CellJob, Heartbeat, hold_cell, run_cell
+from tests.slurm.stand_in import CONFIG, progress, write_run_file
 
-CONFIG = build_config("debug")
-PARAMETERS = dict.fromkeys(("actor", "critic", "target", "total"), 1)
 Trainer = Callable[..., str]
-
-
-def write_run_file(directory: Path) -> None:
-    RunFileWriter.create(
-        directory / "run.h5", CONFIG, run_metrics=("critic_loss",), parameters=PARAMETERS, code_version="0"
-    ).close()
-
-
-def progress(step: int) -> Any:
-    return types.SimpleNamespace(vector_step=step, vector_steps=9, env_steps=step, success=float("nan"))
 
 
 @pytest.fixture

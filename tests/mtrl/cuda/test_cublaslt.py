@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from mtrl import _core, doctor
 from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
-from tests.mtrl.cuda.test_sac_update import (
-    StartedKernels,
+from tests.mtrl.cuda.recorded_graphs import StartedKernels
+from tests.mtrl.cuda.updates import (
     assert_same_networks,
     assert_same_update,
     batch,
@@ -35,20 +34,9 @@ from tests.mtrl.cuda.test_sac_update import (
 )
 
 
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return cuda_on_host.take("host", monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def _products_as_they_were() -> Iterator[None]:
-    yield
-    cuda_ops.set_products("float32")
 
 
 def agents(device: torch.device, **settings: Any) -> tuple[Agent, Agent]:

@@ -12,12 +12,6 @@ from torch import Tensor
 from mtrl import _core, losses
 from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.ops import workspace
-from tests.mtrl.cuda import cuda_on_host
-
-
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
 
 
 def test_td_target_is_the_losses(device: torch.device) -> None:

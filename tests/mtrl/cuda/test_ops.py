@@ -9,14 +9,8 @@ from torch import Tensor
 from mtrl import losses
 from mtrl.cuda import ops as cuda_ops
 from mtrl.networks import plain
-from tests.mtrl.cuda import cuda_on_host
 
 E, B, T, D, W, OUT = 2, 40, 3, 7, 12, 4
-
-
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
 
 
 def normal(device: torch.device, *shape: int) -> Tensor:

@@ -18,7 +18,6 @@ from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.replay import ReplayCuda
 from mtrl.replay import Replay
 from mtrl.replay_place import ShippedReplay, build_replay
-from tests.mtrl.cuda import cuda_on_host
 
 TASKS, OBSERVATION, ACTION = 3, 5, 2
 SIZES: dict[str, Any] = {
@@ -29,11 +28,6 @@ SIZES: dict[str, Any] = {
     "action_size": ACTION,
 }
 PER_TASK = [9, 0, 4]
-
-
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
 
 
 class Twins:

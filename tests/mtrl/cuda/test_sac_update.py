@@ -6,110 +6,26 @@ On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from mtrl import devices
 from mtrl.agent import Agent
-from mtrl.config import Config, build_config
 from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
-
-PER_TASK = 16
-BATCH_FIELDS = (
-    "observation",
-    "action",
-    "reward",
-    "terminated",
-    "next_observation",
-    "task",
-    "weight",
-    "discount",
+from tests.mtrl.cuda.recorded_graphs import Recorder, StartedKernels, record_graphs
+from tests.mtrl.cuda.updates import (
+    PER_TASK,
+    assert_same_networks,
+    assert_same_update,
+    batch,
+    config,
+    cpu_agent,
+    noise_of,
 )
-
-
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def _products_as_they_were() -> Iterator[None]:
-    yield
-    cuda_ops.set_products("float32")
-
-
-def config(**settings: Any) -> Config:
-    """section__field=value; a field without a section is the agent's."""
-    overrides = {
-        name.replace("__", ".") if "__" in name else f"agent.{name}": v for name, v in settings.items()
-    }
-    tasks = ["reach-v3", "push-v3", "drawer-open-v3"]
-    widths = {"network.actor.width": 20, "network.critic.width": 24}
-    return build_config(
-        "debug", {"env.tasks": tasks, "agent.batch_per_task": PER_TASK, **widths, **overrides}
-    )
-
-
-def batch(seed: int, tasks: int, device: torch.device) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    rows = tasks * PER_TASK
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    columns = (
-        normal(rows, 39),
-        normal(rows, 4).tanh(),
-        normal(rows),
-        (normal(rows) > 1).float(),
-        normal(rows, 39),
-        torch.arange(tasks).repeat_interleave(PER_TASK),
-        normal(rows).exp(),
-        normal(rows).sigmoid(),
-    )
-    return SimpleNamespace(**dict(zip(BATCH_FIELDS, (c.to(device) for c in columns), strict=True)))
-
-
-def cpu_agent(settings: Config, monkeypatch: pytest.MonkeyPatch) -> Agent:
-    """The CPU's own, while `device` may have put the GPU's way in its place."""
-    with monkeypatch.context() as patch:
-        patch.setattr(devices, "is_gpu", lambda device: False)
-        return Agent(settings)
-
-
-def noise_of(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives an agent the CPU's random numbers, which those of a GPU are not."""
-    generator = torch.Generator().manual_seed(5)
-    device = agent.device
-
-    def noise(rows: int, _: torch.Generator) -> Tensor:
-        return torch.randn((rows, 4), generator=generator).to(device)
-
-    monkeypatch.setattr(agent, "_noise", noise)
-
-
-def assert_same_update(got: Any, expected: Any, tolerance: float) -> None:
-    for name, value in expected.metrics.items():
-        torch.testing.assert_close(
-            got.metrics[name].cpu(), value, rtol=tolerance, atol=tolerance, check_dtype=False
-        )
-    torch.testing.assert_close(got.priority.cpu(), expected.priority, rtol=tolerance, atol=tolerance)
-
-
-def assert_same_networks(got: Agent, expected: Agent, tolerance: float) -> None:
-    for name in ("actor_adam", "critic_adam"):
-        value = getattr(expected, name).value
-        torch.testing.assert_close(getattr(got, name).value.cpu(), value, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.target_value.cpu(), expected.target_value, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.log_temperature.cpu(), expected.log_temperature, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -160,111 +76,9 @@ def test_a_state_moves_to_another_kind_of_device(
     )
 
 
-class Recorder(TorchDispatchMode):
-    """A CUDA graph for the host: remembers every operation on tensors and every kernel that was started, with the very
-    tensors, undoes what they did, and can do them again. Python in between is not done again, as in a real graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.work: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
-        self._before: dict[int, tuple[Any, Any]] = {}
-        self._made: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self.remember((*args, *kwargs.values()))
-        result = func(*args, **kwargs)
-        if any(part in func.name() for part in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
-            raise RuntimeError(f"operation not permitted when stream is capturing: {func.name()}")
-        outputs = result if isinstance(result, list | tuple) else (result,)
-        given = (*args, *kwargs.values())
-        fresh = [x if isinstance(x, Tensor) and not any(x is y for y in given) else None for x in outputs]
-        if not func.is_view:
-            self.work.append((func, args, kwargs, fresh))
-            self._made.update(x.untyped_storage().data_ptr() for x in fresh if x is not None)
-        return result
-
-    def remember(self, values: Any) -> None:
-        """Keeps what tensors from before the capture hold."""
-        for value in values:
-            if isinstance(value, list | tuple):
-                self.remember(value)
-            elif isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                if storage.data_ptr() not in self._made:
-                    self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
-
-    def undo(self) -> None:
-        for storage, before in self._before.values():
-            if storage.data_ptr() not in self._made:
-                storage.copy_(before)
-
-    @torch.no_grad()
-    def replay(self) -> None:
-        for func, args, kwargs, fresh in self.work:
-            again = func(*args, **kwargs)
-            outputs = again if isinstance(again, list | tuple) else (again,)
-            for held, output in zip(fresh, outputs, strict=False):
-                if held is not None and "empty" not in func.name():
-                    held.copy_(output)
-
-
-class RecordedKernels:
-    """The kernels, told to a recorder where one is active."""
-
-    def __init__(self, kernels: Any) -> None:
-        self._kernels = kernels
-        self.recorder: Recorder | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        kernel = getattr(self._kernels, name)
-
-        def start(*args: Any) -> Any:
-            if self.recorder is not None and not name.endswith("workspace"):
-                with _disable_current_modes():
-                    self.recorder.remember(args)
-                self.recorder.work.append((kernel, args, {}, []))
-            return kernel(*args)
-
-        return start
-
-
-class StartedKernels:
-    """The kernels, and the names of those that were started."""
-
-    def __init__(self, kernels: Any) -> None:
-        self._kernels, self.names = kernels, set[str]()
-
-    def __getattr__(self, name: str) -> Any:
-        self.names.add(name)
-        return getattr(self._kernels, name)
-
-
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
-    """Puts recorders in the place of CUDA graphs; gives those that were made."""
-    cuda_on_host.take("host", monkeypatch)
-    kernels = RecordedKernels(cuda_ops.kernels)
-    made: list[Recorder] = []
-
-    def make() -> Recorder:
-        made.append(Recorder())
-        return made[-1]
-
-    @contextmanager
-    def capture(graph: Recorder) -> Iterator[None]:
-        kernels.recorder = graph
-        try:
-            with graph:
-                yield
-        finally:
-            kernels.recorder = None
-            graph.undo()  # capturing does nothing
-
-    monkeypatch.setattr(cuda_ops, "kernels", kernels)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    return made
+    return record_graphs(monkeypatch)
 
 
 def compare_graphed(device: torch.device, critics: int) -> None:

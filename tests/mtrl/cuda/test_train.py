@@ -16,7 +16,6 @@ from mtrl import devices
 from mtrl.config import ConfigError, build_config
 from mtrl.results import RunData, read_run
 from mtrl.train import train
-from tests.mtrl.cuda import cuda_on_host
 
 SHORT: dict[str, Any] = {
     "env.tasks": "drawer-close-v3+reach-v3",
@@ -31,11 +30,6 @@ SHORT: dict[str, Any] = {
     "evaluate.every": 15,
     "evaluate.episodes": 1,
 }
-
-
-@pytest.fixture(params=cuda_on_host.WAYS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    return cuda_on_host.take(request.param, monkeypatch)
 
 
 def run(directory: Path, device: str) -> RunData:

@@ -1,0 +1,114 @@
+"""A run in memory: built from its configuration or restored from its newest checkpoint, and saved."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtrl.agent import Agent
+from mtrl.checkpoint import load_checkpoint, save_checkpoint
+from mtrl.config import Config, ConfigError
+from mtrl.cpus import usable_cpus
+from mtrl.devices import resolve_device
+from mtrl.divergence import DivergenceGuard
+from mtrl.envs import VectorEnv
+from mtrl.envs.reward_scale import PerTaskRewardScale
+from mtrl.replay_place import build_replay
+from mtrl.runlog import RunLog
+from mtrl.tasks import ACTION_SIZE
+
+
+class Run:
+    """The parts of a run and where it stands, as its newest checkpoint says or at the start. Close it in the end.
+
+    Raises ConfigError where this machine cannot run the configuration, CheckpointError or RunFileError where
+    `directory` holds a run of another one.
+    """
+
+    step: int  # vector steps taken
+    observation: NDArray[np.float64]  # [T, 39], of the envs as they are now
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        self.device = resolve_device(config.run.device)
+        self.config = config = resolve_env_workers(config, self.device)
+        if config.agent.products != "float32" and self.device.type == "cpu":
+            raise ConfigError(f"agent.products = '{config.agent.products}' is for GPUs; use float32 on a CPU")
+        self._checkpoints = directory / "checkpoint"
+        with ExitStack() as stack:
+            self.envs = stack.enter_context(closing(_make_envs(config)))
+            self.agent = Agent(config, device=self.device)
+            self.replay = build_replay(
+                config.replay,
+                device=self.device,
+                place=config.run.replay,
+                tasks=len(config.env.tasks),
+                seed=config.train.seed,
+                discount=config.agent.discount,
+                folder=config.run.replay_folder,
+                prefetch=usable_cpus() > 1 if config.run.prefetch is None else config.run.prefetch,
+            )
+            self._explorer = np.random.default_rng([config.train.seed, 0])
+            saved = load_checkpoint(self._checkpoints, self.replay, config, self.device)
+            log = RunLog(config, directory, self.agent, resumed=saved is not None)
+            self.log = stack.enter_context(closing(log))
+            self.guard = DivergenceGuard(config, self.log.mark_diverged)
+            if saved is None:
+                self.step = 0
+                self.observation, _ = self.envs.reset()
+            else:
+                self._load_state_dict(saved)
+            self._open = stack.pop_all()
+
+    def random_action(self) -> NDArray[np.float64]:
+        """Uniform random actions [T, 4]: exploration before the first update."""
+        return self._explorer.uniform(-1, 1, (len(self.config.env.tasks), ACTION_SIZE))
+
+    def save(self) -> None:
+        """Writes a checkpoint. Raises OSError, with the earlier ones untouched, where it cannot be written."""
+        save_checkpoint(
+            self._checkpoints, self.step, self._state_dict(), self.replay, self.config, self.device
+        )
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _state_dict(self) -> dict[str, Any]:
+        """All that changes while a run trains, but for the replay, which has a file of its own."""
+        return {
+            "step": self.step,
+            "observation": self.observation,
+            "agent": self.agent.state_dict(),
+            "envs": self.envs.state_dict(),
+            "explorer": self._explorer.bit_generator.state,
+            "log": self.log.state_dict(),
+            "guard": self.guard.state_dict(),
+        }
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.observation = state["step"], state["observation"]
+        self.agent.load_state_dict(state["agent"])
+        self.envs.load_state_dict(state["envs"])
+        self._explorer.bit_generator.state = state["explorer"]
+        self.log.load_state_dict(state["log"])
+        self.guard.load_state_dict(state.get("guard", state["log"]))  # earlier checkpoints kept it in the log
+
+
+def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
+    run = config.run
+    envs = VectorEnv(config.env, seed=config.train.seed, workers=run.env_workers, restarts=run.env_restarts)
+    if config.agent.scaling != "reward":
+        return envs
+    return PerTaskRewardScale(envs, discount=config.agent.discount)
+
+
+def resolve_env_workers(config: Config, device: torch.device) -> Config:
+    """`config` with a number for run.env_workers. On a CPU, several runs at a time are the better use of its cores."""
+    if config.run.env_workers is not None:
+        return config
+    workers = 0 if device.type == "cpu" else max(1, usable_cpus() - 1)
+    return config.model_copy(update={"run": config.run.model_copy(update={"env_workers": workers})})
