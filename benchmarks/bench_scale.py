@@ -104,6 +104,9 @@ def pretend(folder: Path, entries: Sequence[Entry], *, over: bool) -> None:
             write_json(directory / "heartbeat.json", {"state": "running", "time": 0.0, "vector_step": 1})
 
 
+JOB = "import sys; from slurm.job import run_task; run_task(sys.argv[1], sys.argv[2])"
+
+
 def count_cell(
     place: Path, name: str, *, heartbeat_seconds: float = 1e4, over: int = 0, **settings: object
 ) -> int:
@@ -114,7 +117,7 @@ def count_cell(
     profile = Profile(name="count", heartbeat_seconds=heartbeat_seconds)
     record = Record("token", [[Task(entry.run_id, entry.offset)]], profile.model_dump(mode="json"), 100)
     write_record(folder, record)
-    return count_operations([sys.executable, "-m", "slurm.job", str(folder), "token"], folder)
+    return count_operations([sys.executable, "-c", JOB, str(folder), "token"], folder)
 
 
 def command(name: str, folder: Path, *words: str) -> list[str]:

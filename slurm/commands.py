@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # What sbatch, squeue and scontrol print when the controller is busy, restarting or not reachable for the moment.
 PASSING = (
@@ -29,14 +29,20 @@ class SlurmError(RuntimeError):
         self.passing = passing
 
 
-def call(words: Sequence[str], *, seconds: float = 30, tries: int = 5) -> str:
-    """The standard output of a command of Slurm. No shell is involved.
+def call(
+    words: Sequence[str],
+    *,
+    seconds: float = 30,
+    tries: int = 5,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """The standard output of a command of Slurm, by default in this process's environment. No shell is involved.
 
     Tries again, after 1, 2, 4, ... seconds, while the controller does not answer. Raises SlurmError.
     """
     for left in reversed(range(tries)):
         try:
-            return _call_once(words, seconds)
+            return _call_once(words, seconds, environment)
         except SlurmError as error:
             if not (error.passing and left):
                 raise
@@ -44,11 +50,11 @@ def call(words: Sequence[str], *, seconds: float = 30, tries: int = 5) -> str:
     raise AssertionError("tries must be positive")
 
 
-def _call_once(words: Sequence[str], seconds: float) -> str:
+def _call_once(words: Sequence[str], seconds: float, environment: Mapping[str, str] | None) -> str:
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )  # fmt: skip
     except FileNotFoundError:
         raise SlurmError(f"no command {words[0]}; run this on a login node of the cluster") from None
     with process:

@@ -1,8 +1,7 @@
 """What one Slurm job does: the cells of its array task, each in a process of its own, several at a time.
 
-    python -m slurm.job <sweep> <token>
-
-The trainer is imported once and the processes are forked from here, so a cell costs milliseconds to start. This process
+submitit calls `run_task` in every task of an array, and `run_commands` in the job that follows a sweep. The trainer is
+imported once and the cells' processes are forked from here, so a cell costs milliseconds to start. This process
 outlives a cell that is killed, as by the kernel for want of memory, and writes down what became of it.
 """
 
@@ -12,13 +11,18 @@ import gc
 import json
 import multiprocessing
 import os
+import shlex
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import submitit
 
 from slurm.commands import SlurmError, call
 from slurm.records import Task, read_record
@@ -28,13 +32,30 @@ from slurm.worker import CellJob, StopFlag, run_cell, slurm_job
 FAILED = 1
 
 
+def run_task(sweep: str, token: str) -> NoReturn:
+    """Runs this array task to its end and leaves: a job's exit code is its result, so submitit writes none."""
+    sys.exit(run_job(Path(sweep), token))
+
+
+def run_commands(commands: Sequence[Sequence[str]]) -> NoReturn:
+    """Runs the commands one after another, up to the first that fails."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; there is nothing to save here
+    _unlink_call()
+    for command in commands:
+        print(shlex.join(command), flush=True)
+        if code := subprocess.run(command).returncode:
+            sys.exit(code)
+    sys.exit(0)
+
+
 def run_job(sweep: Path, token: str) -> int:
     """Runs the cells that the record `token` gives to this array task. Returns the exit code of the job.
 
     Told to stop (time limit, preemption), it lets the cells save, and asks Slurm for another go unless the sweep was
     cancelled or the job is already on its way out of the queue.
     """
-    with StopFlag() as stop:
+    with StopFlag() as stop:  # first of all, over submitit's own handlers
+        _unlink_call()
         record = read_record(sweep, token)
         if record is None:
             print(f"{token} was withdrawn; nothing to do")
@@ -112,6 +133,12 @@ def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connect
     says_over.send_bytes(b"over")
 
 
+def _unlink_call() -> None:
+    """Removes the link that this task made to its array's pickle: submitit has read it. A requeued task links anew."""
+    if "SUBMITIT_FOLDER" in os.environ:
+        submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)
+
+
 def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob:
     with (sweep / "manifest.jsonl").open("rb") as file:
         file.seek(task.offset)
@@ -157,7 +184,3 @@ def _ask_for_another_go() -> None:
             call(["scontrol", "requeue", job], seconds=10, tries=2)
     except SlurmError as error:
         print(f"not requeued: {error}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(run_job(Path(sys.argv[1]), sys.argv[2]))

@@ -6,15 +6,18 @@ They come from this package's profiles/, from ~/.config/mtrl/profiles/, or from 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mtrl.names import nearest
 
+DEFAULT = "default"  # the user's profile of this name is used where none is named
 FOLDER = Path(__file__).resolve().parent / "profiles"
 
 
@@ -48,6 +51,24 @@ class Profile(BaseModel):
     slurm_conf: str = ""  # SLURM_CONF of that cluster, where it is not the one that this machine knows
     python: str = ""  # the interpreter on the nodes; by default the one that launches
     options: dict[str, str] = {}  # further options of sbatch, as licenses = "scratch:1"
+
+    @field_validator("partition", "account", "qos", "constraint", "gpu_type", "exclude", "options")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """These stand in the script that sbatch reads, one in a line."""
+        values = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
+        if any("\n" in text for text in values):
+            raise ValueError("a value must not span lines")
+        return value
+
+    @model_validator(mode="after")
+    def _signal_within_wall_time(self) -> Profile:
+        if self.signal_seconds >= 60 * self.minutes:
+            raise ValueError(
+                f"signal_seconds = {self.signal_seconds} is not less than the wall time of {60 * self.minutes} s "
+                f"(minutes = {self.minutes})"
+            )
+        return self
 
     @field_validator("options")
     @classmethod
@@ -83,6 +104,28 @@ def load_profile(name: str) -> Profile:
         key = ".".join(str(part) for part in problem["loc"])
         hint = nearest(key, Profile.model_fields) if problem["type"] == "extra_forbidden" else ""
         raise ProfileError(f"{path}, {key}: {problem['msg']}{hint}") from None
+
+
+def to_toml(profile: Profile) -> str:
+    """The profile as a file: the values that differ from the defaults, and the wall time."""
+    content = profile.model_dump(exclude={"name"}, exclude_defaults=True) | {"minutes": profile.minutes}
+    options = content.pop("options", {})
+    # JSON's strings, numbers and lists are TOML too.
+    lines = [f"{key} = {json.dumps(content[key])}" for key in Profile.model_fields if key in content]
+    lines += (
+        ["", "[options]", *(f"{key} = {json.dumps(value)}" for key, value in options.items())]
+        if options
+        else []
+    )
+    return "\n".join([*lines, ""])
+
+
+def save_profile(profile: Profile) -> Path:
+    """Writes the profile into the user's folder, under its name; returns the file."""
+    path = own_folder() / f"{profile.name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_toml(profile))
+    return path
 
 
 def point_at(profile: Profile) -> None:

@@ -1,8 +1,7 @@
 """Records of submissions: what was handed to Slurm, written down before Slurm hears of it.
 
     <sweep>/slurm/<token>.json    one array: its cells task by task, what each had done before, the job number
-                 /<token>.sh      the script, to read or to submit by hand
-                 /<token>.out     what came before and after the cells' own logs
+                 /<token>.pkl, .sh, .out    the files of its job (slurm/executor.py)
                  /closed/         records none of whose cells can still be in the queue
 
 A record without a job number is an intention: either its launcher is between writing and hearing from sbatch, or it
@@ -103,6 +102,12 @@ def close_record(sweep: Path, record: Record) -> None:
     closed = sweep / "slurm" / "closed"
     closed.mkdir(exist_ok=True)
     record_path(sweep, record.token).replace(closed / f"{record.token}.json")
+
+
+def withdraw_record(sweep: Path, token: str) -> None:
+    """Removes the record, and the files of its job, of an array that Slurm refused."""
+    for ending in ("json", "pkl", "sh"):
+        (sweep / "slurm" / f"{token}.{ending}").unlink(missing_ok=True)
 
 
 def latest_tasks(records: Sequence[Record]) -> dict[str, tuple[Record, int, Task]]:

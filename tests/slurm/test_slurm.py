@@ -409,7 +409,7 @@ def test_two_launchers_at_once_submit_every_cell_once(make: Make) -> None:
 
 def test_hostile_values_stay_values(make: Make, tmp_path: Path) -> None:
     evil = f"$(touch {tmp_path}/owned); `touch {tmp_path}/owned` 'x' %j"
-    folder = tmp_path / "a folder; touch owned $(touch owned) %A"
+    folder = tmp_path / "a folder; touch owned $(touch owned) %u"
     sweep = Sweep(
         make().cluster, folder, profile={"options": {"comment": evil}, "container": ["env", f"EVIL={evil}"]}
     )

@@ -3,12 +3,16 @@
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from submitit.helpers import DelayedSubmission
 
 from slurm.commands import SlurmError
+from slurm.executor import submit_array
+from slurm.job import run_task
 from slurm.limits import Limits
 from slurm.profiles import Profile, ProfileError, load_profile, point_at, profile_names
 from slurm.records import (
@@ -22,7 +26,7 @@ from slurm.records import (
     record_path,
     write_record,
 )
-from slurm.submit import CellRequest, _script, command_of, memory_class, plan_arrays, submit
+from slurm.submit import CellRequest, memory_class, plan_arrays, submit
 
 EVIL = "$(touch owned); `touch owned`; 'x' \"y\" %j\n#SBATCH --wrap"
 
@@ -94,30 +98,104 @@ def test_a_known_room_is_not_overdrawn(tmp_path: Path, monkeypatch: pytest.Monke
     assert (len(done.left_over), done.refusal) == (14, "you may have 50 more jobs in the queue")
 
 
-def test_hostile_values_are_single_words(tmp_path: Path) -> None:
-    evil = profile(account=EVIL, container=("echo", EVIL), options={"comment": EVIL}, python=EVIL)
-    record = Record("token", [requests(1)[0].task and [requests(1)[0].task]], {}, 100)
-    words = command_of(tmp_path, record, evil)
-    assert f"--account={EVIL}" in words
-    assert f"--comment={EVIL}" in words
-    line = _script(evil, [[EVIL, "-m", "slurm.job"]]).splitlines(keepends=True)
-    assert shlex.split("".join(line[2:])) == ["echo", EVIL, EVIL, "-m", "slurm.job"]
-    script = tmp_path / "script"
-    script.write_text(_script(profile(container=("printf", "%s")), [[EVIL]]))
-    assert subprocess.run(["bash", script], capture_output=True, text=True, cwd=tmp_path).stdout == EVIL
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """A stand-in for sbatch on the PATH. Returns what tells the environment that the latest call had."""
+    fake = tmp_path / "bin/sbatch"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/bash\nenv > {tmp_path}/environment\necho Submitted batch job 77\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    return (tmp_path / "environment").read_text
+
+
+def submitted(sweep: Path, settings: Profile, tasks: int = 1) -> str:
+    """Submits an array; returns its script."""
+    packed = [[request.task] for request in requests(tasks)]
+    (sweep / "slurm").mkdir(parents=True, exist_ok=True)
+    assert submit_array(sweep, Record("t", packed, settings.model_dump(mode="json"), 3_000)) == "77"
+    return (sweep / "slurm/t.sh").read_text()
+
+
+def flags(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_hostile_values_are_single_words(tmp_path: Path, sbatch: Callable[[], str]) -> None:
+    hostile = "$(touch owned); `touch owned`; 'x' \"y\" %j \\n #"
+    evil = profile(account=hostile, container=("echo", EVIL), options={"comment": hostile}, python=EVIL)
+    script = submitted(tmp_path / "a 'b'; $(touch owned)", evil)
+    for line in flags(script):
+        if line.startswith(("--account", "--comment")):
+            assert shlex.split(line)[0].partition("=")[2].replace("\\\\", "\\") == hostile
+    command = script[script.index("exec echo") :]
+    folder = str(tmp_path / "a 'b'; $(touch owned)" / "slurm")
+    assert shlex.split(command) == ["exec", "echo", EVIL, EVIL, "-u", "-m", "submitit.core._submit", folder]
+    path = tmp_path / "script"
+    path.write_text(submitted(tmp_path / "other", profile(container=("printf", "%s"), python=EVIL)))
+    said = subprocess.run(["bash", path], capture_output=True, text=True, cwd=tmp_path).stdout
+    assert said.startswith(EVIL)
     assert not (tmp_path / "owned").exists()
 
 
-def test_words_of_sbatch() -> None:
-    record = Record("t", [[Task("a", 0)], [Task("b", 9)]], {}, 3_000)
+def test_what_sbatch_is_asked_for(tmp_path: Path, sbatch: Callable[[], str]) -> None:
     settings = profile(
-        partition="p", gpus=2, gpu_type="a100", max_running=7, exclude=("n1", "n2"), signal_seconds=60
-    )
-    words = command_of(Path("/sweep 100%"), record, settings)
+        partition="p", gpus=2, gpu_type="a100", max_running=7, exclude=("n1", "n2"), signal_seconds=60,
+        options={"mail-type": "END"},
+    )  # fmt: skip
+    asked = flags(submitted(tmp_path / "a 100%", settings, tasks=2))
+    output = tmp_path / "a 100%%/slurm/t.out"
     for word in ("--array=0-1%7", "--gres=gpu:a100:2", "--exclude=n1,n2", "--signal=B:USR2@60", "--mem=3000M",
-                 "--requeue", "--job-name=mtrl-t", "--partition=p", "--output=/sweep 100%%/slurm/t.out"):  # fmt: skip
-        assert word in words
-    assert not any(word.startswith(("--account", "--qos")) for word in words)
+                 "--requeue", "--job-name=mtrl-t", "--partition=p", f"--output='{output}'", "--time=240",
+                 "--mail-type=END"):  # fmt: skip
+        assert word in asked
+    assert len({word.partition("=")[0] for word in asked}) == len(asked), "nothing is asked for twice"
+    assert not any(word.startswith(("--account", "--qos", "--wckey", "--error")) for word in asked)
+
+
+def test_the_environment_overrides_nothing(
+    tmp_path: Path, sbatch: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch prefers its variables to what a script says. Those that nothing is asked about stay."""
+    for name in (
+        "PARTITION",
+        "TIMELIMIT",
+        "ARRAY_INX",
+        "MEM_PER_CPU",
+        "OUTPUT",
+        "ERROR",
+        "NO_REQUEUE",
+        "QOS",
+    ):
+        monkeypatch.setenv(f"SBATCH_{name}", "mine")
+    submitted(tmp_path / "sweep", profile(partition="p"))
+    assert [line for line in sbatch().splitlines() if line.startswith("SBATCH_")] == ["SBATCH_QOS=mine"]
+
+
+def test_one_pickle_serves_every_task(tmp_path: Path, sbatch: Callable[[], str]) -> None:
+    submitted(tmp_path, profile(), tasks=50)
+    assert sorted(path.name for path in (tmp_path / "slurm").iterdir()) == ["t.pkl", "t.sh"]
+    call = DelayedSubmission.load(tmp_path / "slurm/t.pkl")
+    assert (call.function, call.args) == (run_task, (str(tmp_path), "t"))
+
+
+@pytest.mark.parametrize("name", ["%A", "x%jx", "%t", "%a", "back\\slash"])
+def test_a_folder_whose_name_slurm_would_change_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="give another folder with --runs"):
+        submit(tmp_path / name, plan_arrays(requests(1), profile(), Limits()), lambda record: None)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_refused_array_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "bin/sbatch"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/bash\necho sbatch: error: invalid partition specified: p >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    (tmp_path / "slurm").mkdir()
+    done = submit(tmp_path, plan_arrays(requests(3), profile(), Limits()), lambda record: None)
+    assert (len(done.left_over), "invalid partition" in done.refusal) == (3, True)
+    assert not list((tmp_path / "slurm").iterdir())
 
 
 def test_records_survive_and_are_put_away(tmp_path: Path) -> None:
@@ -152,6 +230,7 @@ def test_bad_profiles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("minutes = 0", "minutes"),
         ("minutes = ", "is not TOML"),
         ('[options]\n"x; rm" = "y"', "no long option of sbatch"),
+        ('account = "a\\nb"', "must not span lines"),
     ):
         own.write_text(text)
         with pytest.raises(ProfileError, match=message):
@@ -173,7 +252,8 @@ def test_a_profile_points_at_its_cluster_unless_the_environment_does(monkeypatch
     assert os.environ["SLURM_CONF"] == "/tmp/of-me/slurm.conf"
 
 
-def test_a_signal_before_python_listens_does_not_end_the_job() -> None:
-    script = _script(profile(), [["echo", "alive"]], replace_shell=True)
-    early = script.replace("exec echo", "kill -USR2 $$; exec echo")
-    assert subprocess.run(["bash", "-c", early], capture_output=True, text=True).stdout == "alive\n"
+def test_a_signal_before_python_listens_does_not_end_the_job(
+    tmp_path: Path, sbatch: Callable[[], str]
+) -> None:
+    script = submitted(tmp_path / "sweep", profile(container=("echo", "alive"), setup=("kill -USR2 $$",)))
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.startswith("alive")
