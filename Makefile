@@ -10,7 +10,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: build  ## a small scaling study on real Meta-World tasks, with a report
-	python sweeps/launch.py grid=smoke
+	python sweeps/launch.py grid=smoke executor=local
 	python analysis/fit_scaling_laws.py runs/smoke
 
 test: test-cpp test-python  ## the C++ and the Python tests

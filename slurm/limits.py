@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mtrl.names import nearest
 from slurm.commands import SlurmError, call
 
 
@@ -43,15 +42,6 @@ def parse_limits(text: str) -> Limits:
         accounting="none" not in values.get("AccountingStorageType", "none"),
         version=values.get("SLURM_VERSION", ""),
     )
-
-
-def check_partition(partition: str) -> None:
-    """Raises ValueError, with the nearest names, where the cluster has no such partition."""
-    known = [line.rstrip("*") for line in call(["sinfo", "--noheader", "--format=%P"]).split()]
-    if partition and partition not in known:
-        raise ValueError(
-            f"no partition '{partition}'{nearest(partition, known)}; there are: {', '.join(known)}"
-        )
 
 
 def _read_max_submit(account: str, qos: str) -> int | None:

@@ -14,7 +14,11 @@ ALIVE = {
     "RESIZING", "SIGNALING", "STAGE_OUT", "PREEMPTED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED",
 }  # fmt: skip
 # A pending job with such a reason waits for a person, or for something that never comes.
-HELD = ("held", "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "BadConstraints")
+HELD = (
+    "held", "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "BadConstraints", "PartitionTimeLimit",
+    "PartitionNodeLimit", "MaxWallDurationPerJobLimit", "InvalidAccount", "InvalidQOS", "AccountNotAllowed",
+    "QOSNotAllowed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Launched:
     given_up: dict[str, str]  # run id -> reason: by the rules of `slurm.retry`, or failed here
     arrays: list[Record] = field(default_factory=list)
     refusal: str = ""
+    for_good: bool = False  # a later launch is refused too
     busy: list[str] = field(default_factory=list)  # held by another process
     interrupted: bool = False
 
@@ -170,7 +171,9 @@ def launch_on_slurm(
         if then and done.records:
             _submit_then(sweep, done.records, profile, then)
         _close_records(sweep, found, queue)
-        return Launched(len(todo) - len(done.left_over), over, given_up, done.records, done.refusal)
+        return Launched(
+            len(todo) - len(done.left_over), over, given_up, done.records, done.refusal, done.for_good
+        )
 
 
 def _room(limits: Limits, queue: Queue) -> int | None:

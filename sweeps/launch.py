@@ -60,9 +60,9 @@ def main() -> None:
     """Launch sweeps of training runs, here or on a Slurm cluster.
 
     \b
-    launch.py grid=smoke                            run a grid; only what is missing runs
+    launch.py grid=smoke                            run what is missing of a grid; on Slurm where it is
     launch.py grid=scaling --dry-run                cells, parameters and cost; launches nothing
-    launch.py grid=scaling profile=lab              hand it to Slurm
+    launch.py grid=scaling profile=lab              hand it to Slurm, as lab.toml says
     launch.py grid=scaling train.seed=0,1,2         with other values
     launch.py grid=scaling ~train.seed              without one of its axes
     """
@@ -107,14 +107,19 @@ def launch(
     dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
     """Run what is missing of a grid."""
+    from sweeps.cluster import check_cluster, on_cluster, settle_profile
     from sweeps.request import approve, read_request
     from sweeps.show import show_launch, show_plan
 
-    request = read_request(words, runs, name)
+    request = on_cluster(read_request(words, runs, name))
     if dry_run:
         show_plan(request, as_json, max_gpu_hours)
         return
-    approve(request, max_gpu_hours, None if yes else ASK_ABOVE_HOURS, without_kernels=without_kernels)
+    settled = settle_profile(request, max_gpu_hours, yes=yes)
+    ask_above = None if yes or settled else ASK_ABOVE_HOURS
+    approve(request, max_gpu_hours, ask_above, without_kernels=without_kernels)
+    if request.profile and not settled:
+        check_cluster(request.profile)
     from sweeps.execute import commands_after, run
     from sweeps.manifest import add_cells, open_sweep_folder
     from sweeps.watch import watch as watch_sweep
@@ -140,10 +145,11 @@ def plan(
     words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None
 ) -> None:
     """Show what a launch would run and cost."""
+    from sweeps.cluster import on_cluster
     from sweeps.request import read_request
     from sweeps.show import show_plan
 
-    show_plan(read_request(words, runs, name), as_json, max_gpu_hours)
+    show_plan(on_cluster(read_request(words, runs, name)), as_json, max_gpu_hours)
 
 
 @main.command()
@@ -265,6 +271,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
     from slurm.profiles import load_profile
     from slurm.records import last_profile
     from slurm.state import write_cancelled
+    from sweeps.cluster import check_cluster
     from sweeps.execute import run
     from sweeps.manifest import find_sweep, read_manifest
     from sweeps.show import show_launch
@@ -276,6 +283,8 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
         write_cancelled(sweep, set())
     named = _profile_names(words)
     profile = load_profile(named[0]) if named else last_profile(sweep)
+    if profile:
+        check_cluster(profile)
     launched = run(sweep, entries, "slurm" if profile else "local", profile, by_rule=True)
     code = show_launch(sweep, entries, launched, as_json, here=profile is None)
     if watch and profile:
@@ -306,17 +315,15 @@ def gather(name: str, runs: Path, as_json: bool) -> None:
 @PROFILE
 @JSON
 def doctor(words: tuple[str, ...], as_json: bool) -> None:
-    """Say what the cluster allows and whether a profile fits it."""
-    from slurm.limits import check_partition, read_limits
-    from slurm.profiles import load_profile, point_at
+    """Say what the cluster allows and whether a profile can run there."""
+    from slurm.limits import read_limits
+    from slurm.profiles import load_profile
+    from sweeps.cluster import check_cluster
 
     profiles = [load_profile(name) for name in _profile_names(words)]
-    first = profiles[0] if profiles else None
-    if first:
-        point_at(first)
-    limits = read_limits(first.account, first.qos) if first else read_limits()
     for profile in profiles:
-        check_partition(profile.partition)
+        check_cluster(profile)
+    limits = read_limits(profiles[0].account, profiles[0].qos) if profiles else read_limits()
     if as_json:
         click.echo(json.dumps({"limits": vars(limits), "profiles": [profile.name for profile in profiles]}))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,15 +62,6 @@ def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
     return Request(cells, sweep, executor, profile, bool(named["executor"] or profile))
 
 
-def refuse_heavy_work_here(request: Request, core_hours: float) -> None:
-    """Where there is a Slurm, hours of work do not start on its login node unless the words say so."""
-    if not request.named and core_hours > 1 and shutil.which("sbatch"):
-        raise GridError(
-            f"about {core_hours:,.0f} core hours, and this machine has Slurm: write profile=NAME to submit them, or "
-            "executor=local to run them here all the same"
-        )
-
-
 def why_slow_on_gpus(request: Request) -> str:
     """Why jobs with GPUs would train by plain torch, many times slower, where the request did not ask for it.
 
@@ -103,7 +93,6 @@ def approve(
     finished = {cell.run_id: cell.marker for cell in found.cells.values() if cell.finished}
     left = [item for item in planned if item.cell.run_id not in finished]
     hours = device_hours(left, request.profile) * calibrate(planned, finished)[1]
-    refuse_heavy_work_here(request, hours)
     kind = "GPU" if request.profile and request.profile.gpus else "core"
     if max_hours is not None and hours > max_hours:
         raise ValueError(f"about {hours:,.0f} {kind} hours are more than --max-gpu-hours {max_hours:,.0f}; "

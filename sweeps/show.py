@@ -91,12 +91,13 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
     """Says what came of a launch. Returns the exit code: not 0 where cells that ran here are left over."""
     left = len(entries) - launched.over
     code = 0 if not here or not left else INTERRUPTED if launched.interrupted else 1
+    code = 1 if launched.for_good else code
     if as_json:
         jobs = [record.job for record in launched.arrays]
         click.echo(json.dumps({
             "sweep": str(sweep), "cells": len(entries), "submitted": launched.submitted, "jobs": jobs,
             "over": launched.over, "given_up": launched.given_up, "busy": launched.busy,
-            "refusal": launched.refusal,
+            "refusal": launched.refusal, "refused_for_good": launched.for_good,
         }))  # fmt: skip
         return code
     labels = {entry.run_id: entry.label for entry in entries}
@@ -107,7 +108,13 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
     if launched.busy:
         count = len(launched.busy)
         click.echo(f"{count} cells are held by another process: {', '.join(launched.busy)}", err=True)
-    if launched.refusal:
+    if launched.for_good:
+        click.echo(
+            f"the cluster refuses this, now and later: {launched.refusal}. Change the profile (mtrl-sweep doctor "
+            "profile=NAME checks it), or leave these cells out of the grid",
+            err=True,
+        )
+    elif launched.refusal:
         click.echo(
             f"the cluster takes no more now ({launched.refusal}); launch again later for the rest", err=True
         )

@@ -50,6 +50,8 @@ STARTS_WITHOUT_TORCH = (
     "sweeps.launch",
     "slurm.worker",
     "slurm.submit",
+    "slurm.executor",
+    "slurm.discovery",
     "analysis.frames",
     "analysis.fit_scaling_laws",
 )

@@ -1,0 +1,75 @@
+"""A profile for a cluster that nobody has described yet, from what the cluster says of itself."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+
+from slurm.commands import SlurmError, call
+from slurm.feasibility import find_partition
+from slurm.partitions import Nodes, Partition, read_partitions
+from slurm.profiles import DEFAULT, Profile
+
+MINUTES = 240  # shorter jobs start sooner; a cell that needs more goes on in the next one
+NO_CLUSTER = (
+    "Could not establish a configuration source",
+    "no command sinfo",
+    "Unable to process configuration file",
+)
+
+
+def has_cluster() -> bool:
+    """Whether Slurm's commands are here and know a cluster. Raises SlurmError where they do and it does not answer."""
+    if not (shutil.which("sbatch") and shutil.which("sinfo")):
+        return False
+    try:
+        return bool(read_partitions())
+    except SlurmError as error:
+        if any(text in str(error) for text in NO_CLUSTER):
+            return False
+        raise
+
+
+def discover() -> Profile:
+    """The profile `default`: the default partition (or SBATCH_PARTITION), its wall time up to four hours, and one GPU
+    of its commonest node with its share of CPUs and memory, or one CPU where it has no GPUs."""
+    partition = find_partition(os.environ.get("SBATCH_PARTITION", ""), read_partitions())
+    minutes = min(MINUTES, partition.minutes or MINUTES)
+    node = commonest_node(partition)
+    shares = node.gpu_count or node.cpus
+    return Profile(
+        name=DEFAULT,
+        about=f"Found on the cluster: {node.count} nodes of {node.cpus} CPUs, {node.memory_mb:,} MB and "
+        f"{node.gpu_count} GPUs in partition {partition.name}",
+        partition=partition.name,
+        account="" if "SBATCH_ACCOUNT" in os.environ else default_account(),
+        minutes=minutes,
+        signal_seconds=min(120, 15 * minutes),
+        cpus=max(1, node.cpus // shares),
+        memory_mb=max(1, node.memory_mb // shares),
+        gpus=min(1, node.gpu_count),
+    )
+
+
+def commonest_node(partition: Partition) -> Nodes:
+    """The kind of node that the partition has most of; nodes that take no jobs now count only where there are no
+    others."""
+    return max(partition.nodes, key=lambda nodes: (not nodes.away, nodes.count))
+
+
+def default_account() -> str:
+    """This user's default account; empty where the cluster keeps no accounts."""
+    words = [
+        "sacctmgr",
+        "--noheader",
+        "--parsable2",
+        "show",
+        "user",
+        getpass.getuser(),
+        "format=DefaultAccount",
+    ]
+    try:
+        return call(words, seconds=10, tries=1).partition("\n")[0].strip()
+    except SlurmError:
+        return ""

@@ -1,0 +1,117 @@
+"""Whether a profile can ever run on its cluster: `launch`, `retry` and `doctor` ask before anything is submitted."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from mtrl.names import nearest
+from slurm.commands import SlurmError, call
+from slurm.partitions import Nodes, Partition, read_partitions
+from slurm.profiles import Profile
+
+
+class InfeasibleError(ValueError):
+    """A profile that this cluster will never run; the message names every reason and its cure."""
+
+
+def check_feasible(profile: Profile) -> list[str]:
+    """Warnings about the profile. Raises InfeasibleError with all that can never start, SlurmError where the cluster
+    does not answer.
+
+    `sbatch --test-only` judges last: it knows what is not compared here. It accepts too long a wall time and an unknown
+    QOS, so these are compared.
+    """
+    partition = find_partition(profile.partition, read_partitions())
+    reasons = [*_time(profile, partition), *_nodes(profile, partition.nodes), *_qos(profile)]
+    if not reasons:
+        reasons = list(_test_only(profile))
+    if reasons:
+        raise InfeasibleError(f"profile {profile.name} can never run here:\n  " + "\n  ".join(reasons))
+    return (
+        [f"partition {partition.name} is down; its jobs wait until it is up"]
+        if partition.available == "down"
+        else []
+    )
+
+
+def find_partition(name: str, partitions: dict[str, Partition]) -> Partition:
+    """The partition of that name, or the default one. Raises InfeasibleError, with the nearest names."""
+    known = ", ".join(partitions)
+    default = next((one.name for one in partitions.values() if one.default), "")
+    if not (name or default):
+        raise InfeasibleError(f"the cluster has no default partition; name one in a profile: {known}")
+    if (name or default) not in partitions:
+        raise InfeasibleError(f"no partition '{name}'{nearest(name, partitions)}; there are: {known}")
+    return partitions[name or default]
+
+
+def _time(profile: Profile, partition: Partition) -> Iterator[str]:
+    if partition.available not in ("up", "down"):
+        yield f"partition {partition.name} takes no jobs ({partition.available}); take another one that sinfo lists"
+    if partition.minutes is not None and profile.minutes > partition.minutes:
+        limit = partition.minutes
+        yield f"minutes = {profile.minutes}: partition {partition.name} allows {limit}; write minutes = {limit}"
+
+
+def _nodes(profile: Profile, nodes: Iterable[Nodes]) -> Iterator[str]:
+    """Reasons why no kind of node has all that a job asks for."""
+
+    def gpus(one: Nodes) -> int:
+        return one.gpus.get(profile.gpu_type, 0) if profile.gpu_type else one.gpu_count
+
+    kinds = list(nodes)
+    types = sorted({kind for one in kinds for kind in one.gpus if kind})
+    if profile.gpus and profile.gpu_type and profile.gpu_type not in types:
+        yield f"no node has GPUs of type {profile.gpu_type}; there are: {', '.join(types) or 'none with a type'}"
+        return
+    asked: tuple[tuple[str, int, str, Callable[[Nodes], int]], ...] = (
+        ("cpus", profile.cpus, "CPUs", lambda one: one.cpus),
+        ("memory_mb", profile.memory_mb, "MB", lambda one: one.memory_mb),
+        ("gpus", profile.gpus, "GPUs", gpus),
+    )
+    alone = False
+    for key, value, unit, has in asked:
+        most = max(map(has, kinds), default=0)
+        if value > most:
+            alone = True
+            yield f"{key} = {value}: the largest node has {most} {unit}; write {key} = {most}"
+    if not alone and not any(all(value <= has(one) for _, value, _, has in asked) for one in kinds):
+        yield (
+            f"no node has {profile.cpus} CPUs, {profile.memory_mb} MB and {profile.gpus} GPUs together; "
+            "ask for less of one"
+        )
+
+
+def _qos(profile: Profile) -> Iterator[str]:
+    """An unknown QOS, where the cluster has accounting that knows them."""
+    if not profile.qos:
+        return
+    try:
+        words = ["sacctmgr", "--noheader", "--parsable2", "show"]
+        known = call([*words, "qos", "format=Name"], seconds=10, tries=1).split()
+        allowed = call(
+            [*words, "associations", f"user={getpass.getuser()}", "format=QOS"], seconds=10, tries=1
+        )
+    except SlurmError:
+        return
+    if profile.qos not in known:
+        yield f"no QOS '{profile.qos}'{nearest(profile.qos, known)}; there are: {', '.join(known)}"
+    elif (mine := set(allowed.replace(",", " ").split())) and profile.qos not in mine:
+        yield f"qos = {profile.qos}: you may use {', '.join(sorted(mine))}"
+
+
+def _test_only(profile: Profile) -> Iterator[str]:
+    """What sbatch says against a job of this profile."""
+    from slurm.executor import try_out
+
+    with tempfile.TemporaryDirectory(prefix="mtrl-profile-") as folder:
+        try:
+            try_out(Path(folder), profile)
+        except SlurmError as error:
+            if error.passing:
+                raise
+            said = str(error).splitlines()[-1]
+            yield f"{said} (so says sbatch --test-only; compare the profile and its [options] with sinfo)"
