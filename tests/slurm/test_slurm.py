@@ -371,8 +371,10 @@ def test_a_launcher_killed_at_sbatch_neither_loses_nor_doubles(make: Make, tmp_p
     sweep = make(cells=2, steps=LONG, profile={"cells_per_job": 2})
     deadly = tmp_path / "bin/sbatch"
     deadly.parent.mkdir()
-    real = f'{shutil.which("sbatch")} "$@" > /dev/null\n' if when == "after" else ""
-    deadly.write_text(f"#!/bin/bash\n{real}kill -9 $PPID\n")
+    sbatch = shutil.which("sbatch")
+    real = f'{sbatch} "$@" > /dev/null\n' if when == "after" else ""
+    asks = f'[ "$1" = --test-only ] && exec {sbatch} "$@"\n'  # the check before the launch
+    deadly.write_text(f"#!/bin/bash\n{asks}{real}kill -9 $PPID\n")
     deadly.chmod(0o755)
     launcher = sweep.start(*sweep.launch_words(), PATH=f"{deadly.parent}:{os.environ['PATH']}")
     launcher.communicate(timeout=60)
