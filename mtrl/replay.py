@@ -158,7 +158,7 @@ class Replay:
 
     def _sample_ahead(self, counts: list[int]) -> Batch:
         with self._one_sampler:
-            asked = self._core.asked()
+            asked = self._core.prefetched()
             if asked and asked != counts:
                 raise ValueError(
                     f"per_task = {counts}: with replay.lag = 1 this batch was drawn before, with {asked}; "
@@ -168,7 +168,7 @@ class Replay:
             self._core.sample(counts, outputs)
             self._ahead = None
             following = self._free_batch(sum(counts))
-            self._core.ask(counts, following[0], self._prefetch)
+            self._core.prefetch(counts, following[0], self._prefetch)
             self._ahead = following
             return batch
 
@@ -325,13 +325,15 @@ class _ReusedBatch:
     def __init__(self, rows: int, observation_size: int, action_size: int, next_size: int) -> None:
         columns = batch_columns(rows, observation_size, action_size, next_size)
         pinned = torch.cuda.is_available()  # so that copies to the device need no second copy
-        block = torch.empty(block_bytes(columns), dtype=torch.uint8, pin_memory=pinned)
-        self.batch = Batch(**views_of(block, columns))
-        self.outputs = _core.ReplayOutputs(rows, observation_size, action_size, next_size, tuple(self.batch))
+        memory = torch.empty(block_bytes(columns), dtype=torch.uint8, pin_memory=pinned).numpy()
+        self.batch = Batch(**views_of(torch.from_numpy(memory), columns))
+        sizes = (rows, observation_size, action_size, next_size)
+        self.outputs = _core.ReplayOutputs(memory, *sizes, tuple(self.batch))
         self._references = self._count()
 
     def is_free(self) -> bool:
-        return self._count() == self._references
+        """Whether nobody holds it, and all its tensors still are what they were made as."""
+        return self._count() == self._references and self.outputs.is_intact()
 
     def _count(self) -> int:
         return sys.getrefcount(self.batch) + sum(map(sys.getrefcount, self.batch))

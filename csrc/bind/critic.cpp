@@ -2,8 +2,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
+#include <initializer_list>
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +18,7 @@
 #include "critic/matmul.h"
 #include "critic/sac_update.h"
 #include "critic/td_target.h"
+#include "method.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -22,17 +27,65 @@ using arrays::output;
 
 namespace {
 
-// Task ids of `rows` rows, each below `tasks`; null for None.
-const int64_t* task_ids(py::handle object, int64_t rows, int64_t tasks) {
-  if (object.is_none()) return nullptr;
+// Held by a call that computes products, on one matrix kernel from beginning to end.
+class Products {
+ public:
+  Products() {
+    for (int n = running_; n < 0 || !running_.compare_exchange_weak(n, n + 1);) n = running_;
+  }
+  ~Products() { --running_; }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  // Calls `change` while no products are computed. Raises RuntimeError where some are.
+  template <class Change>
+  static void between(Change change) {
+    int none = 0;
+    if (!running_.compare_exchange_strong(none, -1))
+      throw std::runtime_error(
+          "another thread computes products now; choose the matrix kernel before it does");
+    change();
+    running_ = 0;
+  }
+
+ private:
+  static inline std::atomic<int> running_{0};  // -1 while the kernel is being changed
+};
+
+// Task ids of `rows` rows, each below `tasks`; none for None. A copy: they are checked first and used later,
+// and another thread may write to the caller's.
+std::vector<int64_t> task_ids(py::handle object, int64_t rows, int64_t tasks) {
+  if (object.is_none()) return {};
   const int64_t* task = input<int64_t>(object, "task", {rows});
+  std::vector<int64_t> ids(task, task + rows);
   for (int64_t b = 0; b < rows; ++b) {
-    if (task[b] < 0 || task[b] >= tasks) {
-      throw py::value_error("task[" + std::to_string(b) + "] is " + std::to_string(task[b]) + "; there are " +
+    if (ids[b] < 0 || ids[b] >= tasks) {
+      throw py::value_error("task[" + std::to_string(b) + "] is " + std::to_string(ids[b]) + "; there are " +
                             std::to_string(tasks) + " tasks");
     }
   }
-  return task;
+  return ids;
+}
+
+std::vector<int64_t> needed_task_ids(py::handle object, int64_t rows, int64_t tasks) {
+  if (object.is_none()) throw py::value_error("task is None; every row belongs to a task");
+  return task_ids(object, rows, tasks);
+}
+
+void at_least(const std::string& name, int64_t value, int64_t least) {
+  if (value < least)
+    throw py::value_error(name + " is " + std::to_string(value) + "; the least is " + std::to_string(least));
+}
+
+// Sizes that are given, not taken from an array: so that no product of them leaves 63 bits.
+void check_floats(std::initializer_list<std::pair<const char*, int64_t>> sizes) {
+  double floats = 1;
+  for (const auto& [name, size] : sizes) {
+    at_least(name, size, 0);
+    floats *= std::max(1.0, static_cast<double>(size));
+  }
+  if (floats > static_cast<double>(int64_t{1} << 46))
+    throw py::value_error("sizes like these make more than 2^46 floats");
 }
 
 arrays::Array shaped(py::handle object, const char* name, int axes) {
@@ -54,6 +107,8 @@ EnsembleLinear layer_of(py::handle x, py::handle kernel, py::handle task_row) {
   const bool shared = in.ndim == 2;
   if (in.ndim < 2) throw py::value_error("x has fewer than 2 axes; expected [B, D] or [E, B, D]");
   const int64_t tasks = task_row.is_none() ? 0 : shaped(task_row, "task_row", 3).shape[1];
+  at_least("kernel's inputs", k.shape[1], 1);
+  at_least("kernel's outputs", k.shape[2], 1);
   return {k.shape[0], in.shape[in.ndim - 2], k.shape[1], k.shape[2], tasks, shared};
 }
 
@@ -62,15 +117,19 @@ const float* layer_input(const EnsembleLinear& l, py::handle x) {
                   : input<float>(x, "x", {l.members, l.rows, l.inputs});
 }
 
-// The task rows of a layer and the tasks of its rows; both null where it has none.
-std::pair<const float*, const int64_t*> task_part(const EnsembleLinear& l, py::handle task_row,
-                                                  py::handle task) {
-  const float* rows =
-      task_row.is_none() ? nullptr : input<float>(task_row, "task_row", {l.members, l.tasks, l.outputs});
-  const int64_t* ids = task_ids(task, l.rows, l.tasks);
-  if ((rows == nullptr) != (ids == nullptr))
+// The task rows of a layer and the tasks of its rows.
+struct TaskPart {
+  const float* rows = nullptr;
+  std::vector<int64_t> ids;
+  const int64_t* task() const { return rows == nullptr ? nullptr : ids.data(); }
+};
+
+TaskPart task_part(const EnsembleLinear& l, py::handle task_row, py::handle task) {
+  if (task_row.is_none() != task.is_none())
     throw py::value_error("task_row and task go together; one is missing");
-  return {rows, ids};
+  if (task_row.is_none()) return {};
+  return {input<float>(task_row, "task_row", {l.members, l.tasks, l.outputs}),
+          task_ids(task, l.rows, l.tasks)};
 }
 
 void linear_forward(py::object x, py::object kernel, py::object bias, py::object task_row, py::object task,
@@ -79,11 +138,12 @@ void linear_forward(py::object x, py::object kernel, py::object bias, py::object
   const float* in = layer_input(l, x);
   const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
   const float* shift = input<float>(bias, "bias", {l.members, l.outputs});
-  const auto [rows, ids] = task_part(l, task_row, task);
+  const TaskPart tasks = task_part(l, task_row, task);
   float* out = output<float>(y, "y", {l.members, l.rows, l.outputs});
+  const Products products;
   float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   py::gil_scoped_release unlocked;
-  ensemble_linear_forward(l, in, weights, shift, rows, ids, out, space);
+  ensemble_linear_forward(l, in, weights, shift, tasks.rows, tasks.task(), out, space);
 }
 
 void linear_backward(py::object x, py::object kernel, py::object task_row, py::object task, py::object y,
@@ -92,7 +152,7 @@ void linear_backward(py::object x, py::object kernel, py::object task_row, py::o
   const EnsembleLinear l = layer_of(x, kernel, task_row);
   const float* in = layer_input(l, x);
   const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
-  const int64_t* ids = task_part(l, task_row, task).second;
+  const TaskPart tasks = task_part(l, task_row, task);
   const float* after = input<float>(y, "y", {l.members, l.rows, l.outputs});
   const float* gradient = input<float>(dy, "dy", {l.members, l.rows, l.outputs});
   float* before = output<float>(dz, "dz", {l.members, l.rows, l.outputs});
@@ -100,17 +160,20 @@ void linear_backward(py::object x, py::object kernel, py::object task_row, py::o
   float* dweights = or_null<float>(dkernel, "dkernel", {l.members, l.inputs, l.outputs});
   float* dshift = or_null<float>(dbias, "dbias", {l.members, l.outputs});
   float* drows = or_null<float>(dtask_row, "dtask_row", {l.members, l.tasks, l.outputs});
+  const Products products;
   float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   if (dweights && (!dshift || (l.tasks && !drows)))
     throw py::value_error("dkernel needs dbias and dtask_row");
   py::gil_scoped_release unlocked;
   ensemble_linear_mask(l, after, gradient, before);
-  if (dweights) ensemble_linear_weight_gradients(l, in, ids, before, dweights, dshift, drows, space);
+  if (dweights) ensemble_linear_weight_gradients(l, in, tasks.task(), before, dweights, dshift, drows, space);
   if (din) ensemble_linear_input_gradient(l, weights, before, din, space);
 }
 
 HeadGather head_of(py::handle x, py::handle kernel) {
   const arrays::Array k = shaped(kernel, "kernel", 4), in = shaped(x, "x", 3);
+  at_least("kernel's width", k.shape[2], 1);
+  at_least("kernel's outputs", k.shape[3], 1);
   return {k.shape[0], in.shape[1], k.shape[2], k.shape[3], k.shape[1], k.shape[2]};
 }
 
@@ -120,12 +183,12 @@ void head_forward(py::object x, py::object kernel, py::object bias, py::object t
   const float* in = input<float>(x, "x", {h.members, h.rows, h.width});
   const float* weights = input<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
   const float* shift = input<float>(bias, "bias", {h.members, h.tasks, h.outputs});
-  const int64_t* ids = task_ids(task, h.rows, h.tasks);
-  if (!ids) throw py::value_error("task is None; a head is chosen by its row's task");
+  const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
   float* out = output<float>(y, "y", {h.members, h.rows, h.outputs});
+  const Products products;
   float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
   py::gil_scoped_release unlocked;
-  head_gather_forward(h, in, weights, shift, ids, out, space);
+  head_gather_forward(h, in, weights, shift, ids.data(), out, space);
 }
 
 void head_backward(py::object x, py::object kernel, py::object task, py::object dy, py::object dx,
@@ -133,22 +196,23 @@ void head_backward(py::object x, py::object kernel, py::object task, py::object 
   const HeadGather h = head_of(x, kernel);
   const float* in = input<float>(x, "x", {h.members, h.rows, h.width});
   const float* weights = input<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
-  const int64_t* ids = task_ids(task, h.rows, h.tasks);
-  if (!ids) throw py::value_error("task is None; a head is chosen by its row's task");
+  const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
   const float* gradient = input<float>(dy, "dy", {h.members, h.rows, h.outputs});
   float* din = or_null<float>(dx, "dx", {h.members, h.rows, h.width});
   float* dweights = or_null<float>(dkernel, "dkernel", {h.members, h.tasks, h.width, h.outputs});
   float* dshift = or_null<float>(dbias, "dbias", {h.members, h.tasks, h.outputs});
+  const Products products;
   float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
   if ((dweights == nullptr) != (dshift == nullptr)) throw py::value_error("dkernel and dbias go together");
   py::gil_scoped_release unlocked;
-  head_gather_backward(h, in, weights, ids, gradient, din, dweights, dshift, space);
+  head_gather_backward(h, in, weights, ids.data(), gradient, din, dweights, dshift, space);
 }
 
-void soft_target(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
-                 py::object temperature, py::object discount, py::object target) {
+void td_target_of(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
+                  py::object temperature, py::object discount, py::object target) {
   const arrays::Array q = shaped(next_q, "next_q", 2);
   const int64_t critics = q.shape[0], rows = q.shape[1];
+  at_least("next_q's critics", critics, 1);
   const float* r = input<float>(reward, "reward", {rows});
   const float* d = input<float>(terminated, "terminated", {rows});
   const float* values = input<float>(next_q, "next_q", {critics, rows});
@@ -174,35 +238,60 @@ double adam(py::object value, py::object gradient, py::object mean, py::object s
   return adam_polyak({lr, beta1, beta2, eps, weight_decay, clip, polyak, steps}, n, g, m, s, v, t);
 }
 
+// A number of a dictionary that Python gives.
+template <class T>
+T number(const py::dict& values, const char* name) {
+  if (!values.contains(name)) throw py::value_error(std::string("no '") + name + "' is given");
+  try {
+    return values[name].cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string(name) + " is " + std::string(py::repr(values[name])) +
+                         "; expected a number");
+  }
+}
+
 SacSettings settings_of(const py::dict& values) {
-  const auto get = [&](const char* name) { return values[name].cast<double>(); };
+  const auto get = [&](const char* name) { return number<double>(values, name); };
   return {get("polyak"),         get("actor_lr"),     get("critic_lr"),  get("temperature_lr"),
           get("adam_eps"),       get("weight_decay"), get("actor_clip"), get("critic_clip"),
           get("target_entropy"), get("log_std_min"),  get("log_std_max")};
 }
 
-void at_least(const std::string& name, int64_t value, int64_t least) {
-  if (value < least)
-    throw py::value_error(name + " is " + std::to_string(value) + "; the least is " + std::to_string(least));
-}
+constexpr int64_t kMostUnits = int64_t{1} << 20, kMostFloats = int64_t{1} << 40;
 
 MultiHeadShape shape_of(const py::dict& values) {
-  const auto get = [&](const char* name) { return values[name].cast<int64_t>(); };
+  const auto get = [&](const char* name) {
+    const auto value = number<int64_t>(values, name);
+    at_least(name, value, 1);
+    if (value > kMostUnits)
+      throw py::value_error(std::string(name) + " is " + std::to_string(value) + "; the most is " +
+                            std::to_string(kMostUnits));
+    return value;
+  };
   MultiHeadShape shape{get("members"),
                        get("inputs"),
                        get("outputs"),
                        get("tasks"),
                        get("width"),
                        get("depth"),
-                       values["start"].cast<std::vector<int64_t>>()};
-  for (const char* name : {"members", "inputs", "outputs", "tasks", "width", "depth"})
-    at_least(name, get(name), 1);
-  for (size_t i = 0; i < shape.start.size(); ++i)
-    at_least("start[" + std::to_string(i) + "]", shape.start[i], 0);
+                       number<std::vector<int64_t>>(values, "start")};
+  for (size_t i = 0; i < shape.start.size(); ++i) {
+    const std::string name = "start[" + std::to_string(i) + "]";
+    at_least(name, shape.start[i], 0);
+    if (shape.start[i] > kMostFloats)
+      throw py::value_error(name + " is " + std::to_string(shape.start[i]) + "; the most is 2^40");
+  }
   if (static_cast<int64_t>(shape.start.size()) != 3 + 2 * shape.depth) {
     throw py::value_error("start has " + std::to_string(shape.start.size()) + " entries; expected " +
                           std::to_string(3 + 2 * shape.depth));
   }
+  const double widest =
+      static_cast<double>(std::max({shape.tasks * shape.outputs, shape.inputs, shape.width}));
+  if (static_cast<double>(shape.members * shape.width) * widest * static_cast<double>(shape.depth) >
+      static_cast<double>(kMostFloats))
+    throw py::value_error(
+        "a network of members, width, depth, tasks, inputs and outputs like these has more "
+        "than 2^40 parameters");
   return shape;
 }
 
@@ -225,6 +314,7 @@ AdamState adam_of(const py::tuple& state, int64_t size, const char* name) {
                           std::to_string(size));
   }
   const std::string of = std::string(name) + "'s ";
+  if (!py::isinstance<py::int_>(state[4])) throw py::type_error(of + "step is not an int");
   const auto steps = state[4].cast<int64_t>();
   if (steps < 1) throw py::value_error(of + "step is " + std::to_string(steps) + "; the first step is 1");
   return {output<float>(state[0], name, {n}),
@@ -248,8 +338,7 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
                   critic_state = adam_of(critic, end_of(c), "critic");
   const AdamState temperature = adam_of(log_temperature, a.tasks, "log_temperature");
   float* slow = output<float>(target, "target", {critic_state.size});
-  const int64_t* ids = task_ids(task, rows, a.tasks);
-  if (!ids) throw py::value_error("task is None; every row belongs to a task");
+  const std::vector<int64_t> ids = needed_task_ids(task, rows, a.tasks);
   const SacBatch batch{rows,
                        input<float>(observation, "observation", {rows, a.inputs}),
                        input<float>(action, "action", {rows, actions}),
@@ -258,10 +347,11 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
                        input<float>(next_observation, "next_observation", {rows, a.inputs}),
                        input<float>(weight, "weight", {rows}),
                        input<float>(discount, "discount", {rows}),
-                       ids,
+                       ids.data(),
                        input<float>(next_noise, "next_noise", {rows, actions}),
                        input<float>(noise, "noise", {rows, actions})};
   float* errors = output<float>(priority, "priority", {rows});
+  const Products products;
   py::gil_scoped_release unlocked;
   const SacMetrics m = self.run(actor_state, critic_state, slow, temperature, batch, errors);
   return {m.critic_loss, m.actor_loss,          m.temperature_loss,
@@ -276,56 +366,89 @@ void sac_act(SacUpdate& self, py::object actor, py::object observation, py::obje
   const float* value = input<float>(actor, "actor", {flat.shape[0]});
   const int64_t rows = shaped(observation, "observation", 2).shape[0];
   const float* seen = input<float>(observation, "observation", {rows, a.inputs});
-  const int64_t* ids = task_ids(task, rows, a.tasks);
-  if (!ids) throw py::value_error("task is None; every row belongs to a task");
+  const std::vector<int64_t> ids = needed_task_ids(task, rows, a.tasks);
   const float* draws = or_null<float>(noise, "noise", {rows, a.outputs / 2});
   float* chosen = output<float>(action, "action", {rows, a.outputs / 2});
+  const Products products;
   py::gil_scoped_release unlocked;
-  self.act(value, rows, seen, ids, draws, chosen);
+  self.act(value, rows, seen, ids.data(), draws, chosen);
 }
 
 // SciPy's capsule of its BLAS (scipy.linalg.cython_blas) is named by the signature of what it points to.
 void offer_blas_capsule(const py::capsule& sgemm) {
-  const std::string signature = sgemm.name();
+  const std::string signature = sgemm.name() == nullptr ? "(none)" : sgemm.name();
   if (signature.rfind("void (char *, char *, int *, int *, int *, ", 0) != 0)
     throw py::type_error("sgemm has the signature " + signature + "; expected one with 32-bit integers");
-  offer_blas(reinterpret_cast<Sgemm>(sgemm.get_pointer()));
+  Products::between([&] { offer_blas(reinterpret_cast<Sgemm>(sgemm.get_pointer())); });
+}
+
+void choose_kernel(const std::string& name) {
+  bool known = false;
+  Products::between([&] { known = choose_matmul_kernel(name.c_str()); });
+  if (!known)
+    throw py::value_error("no matrix kernel '" + name +
+                          "' on this machine; there are avx512, avx2, portable and, once offered, blas");
+}
+
+int64_t linear_workspace(int64_t members, int64_t rows, int64_t inputs, int64_t outputs) {
+  check_floats({{"members", members}, {"rows", rows}, {"inputs", inputs}, {"outputs", outputs}});
+  const Products products;
+  return ensemble_linear_workspace({members, rows, inputs, outputs, 0, false});
+}
+
+int64_t head_workspace(int64_t members, int64_t rows, int64_t width, int64_t outputs, int64_t tasks) {
+  check_floats(
+      {{"members", members}, {"rows", rows}, {"width", width}, {"outputs", outputs}, {"tasks", tasks}});
+  const Products products;
+  return head_gather_workspace({members, rows, width, outputs, tasks, width});
+}
+
+std::unique_ptr<SacUpdate> make_update(const py::dict& settings, const py::dict& actor,
+                                       const py::dict& critic, int threads) {
+  MultiHeadShape a = shape_of(actor), c = shape_of(critic);
+  if (a.members != 1 || c.outputs != 1 || a.tasks != c.tasks || a.outputs % 2 ||
+      c.inputs != a.inputs + a.outputs / 2) {
+    throw py::value_error("the shapes of actor and critic do not belong together");
+  }
+  at_least("threads", threads, 1);
+  const auto cpus = static_cast<int>(std::thread::hardware_concurrency());
+  if (threads > std::max(cpus, 1))
+    throw py::value_error("threads is " + std::to_string(threads) + "; this process may use " +
+                          std::to_string(std::max(cpus, 1)) + " CPUs: lower run.threads");
+  return std::make_unique<SacUpdate>(settings_of(settings), std::move(a), std::move(c), threads);
 }
 
 }  // namespace
 
 void bind_critic(py::module_& m) {
-  m.def("matmul_kernel", &matmul_kernel, "Name of the instruction set that matrix products run on.");
-  m.def("choose_matmul_kernel", [](const std::string& name) {
-    if (!choose_matmul_kernel(name.c_str())) {
-      throw py::value_error("no matrix kernel '" + name +
-                            "' on this machine; there are avx512, avx2, portable and, once offered, blas");
-    }
-  });
-  m.def("offer_blas", &offer_blas_capsule, "Makes this sgemm the matrix kernel `blas`.");
-  m.def("ensemble_linear_workspace", [](int64_t members, int64_t rows, int64_t inputs, int64_t outputs) {
-    return ensemble_linear_workspace({members, rows, inputs, outputs, 0, false});
-  });
-  m.def("ensemble_linear_forward", &linear_forward);
-  m.def("ensemble_linear_backward", &linear_backward);
-  m.def("head_gather_workspace",
-        [](int64_t members, int64_t rows, int64_t width, int64_t outputs, int64_t tasks) {
-          return head_gather_workspace({members, rows, width, outputs, tasks, width});
-        });
-  m.def("head_gather_forward", &head_forward);
-  m.def("head_gather_backward", &head_backward);
-  m.def("td_target", &soft_target);
-  m.def("adam_polyak", &adam);
+  using py::arg;
+  m.def("matmul_kernel", &matmul_kernel);
+  m.def("choose_matmul_kernel", &choose_kernel, arg("name"));
+  m.def("offer_blas", &offer_blas_capsule, arg("sgemm"));
+  m.def("ensemble_linear_workspace", &linear_workspace, arg("members"), arg("rows"), arg("inputs"),
+        arg("outputs"));
+  m.def("ensemble_linear_forward", &linear_forward, arg("x"), arg("kernel"), arg("bias"), arg("task_row"),
+        arg("task"), arg("y"), arg("workspace"));
+  m.def("ensemble_linear_backward", &linear_backward, arg("x"), arg("kernel"), arg("task_row"), arg("task"),
+        arg("y"), arg("dy"), arg("dz"), arg("dx"), arg("dkernel"), arg("dbias"), arg("dtask_row"),
+        arg("workspace"));
+  m.def("head_gather_workspace", &head_workspace, arg("members"), arg("rows"), arg("width"), arg("outputs"),
+        arg("tasks"));
+  m.def("head_gather_forward", &head_forward, arg("x"), arg("kernel"), arg("bias"), arg("task"), arg("y"),
+        arg("workspace"));
+  m.def("head_gather_backward", &head_backward, arg("x"), arg("kernel"), arg("task"), arg("dy"), arg("dx"),
+        arg("dkernel"), arg("dbias"), arg("workspace"));
+  m.def("td_target", &td_target_of, arg("reward"), arg("terminated"), arg("next_q"), arg("log_prob"),
+        arg("temperature"), arg("discount"), arg("target"));
+  m.def("adam_polyak", &adam, arg("value"), arg("gradient"), arg("mean"), arg("square"), arg("target"),
+        arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("clip"), arg("polyak"),
+        arg("steps"));
   py::class_<SacUpdate>(m, "SacUpdate")
-      .def(py::init([](const py::dict& settings, const py::dict& actor, const py::dict& critic, int threads) {
-        MultiHeadShape a = shape_of(actor), c = shape_of(critic);
-        if (a.members != 1 || c.outputs != 1 || a.tasks != c.tasks || a.outputs % 2 ||
-            c.inputs != a.inputs + a.outputs / 2) {
-          throw py::value_error("the shapes of actor and critic do not belong together");
-        }
-        at_least("threads", threads, 1);
-        return std::make_unique<SacUpdate>(settings_of(settings), std::move(a), std::move(c), threads);
-      }))
-      .def("__call__", &sac_update)
-      .def("act", &sac_act);
+      .def(py::init(&make_update), arg("settings"), arg("actor"), arg("critic"), arg("threads"))
+      .def("__call__", bind::method(&sac_update), arg("actor"), arg("critic"), arg("target"),
+           arg("log_temperature"), arg("observation"), arg("action"), arg("reward"), arg("terminated"),
+           arg("next_observation"), arg("task"), arg("weight"), arg("discount"), arg("next_noise"),
+           arg("noise"), arg("priority"))
+      .def("act", bind::method(&sac_act), arg("actor"), arg("observation"), arg("task"), arg("noise"),
+           arg("action"));
 }

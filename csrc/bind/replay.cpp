@@ -1,17 +1,19 @@
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <deque>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "arrays.h"
+#include "method.h"
 #include "module.h"
-#include "replay/checkpoint.h"
+#include "replay/checked_file.h"
 #include "replay/replay_buffer.h"
 
 namespace py = pybind11;
@@ -77,27 +79,73 @@ const T* numbers(py::handle object, const char* name, std::initializer_list<int6
   return numbers<T>(array, name, n, scratch);
 }
 
-// A batch's tensors, checked once; kept alive as long as this.
-struct Outputs {
-  BatchView view;
-  py::tuple tensors;
+// Whether each of `sizes` is from `least` to 2^40, so that a product of two is in 63 bits.
+void check_sizes(int64_t least, std::initializer_list<std::pair<const char*, int64_t>> sizes) {
+  for (const auto& [name, size] : sizes)
+    if (size < least || size > int64_t{1} << 40)
+      throw py::value_error(std::string(name) + " is " + std::to_string(size) + "; expected " +
+                            std::to_string(least) + " to 2^40");
+}
 
-  Outputs(int64_t rows, int64_t observation, int64_t action, int64_t next, py::tuple batch)
-      : tensors(std::move(batch)) {
-    using arrays::output;
+// A batch's tensors, checked once. They are views of `memory`, which stays alive as long as this: whatever is
+// done to the tensors, there is memory to write to.
+class Outputs {
+ public:
+  Outputs(const py::array& memory, int64_t rows, int64_t observation, int64_t action, int64_t next,
+          const py::tuple& tensors)
+      : observation_(observation), action_(action), memory_(memory), tensors_(tensors) {
+    check_sizes(1, {{"rows", rows}, {"observation", observation}, {"action", action}});
+    check_sizes(0, {{"next", next}});
     if (tensors.size() != 9) throw py::value_error("a batch has 9 tensors");
-    view = {rows,
-            output<float>(tensors[0], "observation", {rows, observation}),
-            output<float>(tensors[1], "action", {rows, action}),
-            output<float>(tensors[2], "reward", {rows}),
-            output<float>(tensors[3], "terminated", {rows}),
-            output<float>(tensors[4], "next_observation", {rows, next > 0 ? next : observation}),
-            output<int64_t>(tensors[5], "task", {rows}),
-            output<float>(tensors[6], "weight", {rows}),
-            output<int64_t>(tensors[7], "id", {rows}),
-            output<float>(tensors[8], "discount", {rows}),
-            next};
+    const int64_t following = next > 0 ? next : observation;
+    view_ = {rows,
+             column<float>(0, "observation", {rows, observation}),
+             column<float>(1, "action", {rows, action}),
+             column<float>(2, "reward", {rows}),
+             column<float>(3, "terminated", {rows}),
+             column<float>(4, "next_observation", {rows, following}),
+             column<int64_t>(5, "task", {rows}),
+             column<float>(6, "weight", {rows}),
+             column<int64_t>(7, "id", {rows}),
+             column<float>(8, "discount", {rows}),
+             next};
   }
+
+  const BatchView& view() const { return view_; }
+  int64_t observation() const { return observation_; }
+  int64_t action() const { return action_; }
+
+  // Whether the tensors still are the views that they were.
+  bool is_intact() const {
+    for (size_t i = 0; i < columns_.size(); ++i) {
+      const arrays::Array now = arrays::view(tensors_[i], "tensors");
+      const arrays::Array& then = columns_[i];
+      if (now.data != then.data || now.dtype != then.dtype || now.ndim != then.ndim ||
+          !std::equal(now.shape, now.shape + now.ndim, then.shape))
+        return false;
+    }
+    return true;
+  }
+
+ private:
+  template <class T>
+  T* column(size_t i, const char* name, std::initializer_list<int64_t> shape) {
+    T* data = arrays::output<T>(tensors_[i], name, shape);
+    columns_.push_back(arrays::view(tensors_[i], name));
+    int64_t n = 1;
+    for (int64_t length : shape) n *= length;
+    const auto *first = static_cast<const char*>(memory_.data()), *at = reinterpret_cast<const char*>(data);
+    if (!memory_.writeable() || (memory_.flags() & py::array::c_style) == 0 || at < first ||
+        at + n * static_cast<int64_t>(sizeof(T)) > first + memory_.nbytes())
+      throw py::value_error(std::string(name) + " does not lie in memory; pass views of it");
+    return data;
+  }
+
+  BatchView view_;
+  int64_t observation_, action_;
+  py::array memory_;
+  py::tuple tensors_;
+  std::vector<arrays::Array> columns_;
 };
 
 using Segment = std::tuple<int64_t, int64_t, uint32_t>;  // first, last, checksum
@@ -107,6 +155,41 @@ std::string segment_name(const Segment& segment) {
   char hex[9];
   std::snprintf(hex, sizeof hex, "%08x", std::get<2>(segment));
   return std::to_string(std::get<0>(segment)) + "-" + std::to_string(std::get<1>(segment)) + "-" + hex;
+}
+
+using Elsewhere = std::tuple<int64_t, uint64_t, uint64_t, double>;  // tasks, seed, draws, alpha by now
+
+const std::string& checked_path(const std::string& path) {
+  if (path.find('\0') != std::string::npos) throw std::invalid_argument("path has a zero byte in it");
+  return path;
+}
+
+// The files of a folder that a checkpoint names, open as long as this.
+class SegmentFiles {
+ public:
+  explicit SegmentFiles(const std::string& folder) : folder_(checked_path(folder)) {}
+  ReplayBuffer::Segments find() {
+    return [this](const ReplayBuffer::Segment& segment) -> ReplayBuffer::Bytes {
+      const std::string name = segment_name({segment.first, segment.last, segment.checksum});
+      const auto& rows = open_.emplace_back(folder_ + "/" + name);
+      return {rows.data(), rows.size()};
+    };
+  }
+
+ private:
+  std::string folder_;
+  std::deque<MappedFile> open_;
+};
+
+ReplayBuffer::Bytes no_segments(const ReplayBuffer::Segment&) {
+  throw std::invalid_argument("the state names files of rows; load it from where they are");
+}
+
+ReplayBuffer::Bytes state_bytes(py::handle state) {
+  const arrays::Array array = arrays::view(state, "state");
+  arrays::check_cpu(array, "state");
+  arrays::check_shape(array, "state", {-1});
+  return {arrays::typed<uint8_t>(array, "state"), static_cast<size_t>(array.shape[0])};
 }
 
 class PyReplay {
@@ -134,44 +217,46 @@ class PyReplay {
     const float* o = numbers(observation, "observation", {shape.tasks, shape.observation}, scratch[0]);
     const float* a = numbers(action, "action", {shape.tasks, shape.action}, scratch[1]);
     const float* r = numbers(reward, "reward", {shape.tasks}, scratch[2]);
-    const bool* d = arrays::input<bool>(terminated, "terminated", {shape.tasks});
-    const bool* t = arrays::input<bool>(truncated, "truncated", {shape.tasks});
+    const bool* d = arrays::flags(terminated, "terminated", shape.tasks);
+    const bool* t = arrays::flags(truncated, "truncated", shape.tasks);
     const float* next =
         numbers(next_observation, "next_observation", {shape.tasks, shape.observation}, scratch[3]);
     const py::gil_scoped_release release;
     buffer_.add(o, a, r, d, t, next);
   }
 
-  void sample(const std::vector<int64_t>& count, const Outputs& outputs) {
-    check_counts(count, outputs.view);
+  void sample(const std::vector<int64_t>& count, const py::object& batch) {
+    const BatchView view = checked(count, batch);
     const py::gil_scoped_release release;
-    buffer_.sample(count.data(), outputs.view);
+    buffer_.sample(count.data(), view);
   }
 
-  void ask(const std::vector<int64_t>& count, const py::object& outputs, bool on_thread) {
-    const BatchView view = outputs.cast<const Outputs&>().view;
-    check_counts(count, view);
-    {
-      const py::gil_scoped_release release;
-      buffer_.ask(count.data(), view, on_thread);
-    }
-    asked_ = outputs;
+  void prefetch(const std::vector<int64_t>& count, const py::object& batch, bool on_thread) {
+    const BatchView view = checked(count, batch);
+    py::object held = batch;  // at the end the one before, which may be written until then
+    const py::gil_scoped_release release;
+    const auto lock = one_prefetch_.lock("this replay");
+    buffer_.prefetch(count.data(), view, on_thread);
+    std::swap(prefetched_, held);  // pointers: needs no interpreter lock
   }
 
-  std::vector<int64_t> asked() {
+  std::vector<int64_t> prefetched() {
     const py::gil_scoped_release release;
-    return buffer_.asked();
+    return buffer_.prefetched_counts();
   }
 
   int64_t update_priorities(py::handle id, py::handle priority) {
     const arrays::Array ids = arrays::view(id, "id");
     arrays::check_cpu(ids, "id");
     arrays::check_shape(ids, "id", {-1});
+    // Of the caller's own: they are checked first and used later, and another thread may write to theirs.
+    static thread_local std::vector<int64_t> names;
     static thread_local std::vector<double> scratch;
+    const auto* given = arrays::typed<int64_t>(ids, "id");
+    names.assign(given, given + ids.shape[0]);
     const double* p = numbers(priority, "priority", {ids.shape[0]}, scratch);
-    const auto* names = arrays::typed<int64_t>(ids, "id");
     const py::gil_scoped_release release;
-    return buffer_.update_priorities(names, p, ids.shape[0]);
+    return buffer_.update_priorities(names.data(), p, ids.shape[0]);
   }
 
   void set_alpha(double alpha) {
@@ -184,11 +269,138 @@ class PyReplay {
   }
 
   py::array_t<int64_t> size() const {
-    const std::vector<int64_t> sizes = buffer_.size();
+    const std::vector<int64_t> sizes = [&] {
+      const py::gil_scoped_release release;
+      return buffer_.size();
+    }();
     return py::array_t<int64_t>(static_cast<py::ssize_t>(sizes.size()), sizes.data());
   }
 
   py::array_t<uint8_t> state() {
+    return bytes_of([&](const ReplayBuffer::Sink& sink) { buffer_.save({}, sink); });
+  }
+
+  void load_state(py::handle state) {
+    const ReplayBuffer::Bytes bytes = state_bytes(state);
+    const py::gil_scoped_release release;
+    buffer_.load(bytes, no_segments);
+  }
+
+  std::pair<int64_t, int64_t> settled_rows() const {
+    const py::gil_scoped_release release;
+    const auto span = buffer_.settled_rows();
+    return {span.first, span.last};
+  }
+
+  uint32_t save_rows(const std::string& path, int64_t first, int64_t last) const {
+    const py::gil_scoped_release release;
+    return write_file(checked_path(path),
+                      [&](const ReplayBuffer::Sink& sink) { buffer_.save_rows(first, last, sink); });
+  }
+
+  void save(const std::string& path, const std::vector<Segment>& segments) {
+    const py::gil_scoped_release release;
+    std::vector<ReplayBuffer::Segment> named;
+    for (const auto& [first, last, checksum] : segments) named.push_back({first, last, checksum});
+    write_file(checked_path(path), [&](const ReplayBuffer::Sink& sink) { buffer_.save(named, sink); });
+  }
+
+  std::vector<Segment> load(const std::string& path, const std::string& folder) {
+    const py::gil_scoped_release release;
+    const MappedFile file(checked_path(path));
+    SegmentFiles files(folder);
+    std::vector<Segment> segments;
+    for (const auto& [first, last, checksum] : buffer_.load({file.data(), file.size()}, files.find()))
+      segments.emplace_back(first, last, checksum);
+    return segments;
+  }
+
+  void save_elsewhere(const std::string& path, const Elsewhere& replay, const py::function& image_of,
+                      const std::vector<int64_t>& count, const py::object& batch) {
+    const BatchView view = of_counts(count, batch);
+    Images images{*this, image_of, {}};
+    const py::gil_scoped_release release;
+    write_file(checked_path(path), [&](const ReplayBuffer::Sink& sink) {
+      buffer_.save_elsewhere(images.of(replay), count, view, sink);
+    });
+  }
+
+  py::array_t<uint8_t> elsewhere_state(const Elsewhere& replay, const py::function& image_of,
+                                       const std::vector<int64_t>& count, const py::object& batch) {
+    const BatchView view = of_counts(count, batch);
+    Images images{*this, image_of, {}};
+    return bytes_of([&](const ReplayBuffer::Sink& sink) {
+      buffer_.save_elsewhere(images.of(replay), count, view, sink);
+    });
+  }
+
+  // `state` is a file's path or an array of bytes.
+  std::pair<Elsewhere, std::vector<int64_t>> load_elsewhere(const py::object& state,
+                                                            const std::string& folder, int64_t tasks,
+                                                            const py::function& image_of,
+                                                            const py::function& filled) {
+    Images images{*this, image_of, filled};
+    ReplayBuffer::Elsewhere replay = images.of({tasks, 0, 0, 0});
+    std::vector<int64_t> count;
+    if (py::isinstance<py::str>(state)) {
+      const auto path = state.cast<std::string>();
+      const py::gil_scoped_release release;
+      const MappedFile file(checked_path(path));
+      SegmentFiles files(folder);
+      count = buffer_.load_elsewhere(replay, {file.data(), file.size()}, files.find());
+    } else {
+      const ReplayBuffer::Bytes bytes = state_bytes(state);
+      const py::gil_scoped_release release;
+      count = buffer_.load_elsewhere(replay, bytes, no_segments);
+    }
+    return {{replay.tasks, replay.seed, replay.draws, replay.alpha}, count};
+  }
+
+  void take_prefetched(const py::object& batch) {
+    const BatchView view = of_my_sizes(batch);
+    const py::gil_scoped_release release;
+    buffer_.take_prefetched(view);
+  }
+
+  std::string check() const {
+    const py::gil_scoped_release release;
+    return buffer_.check();
+  }
+
+ private:
+  // Memory for one task's ring, given by Python.
+  struct Images {
+    PyReplay& replay;
+    py::function image_of, filled;
+    py::tuple held{};  // the image at work
+
+    ReplayBuffer::Elsewhere of(const Elsewhere& numbers) {
+      const auto& [tasks, seed, draws, alpha] = numbers;
+      return {tasks,
+              seed,
+              draws,
+              alpha,
+              [this](int64_t task) { return image(task); },
+              [this](int64_t task) {
+                const py::gil_scoped_acquire acquire;
+                filled(task);
+              }};
+    }
+    RingImage image(int64_t task) {
+      const py::gil_scoped_acquire acquire;
+      held = image_of(task);
+      if (held.size() != 4) throw py::value_error("an image has 4 arrays");
+      const auto& shape = replay.buffer_.settings().shape;
+      const int64_t rows = replay.buffer_.rows(), stride = replay.buffer_.stride();
+      const bool prioritized = is_prioritized(replay.buffer_.settings().mode);
+      return {arrays::output<int64_t>(held[0], "numbers", {3}),
+              arrays::output<float>(held[1], "row", {rows, stride}),
+              arrays::output<float>(held[2], "final", {rows, shape.observation}),
+              prioritized ? arrays::output<float>(held[3], "leaves", {rows}) : nullptr};
+    }
+  };
+
+  py::array_t<uint8_t> bytes_of(const std::function<void(const ReplayBuffer::Sink&)>& save) const {
     auto bytes = std::make_unique<std::vector<uint8_t>>();
     {
       const py::gil_scoped_release release;
@@ -197,7 +409,7 @@ class PyReplay {
       for (int64_t n : buffer_.size()) rows += n;
       bytes->reserve(static_cast<size_t>(rows + 64) * (shape.observation + shape.action + 24) *
                      sizeof(float));
-      buffer_.save({}, [&](const void* from, size_t n) {
+      save([&](const void* from, size_t n) {
         const auto* first = static_cast<const uint8_t*>(from);
         bytes->insert(bytes->end(), first, first + n);
       });
@@ -209,71 +421,64 @@ class PyReplay {
     return py::array_t<uint8_t>(n, data, owner);
   }
 
-  void load_state(py::handle state) {
-    const arrays::Array array = arrays::view(state, "state");
-    arrays::check_cpu(array, "state");
-    arrays::check_shape(array, "state", {-1});
-    const auto* bytes = arrays::typed<uint8_t>(array, "state");
-    const py::gil_scoped_release release;
-    buffer_.load({bytes, static_cast<size_t>(array.shape[0])}, [](const auto&) -> ReplayBuffer::Bytes {
-      throw std::invalid_argument("the state names files of rows; load it from where they are");
-    });
+  // The batch to write to, which must be of this replay's sizes.
+  BatchView of_my_sizes(const py::object& batch) const {
+    const auto& outputs = bind::made<Outputs>(batch, "batch");
+    const auto& settings = buffer_.settings();
+    const BatchView& view = outputs.view();
+    if (outputs.observation() != settings.shape.observation || outputs.action() != settings.shape.action ||
+        view.next != settings.next)
+      throw py::value_error("batch has observation, action and next sizes " +
+                            sizes(outputs.observation(), outputs.action(), view.next) + "; this replay has " +
+                            sizes(settings.shape.observation, settings.shape.action, settings.next));
+    return view;
   }
 
-  std::pair<int64_t, int64_t> settled_rows() const {
-    const auto span = buffer_.settled_rows();
-    return {span.first, span.last};
+  // The same with as many rows as are counted.
+  BatchView checked(const std::vector<int64_t>& count, const py::object& batch) const {
+    const int64_t tasks = buffer_.settings().shape.tasks;
+    if (static_cast<int64_t>(count.size()) != tasks)
+      throw py::value_error("counts has " + std::to_string(count.size()) + " entries; there are " +
+                            std::to_string(tasks) + " tasks");
+    return of_counts(count, batch);
   }
 
-  uint32_t save_rows(const std::string& path, int64_t first, int64_t last) const {
-    const py::gil_scoped_release release;
-    return write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save_rows(first, last, sink); });
+  // The same; no batch where nothing is counted.
+  BatchView of_counts(const std::vector<int64_t>& count, const py::object& batch) const {
+    if (count.empty()) return {};
+    const BatchView view = of_my_sizes(batch);
+    int64_t left = view.rows;
+    for (int64_t n : count) {
+      if (n < 0 || n > left) left = -1;
+      if (left < 0) break;
+      left -= n;
+    }
+    if (left != 0)
+      throw py::value_error("counts do not add up to the batch's " + std::to_string(view.rows) + " rows");
+    return view;
   }
 
-  void save(const std::string& path, const std::vector<Segment>& segments) {
-    const py::gil_scoped_release release;
-    std::vector<ReplayBuffer::Segment> named;
-    for (const auto& [first, last, checksum] : segments) named.push_back({first, last, checksum});
-    write_file(path, [&](const ReplayBuffer::Sink& sink) { buffer_.save(named, sink); });
+  static std::string sizes(int64_t observation, int64_t action, int64_t next) {
+    return std::to_string(observation) + ", " + std::to_string(action) + ", " + std::to_string(next);
   }
 
-  std::vector<Segment> load(const std::string& path, const std::string& folder) {
-    const MappedFile file(path);
-    std::deque<MappedFile> open;
-    std::vector<Segment> segments;
-    const py::gil_scoped_release release;
-    for (const auto& [first, last, checksum] :
-         buffer_.load({file.data(), file.size()}, [&](const ReplayBuffer::Segment& segment) {
-           const std::string name = segment_name({segment.first, segment.last, segment.checksum});
-           const auto& rows = open.emplace_back(folder + "/" + name);
-           return ReplayBuffer::Bytes{rows.data(), rows.size()};
-         }))
-      segments.emplace_back(first, last, checksum);
-    return segments;
-  }
-
-  std::string check() const { return buffer_.check(); }
-
- private:
-  void check_counts(const std::vector<int64_t>& count, const BatchView& view) const {
-    if (static_cast<int64_t>(count.size()) != buffer_.settings().shape.tasks ||
-        std::accumulate(count.begin(), count.end(), int64_t{0}) != view.rows ||
-        view.next != buffer_.settings().next)
-      throw py::value_error("the counts do not fit the tasks and the batch");
-  }
-
-  py::object asked_;  // the batch that is drawn ahead: goes after the buffer, which may be writing it
+  ForkMutex one_prefetch_;  // so that prefetched_ is the batch of the buffer's last prefetch
+  py::object prefetched_;  // the batch of the last `prefetch`: goes after the buffer, which may be writing it
   ReplayBuffer buffer_;
 };
 
 }  // namespace
 
 void bind_replay(py::module_& m) {
+  using bind::method;
   py::class_<Outputs>(m, "ReplayOutputs")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, py::tuple>(), py::arg("rows"), py::arg("observation"),
-           py::arg("action"), py::arg("next"), py::arg("tensors"));
-  m.def("segment_name",
-        [](int64_t first, int64_t last, uint32_t checksum) { return segment_name({first, last, checksum}); });
+      .def(py::init<py::array, int64_t, int64_t, int64_t, int64_t, py::tuple>(), py::arg("memory"),
+           py::arg("rows"), py::arg("observation"), py::arg("action"), py::arg("next"), py::arg("tensors"))
+      .def("is_intact", method(&Outputs::is_intact));
+  m.def(
+      "segment_name",
+      [](int64_t first, int64_t last, uint32_t checksum) { return segment_name({first, last, checksum}); },
+      py::arg("first"), py::arg("last"), py::arg("checksum"));
   py::class_<PyReplay>(m, "ReplayBuffer")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
                     const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&,
@@ -282,19 +487,27 @@ void bind_replay(py::module_& m) {
            py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
            py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
            py::arg("folder"), py::arg("next"))
-      .def("set_alpha", &PyReplay::set_alpha)
-      .def("set_beta", &PyReplay::set_beta)
-      .def("add", &PyReplay::add)
-      .def("sample", &PyReplay::sample)
-      .def("ask", &PyReplay::ask)
-      .def("asked", &PyReplay::asked)
-      .def("update_priorities", &PyReplay::update_priorities)
-      .def("size", &PyReplay::size)
-      .def("state", &PyReplay::state)
-      .def("load_state", &PyReplay::load_state)
-      .def("settled_rows", &PyReplay::settled_rows)
-      .def("save_rows", &PyReplay::save_rows)
-      .def("save", &PyReplay::save)
-      .def("load", &PyReplay::load)
-      .def("check", &PyReplay::check);
+      .def("set_alpha", method(&PyReplay::set_alpha), py::arg("alpha"))
+      .def("set_beta", method(&PyReplay::set_beta), py::arg("beta"))
+      .def("add", method(&PyReplay::add), py::arg("observation"), py::arg("action"), py::arg("reward"),
+           py::arg("terminated"), py::arg("truncated"), py::arg("next_observation"))
+      .def("sample", method(&PyReplay::sample), py::arg("counts"), py::arg("batch"))
+      .def("prefetch", method(&PyReplay::prefetch), py::arg("counts"), py::arg("batch"), py::arg("on_thread"))
+      .def("prefetched", method(&PyReplay::prefetched))
+      .def("update_priorities", method(&PyReplay::update_priorities), py::arg("id"), py::arg("priority"))
+      .def("size", method(&PyReplay::size))
+      .def("state", method(&PyReplay::state))
+      .def("load_state", method(&PyReplay::load_state), py::arg("state"))
+      .def("settled_rows", method(&PyReplay::settled_rows))
+      .def("save_rows", method(&PyReplay::save_rows), py::arg("path"), py::arg("first"), py::arg("last"))
+      .def("save", method(&PyReplay::save), py::arg("path"), py::arg("segments"))
+      .def("load", method(&PyReplay::load), py::arg("path"), py::arg("folder"))
+      .def("save_elsewhere", method(&PyReplay::save_elsewhere), py::arg("path"), py::arg("replay"),
+           py::arg("image_of"), py::arg("counts"), py::arg("batch"))
+      .def("elsewhere_state", method(&PyReplay::elsewhere_state), py::arg("replay"), py::arg("image_of"),
+           py::arg("counts"), py::arg("batch"))
+      .def("load_elsewhere", method(&PyReplay::load_elsewhere), py::arg("state"), py::arg("folder"),
+           py::arg("tasks"), py::arg("image_of"), py::arg("filled"))
+      .def("take_prefetched", method(&PyReplay::take_prefetched), py::arg("batch"))
+      .def("check", method(&PyReplay::check));
 }

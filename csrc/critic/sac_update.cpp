@@ -123,6 +123,7 @@ const MultiHeadShape& SacUpdate::critic_shape() const { return critic_->shape; }
 
 void SacUpdate::reserve(int64_t rows) {
   if (rows == rows_ && kernel_ == matmul_kernel()) return;  // the room depends on both
+  rows_ = 0;                                                // until there is room again
   const int64_t inputs = critic_->shape.inputs, members = critic_->shape.members, tall = Blocks(rows).size;
   const int64_t head = std::max(head_gather_workspace(head_of(actor_->shape, rows)),
                                 head_gather_workspace(head_of(critic_->shape, rows)));
@@ -454,6 +455,7 @@ double SacUpdate::update_temperature(const AdamState& log_temperature, const Sac
 
 SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float* target,
                           const AdamState& log_temperature, const SacBatch& batch, float* priority) {
+  const auto lock = mutex_.lock("this update");
   SacMetrics metrics{};
   reserve(batch.rows);
   for (int64_t b = 0; b < batch.rows; ++b) alpha_[b] = std::exp(log_temperature.value[batch.task[b]]);
@@ -472,7 +474,9 @@ SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float
 
 void SacUpdate::act(const float* actor, int64_t rows, const float* observation, const int64_t* task,
                     const float* noise, float* action) {
-  if (rows_ == 0) reserve(rows);  // otherwise the room of the last update serves
+  if (rows == 0) return;
+  const auto lock = mutex_.lock("this update");
+  reserve(rows_ == 0 ? rows : rows_);  // the room of the last update serves
   pack_forward(*actor_, actor);
   const Scratch own = scratch(0);
   std::vector<float*> hidden(actor_->shape.depth);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "critic/tanh_gaussian.h"
+#include "forks.h"
 #include "parallel.h"
 
 // One whole SAC update of a multi-head actor and an ensemble of multi-head critics (the paper's `mtmhsac`):
@@ -47,6 +48,8 @@ struct SacMetrics {
   double critic_loss, actor_loss, temperature_loss, q_mean, actor_gradient_norm, critic_gradient_norm;
 };
 
+// Safe from several threads: `run` and `act` share their scratch, so one waits for the other. In a forked
+// child the work is done by the caller alone.
 class SacUpdate {
  public:
   // actor: one member, inputs = observation, outputs = 2 action. critic: inputs = action + observation, one
@@ -101,6 +104,7 @@ class SacUpdate {
 
   SacSettings settings_;
   std::unique_ptr<Network> actor_, critic_, target_;
+  ForkMutex mutex_;  // of all below
   Team team_;
   int64_t observations_, actions_, rows_ = 0, scratch_size_ = 0;
   std::unique_ptr<float, void (*)(void*)> room_;

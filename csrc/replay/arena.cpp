@@ -58,11 +58,12 @@ Arena::Arena(size_t bytes, const std::string& folder) : bytes_(bytes) {
     return;
   }
   mapped_ = bytes + kHugePage;
-  mapping_ =
-      mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // The system refuses what is more than all its memory; what is less it gives page by page.
+  mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED) {
     mapping_ = nullptr;
-    fail("cannot map " + std::to_string(bytes) + " bytes for the replay; lower replay.capacity");
+    fail("cannot map " + std::to_string(bytes) +
+         " bytes for the replay; lower replay.capacity or set run.replay_folder");
   }
   const auto start = (reinterpret_cast<uintptr_t>(mapping_) + kHugePage - 1) / kHugePage * kHugePage;
   data_ = reinterpret_cast<void*>(start);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu_features.h"
-#include "prefetch.h"
+#include "pieces.h"
 
 // Non-negative weights with three levels of sums: leaves, sums of 16, sums of 256; the top is scanned.
 // Parents are recomputed from their children and never changed by differences, so the tree is a function of

@@ -9,7 +9,9 @@
 
 namespace {
 
-using Lock = std::lock_guard<std::mutex>;
+constexpr int64_t kMostCapacity = int64_t{1} << 28;  // stacked rows have so many bits for a run's number
+constexpr int64_t kMostFloats = int64_t{1} << 20;    // of an observation or an action
+constexpr double kMostInAll = static_cast<double>(int64_t{1} << 45);  // floats; no more has an address
 
 const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
   const auto& shape = settings.shape;
@@ -17,13 +19,19 @@ const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
     if (!holds) throw std::invalid_argument(what);
   };
   need(shape.tasks >= 1 && shape.tasks < (1 << 15), "tasks must be from 1 to 32767");
-  need(shape.capacity >= 2 && shape.capacity < (int64_t{1} << 40), "capacity must be at least 2");
-  need(shape.observation >= 1 && shape.action >= 1, "observation and action sizes must be at least 1");
+  need(shape.capacity >= 2 && shape.capacity <= kMostCapacity, "capacity must be from 2 to 268435456");
+  need(shape.observation >= 1 && shape.observation <= kMostFloats && shape.action >= 1 &&
+           shape.action <= kMostFloats,
+       "observation and action sizes must be from 1 to 1048576");
+  const double floats = static_cast<double>(shape.observation + shape.action + 19) *
+                        static_cast<double>(shape.capacity + 2) * static_cast<double>(shape.tasks);
+  need(floats < kMostInAll, "the rows of all tasks take more than 128 TiB; lower tasks, capacity or sizes");
   need(shape.frame >= 0 && 2 * shape.frame <= shape.observation,
        "a frame must fit twice into an observation");
   need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
   need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");
-  need(settings.returns.steps >= 1, "n_step must be at least 1");
+  need(settings.returns.steps >= 1 && settings.returns.steps <= kMostCapacity,
+       "n_step must be from 1 to 268435456");
   need(settings.next == 0 ||
            (shape.frame > 0 && settings.next == shape.frame * (settings.returns.steps > 1 ? 2 : 1)),
        "only a stacked next observation can be given in part");
@@ -57,7 +65,7 @@ ReplayBuffer::ReplayBuffer(const Settings& settings)
 
 void ReplayBuffer::add(const float* observation, const float* action, const float* reward,
                        const bool* terminated, const bool* truncated, const float* next_observation) {
-  const auto lock = settled();
+  const auto lock = lock_after_prefetch();
   const auto& shape = settings_.shape;
   for (int64_t task = 0; task < shape.tasks; ++task)
     if (!store_.fits(observation + task * shape.observation, next_observation + task * shape.observation))
@@ -171,14 +179,14 @@ void ReplayBuffer::weigh(const int64_t* count, const std::vector<int64_t>& row, 
 }
 
 void ReplayBuffer::set_beta(double beta) {
-  const auto lock = settled();
+  const auto lock = lock_after_prefetch();
   Settings changed = settings_;
   changed.beta = beta;
-  settings_ = checked(changed);
+  settings_.beta = checked(changed).beta;
 }
 
 void ReplayBuffer::set_alpha(double alpha) {
-  const auto lock = settled();
+  const auto lock = lock_after_prefetch();
   Settings changed = settings_;
   changed.alpha = alpha;
   checked(changed);
@@ -192,7 +200,7 @@ void ReplayBuffer::set_alpha(double alpha) {
     for (int64_t i = 0; i < tree.size(); ++i) weight_[i] = weight_of(scratch_[i], tree.leaf(i) > 0);
     tree.fill(weight_.data());
   }
-  settings_ = changed;
+  settings_.alpha = alpha;
 }
 
 bool ReplayBuffer::is_live(int64_t id) const { return sequence_of(id) >= store_.begin(task_of(id)); }
@@ -210,7 +218,7 @@ void ReplayBuffer::check_priority(int64_t i, int64_t id, double priority, double
 }
 
 int64_t ReplayBuffer::update_priorities(const int64_t* id, const double* priority, int64_t n) {
-  const auto lock = settled();
+  const auto lock = lock_after_prefetch();
   if (trees_.empty()) throw std::invalid_argument("only mode prioritized keeps priorities");
   scratch_.resize(n);
   power(settings_.set, priority, n, settings_.alpha, scratch_.data());
@@ -241,14 +249,14 @@ int64_t ReplayBuffer::update_priorities(const int64_t* id, const double* priorit
 }
 
 std::vector<int64_t> ReplayBuffer::size() const {
-  const Lock lock(mutex_);
+  const auto lock = this->lock();
   std::vector<int64_t> sizes(settings_.shape.tasks);
   for (int64_t task = 0; task < settings_.shape.tasks; ++task) sizes[task] = store_.size(task);
   return sizes;
 }
 
 std::string ReplayBuffer::check() const {
-  const Lock lock(mutex_);
+  const auto lock = this->lock();
   std::string wrong = store_.check();
   for (size_t task = 0; task < trees_.size() && wrong.empty(); ++task) {
     const std::string name = "task " + std::to_string(task) + ": ";

@@ -4,11 +4,13 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "forks.h"
 #include "replay/sampler.h"
 
 // A batch's columns in the order of its fields.
@@ -38,6 +40,8 @@ class ReplayBuffer {
   explicit ReplayBuffer(const Settings& settings);  // throws std::invalid_argument naming the setting
   ~ReplayBuffer();
   const Settings& settings() const { return settings_; }
+  int64_t rows() const { return store_.rows(); }      // of each task, as in TransitionStore
+  int64_t stride() const { return store_.stride(); }  // floats of a row
 
   // One transition per task: arrays [tasks, ...], dense. New transitions get the task's greatest live weight,
   // 1 where there is none.
@@ -51,16 +55,18 @@ class ReplayBuffer {
   void set_alpha(double alpha);
 
   // count[task] transitions of each task, batch.rows in all, ordered by task. Throws std::invalid_argument
-  // where a task has nothing to draw; then nothing has changed. A batch that was asked for is given instead
-  // of a new one; throws where it has other counts.
+  // where a task has nothing to draw; then nothing has changed. A prefetched batch is given instead of a new
+  // one; throws where it has other counts.
   void sample(const int64_t* count, const BatchView& batch);
 
-  // Asks for the batch that the next `sample` gives, from the buffer as it is now: it is drawn by a thread
-  // beside the caller's or, without one, by the next call that would change or save anything, before it does.
-  // So its bits are a function of the order of calls alone. `batch` must stay until `sample` has given it; if
-  // that is into the same arrays, nothing is copied. What cannot be drawn now is left to `sample` to draw.
-  void ask(const int64_t* count, const BatchView& batch, bool on_thread);
-  std::vector<int64_t> asked();  // the counts of the batch that was asked for; none where none was
+  // Prefetches the batch that the next `sample` gives, from the buffer as it is now: a thread of the
+  // buffer's own draws it, or without one (`on_thread` is false, or none can be started) the next call that
+  // would change or save anything, before it does. So its bits depend on the order of calls alone. `batch`
+  // must stay until `sample` has given it or the buffer is gone; if `sample` is given the same arrays,
+  // nothing is copied. If no batch can be drawn now (a task is empty), `sample` tries again and reports the
+  // error.
+  void prefetch(const int64_t* count, const BatchView& batch, bool on_thread);
+  std::vector<int64_t> prefetched_counts();  // of the prefetched batch; empty where there is none
 
   // Sets priorities and returns how many ids were stale: overwritten since, and so dropped. Of equal ids the
   // last wins. Throws std::invalid_argument naming the row for an id that never was or a priority that is
@@ -91,50 +97,97 @@ class ReplayBuffer {
   };
   using Segments = std::function<Bytes(const Segment&)>;
   // Returns the segments that the stream names. Throws std::invalid_argument, with nothing changed, for a
-  // damaged stream or segment and for those of another shape.
+  // damaged stream or segment and for those of another shape. No stream, whatever is in it, makes a buffer
+  // that `check` would find fault with.
   std::vector<Segment> load(Bytes stream, const Segments& segments);
+
+  // The same stream of a replay that lies elsewhere (on a GPU). Its tasks go through this buffer one by one:
+  // it must have a single task and serve nothing else.
+  struct Elsewhere {
+    int64_t tasks;
+    uint64_t seed, draws;
+    double alpha;                                // by now
+    std::function<RingImage(int64_t)> image_of;  // of a task: full when saving, to be filled when loading
+    std::function<void(int64_t)> filled;         // after an image was filled
+  };
+  // `count` [tasks] is of the batch that was prefetched; empty where none was.
+  void save_elsewhere(const Elsewhere& replay, const std::vector<int64_t>& count, const BatchView& batch,
+                      const Sink& sink);
+  // Fills seed, draws, alpha and the images. Throws std::invalid_argument as `load`, before the first image.
+  // Returns the counts of a prefetched batch, which `take_prefetched` gives; none where there is none.
+  std::vector<int64_t> load_elsewhere(Elsewhere& replay, Bytes stream, const Segments& segments);
+  void take_prefetched(const BatchView& batch);
 
  private:
   class Source;
-  // A batch that the next `sample` gives.
-  struct Ahead {
-    std::vector<int64_t> count;  // none: nothing was asked for
+  struct Contents;
+  struct Header;
+  // The prefetch thread. On the heap, so that a forked child can leave it behind: destroying a condition
+  // variable that a thread of the parent waits for would never end.
+  struct Worker {
+    std::thread thread;
+    std::condition_variable wake;
+    bool stop = false;
+    int at_forks = forks();
+  };
+  // The batch that the next `sample` gives.
+  struct Prefetched {
+    std::vector<int64_t> count;  // of each task; empty: there is none
     BatchView view{};
     bool drawn = false;
     std::vector<int64_t> memory;  // of the view, where a checkpoint held it
   };
 
-  std::unique_lock<std::mutex> settled();
-  void settle();
-  void work();
+  std::unique_lock<std::mutex> lock() const;
+  // The lock, with the prefetched batch drawn: for all that changes or saves something.
+  std::unique_lock<std::mutex> lock_after_prefetch();
+  void finish_prefetch();
+  Worker* start_worker();
+  void give_prefetched(const BatchView& batch);
+
+  // One batch in the steps of Schaul et al. 2016, algorithm 1: transitions j ~ P(j) = p_j^alpha / sum p^alpha
+  // (line 9), their columns, and their weights w_j = (N P(j))^-beta / max w (line 10).
   void draw_batch(const int64_t* count, const BatchView& batch);
-  int64_t oldest_row() const;
-  int64_t rows_of_chunk() const;
-  void put_rows(int64_t task, int64_t first, int64_t last, const Sink& sink) const;
-  void read_rows(Source& source, int64_t task, int64_t first, int64_t last, int64_t oldest, bool apply);
-  void read_segment(Source& source, const Segment& segment, int64_t oldest, bool apply);
-  Span read_tasks(Source& source, const std::vector<Segment>& segments, bool apply);
-  Ahead read_ahead(Source& source, int64_t rows) const;
-  void draw(const Stream& stream, int64_t task, int64_t n, int64_t* row);
+  void check_can_draw(const int64_t* count);                               // throws, changing nothing
+  void draw(const Stream& stream, int64_t task, int64_t n, int64_t* row);  // row numbers of n transitions
   void weigh(const int64_t* count, const std::vector<int64_t>& row, const BatchView& batch);
-  double scale(int64_t task) const;
-  double least_density() const;
-  void check_can_draw(const int64_t* count);
-  bool is_live(int64_t id) const;
+  double scale(int64_t task) const;  // N / sum p^alpha of a task
+  double least_density() const;      // the least N P(j) of all tasks' transitions
+
+  bool is_live(int64_t id) const;  // still held; needs an id that was given
+  // Throws for a row of update_priorities that is wrong. `weight` is the priority to the power alpha.
   void check_priority(int64_t i, int64_t id, double priority, double weight) const;
 
-  Settings settings_;
-  mutable std::mutex mutex_;
-  TransitionStore store_;
+  // checkpoint.cpp. Rows are written and read in chunks of at most rows_of_chunk().
+  int64_t oldest_row() const;  // the first transition whose row is needed
+  int64_t rows_of_chunk() const;
+  Header header_of(int64_t tasks, int64_t segments, int64_t prefetched) const;
+  void put_header(Header header, const std::vector<Segment>& segments, const Sink& sink) const;
+  void put_rows(int64_t task, int64_t first, int64_t last, const Sink& sink) const;
+  void put_task(int64_t task, const std::vector<Segment>& segments, const Sink& sink) const;
+  void put_prefetched(const std::vector<int64_t>& count, const BatchView& batch, const Sink& sink) const;
+  Contents open(Bytes stream, const Segments& find, int64_t tasks) const;
+  Source open_segment(const Segment& segment, Bytes bytes, int64_t tasks) const;
+  void read_rows(Source& source, const std::string& name, int64_t task, Span rows, int64_t oldest,
+                 TransitionStore::RowWalk& walk, bool apply);
+  void read_task(Contents& file, int64_t number, int64_t task, bool apply);
+  void read_leaves(Source& source, const std::string& name, int64_t task, const TransitionStore::Runs& runs,
+                   int64_t after, bool open, bool apply);
+  void read_end(Contents& file) const;
+  void read_prefetched(Contents& file) const;
+
+  Settings settings_;  // alpha, beta and seed as they are by now
+  int at_forks_ = forks();
+  ForkMutex mutex_;                 // of all below
+  TransitionStore store_;           // the transitions
   Arena leaves_;                    // of all trees
-  std::vector<FlatSumTree> trees_;  // one per task; none unless prioritized
+  std::vector<FlatSumTree> trees_;  // p^alpha of each task's rows; none unless prioritized
   double first_alpha_;              // of the settings it was made with
-  uint64_t draws_ = 0;
+  uint64_t draws_ = 0;              // batches drawn so far: which random numbers the next one takes
+  // Scratch of a draw and of an update of priorities: rows drawn, leaves to set, powers, N P(j), weights.
   std::vector<int64_t> row_, index_;
   std::vector<double> scratch_, density_;
   std::vector<float> weight_;
-  Ahead ahead_;
-  bool stop_ = false;
-  std::condition_variable wake_;
-  std::thread worker_;
+  Prefetched prefetched_;
+  std::unique_ptr<Worker> worker_;  // draws prefetched batches; started by the first `prefetch` with a thread
 };

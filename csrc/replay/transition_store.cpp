@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <utility>
 
 namespace {
@@ -108,8 +109,8 @@ void TransitionStore::add(int64_t task, const float* observation, const float* a
   ++ring.end;
 }
 
-void TransitionStore::restore(int64_t task, Ring ring, uint32_t first, uint32_t n, const void* kept) {
-  ring.kept_begin = ring.kept_end = first;
+void TransitionStore::restore(int64_t task, Ring ring, uint32_t n, const void* kept) {
+  ring.kept_end = ring.kept_begin;
   std::vector<float> observation(shape_.observation);
   const size_t bytes = observation.size() * sizeof(float);
   for (uint32_t i = 0; i < n; ++i) {
@@ -125,31 +126,79 @@ TransitionStore::Runs TransitionStore::runs_of(const Ring& ring) const {
   return {{first, 0}, {std::min(last, rows()), std::max<int64_t>(last - rows(), 0)}};
 }
 
+// The numbers of kept observations count from 0 again: rows name theirs in the order of the ring.
+void TransitionStore::take_image(int64_t task, const RingImage& image) {
+  Ring ring;
+  ring.begin = image.numbers[0];
+  ring.end = image.numbers[1];
+  ring.open = image.numbers[2] != 0;
+  if (ring.begin < 0 || ring.end < ring.begin || ring.end - ring.begin > shape_.capacity)
+    throw std::invalid_argument("an image's transitions are " + std::to_string(ring.begin) + " to " +
+                                std::to_string(ring.end) + "; the capacity is " +
+                                std::to_string(shape_.capacity));
+  std::copy_n(image.row, rows() * stride_, mutable_row(task, 0));
+  for (int64_t sequence = ring.begin; sequence < ring.end; ++sequence) {
+    const int64_t at = row_of(sequence);
+    float* row = mutable_row(task, at);
+    if ((flags(row) & kLast) != 0)
+      set_words(row, flags(row), keep(ring, image.final + at * shape_.observation));
+  }
+  rings_[task] = std::move(ring);
+}
+
+void TransitionStore::give_image(int64_t task, const RingImage& image) const {
+  const Ring& ring = rings_[task];
+  image.numbers[0] = ring.begin;
+  image.numbers[1] = ring.end;
+  image.numbers[2] = ring.open;
+  std::copy_n(row(task, 0), rows() * stride_, image.row);
+  for (int64_t sequence = ring.begin; sequence < ring.end; ++sequence) {
+    const int64_t at = row_of(sequence);
+    const float* live = row(task, at);
+    if ((flags(live) & kLast) != 0)
+      std::copy_n(kept_of(ring, number(live)), shape_.observation, image.final + at * shape_.observation);
+  }
+}
+
+const char* TransitionStore::RowWalk::next(int64_t sequence, const void* row) {
+  if (sequence < ring_.begin || sequence >= ring_.end) return nullptr;
+  const auto* live = static_cast<const float*>(row);
+  const uint32_t flags = store_.flags(live), number = store_.number(live);
+  const bool oldest = sequence == ring_.begin, first = (flags & kFirst) != 0, last = (flags & kLast) != 0;
+  if (store_.shape_.frame > 0) {
+    if (oldest ? sequence == 0 && !first : first != last_) return "does not begin where the one before ends";
+    if (!oldest && first) ++kept_;
+    if (number != (kept_ & (~uint32_t{0} >> 4))) return "names the wrong kept observation";
+  } else if (last && number != kept_++) {
+    return "names the wrong kept observation";
+  }
+  if ((flags & (kTerminated | kTruncated)) != 0 && !last)
+    return "ends an episode without a final observation";
+  last_ = last;
+  return nullptr;
+}
+
+const char* TransitionStore::RowWalk::end() const {
+  const bool empty = ring_.begin == ring_.end;
+  if (kept_ + (store_.shape_.frame > 0 && !empty) != ring_.kept_end)
+    return "has a kept observation that belongs to no transition";
+  if (ring_.open == (empty || last_)) return "has a newest transition with no next observation, or two";
+  return nullptr;
+}
+
 std::string TransitionStore::check() const {
   for (int64_t task = 0; task < shape_.tasks; ++task) {
     const Ring& ring = rings_[task];
     const std::string name = "task " + std::to_string(task) + ": ";
     if (ring.begin < 0 || size(task) < 0 || size(task) > shape_.capacity) return name + "impossible size";
-    const bool stacked = shape_.frame > 0;
-    uint32_t kept = ring.kept_begin;  // number that the next row may name
-    for (int64_t sequence = ring.begin; sequence < ring.end; ++sequence) {
-      const float* live = row(task, row_of(sequence));
-      const std::string which = name + "transition " + std::to_string(sequence);
-      if (stacked && sequence > ring.begin && (flags(live) & kFirst) != 0) ++kept;
-      const uint32_t bits = stacked ? ~uint32_t{0} >> 4 : ~uint32_t{0};
-      if ((stacked || (flags(live) & kLast) != 0) && number(live) != (kept & bits))
-        return which + " names the wrong kept observation";
-      if (!stacked && (flags(live) & kLast) != 0) ++kept;
-      if ((flags(live) & (kTerminated | kTruncated)) != 0 && (flags(live) & kLast) == 0)
-        return which + " ends an episode without a final observation";
-    }
-    if (kept + (stacked && size(task) > 0) != ring.kept_end)
-      return name + "a kept observation belongs to no transition";
+    RowWalk walk(*this, ring);
+    for (int64_t sequence = ring.begin; sequence < ring.end; ++sequence)
+      if (const char* wrong = walk.next(sequence, row(task, row_of(sequence))))
+        return name + "transition " + std::to_string(sequence) + " " + wrong;
+    if (const char* wrong = walk.end()) return name + "the ring " + wrong;
     const auto length = static_cast<uint32_t>(ring.kept.size() / shape_.observation);
     if ((length & (length - 1)) != 0 || ring.kept_end - ring.kept_begin > length)
       return name + "the ring of kept observations is too short";
-    if (size(task) > 0 && ring.open == ((flags(row(task, row_of(ring.end - 1))) & kLast) != 0))
-      return name + "the newest transition has no next observation, or two";
   }
   return "";
 }

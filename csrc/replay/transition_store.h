@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu_features.h"
-#include "prefetch.h"
+#include "pieces.h"
 #include "replay/arena.h"
 
 // Copies n floats in the widest registers that the caller's instruction set has; the last two may overlap.
@@ -26,6 +26,13 @@ MTRL_BODY void copy_floats(float* to, const float* from, int64_t n) {
   std::memcpy(&lanes, from + n - kLanes, sizeof lanes);
   std::memcpy(to + n - kLanes, &lanes, sizeof lanes);
 }
+
+// A task's ring in memory of another's, full rows only: `row` [rows, stride], and the kept next observation
+// of row i in final[i] of [rows, observation]; `leaves` [rows] where prioritized.
+struct RingImage {
+  int64_t* numbers;  // begin, end, open of TransitionStore::Ring
+  float *row, *final, *leaves;
+};
 
 // One row per transition in a ring per task.
 //
@@ -114,8 +121,29 @@ class TransitionStore {
   };
   Runs runs_of(const Ring& ring) const;
   float* mutable_row(int64_t task, int64_t row) { return rows_ + (task * rows() + row) * stride_; }
-  // The rows are in place; `kept` are observations, of which the first has number `first`.
-  void restore(int64_t task, Ring ring, uint32_t first, uint32_t n, const void* kept);
+  // The rows are in place; `kept` are `n` observations, of which the first has number ring.kept_begin.
+  void restore(int64_t task, Ring ring, uint32_t n, const void* kept);
+  // A ring of full rows from an image and back. Throws std::invalid_argument for impossible numbers.
+  void take_image(int64_t task, const RingImage& image);
+  void give_image(int64_t task, const RingImage& image) const;
+
+  // Walks over a ring's live rows, oldest first, and says what is wrong: that a row names a kept observation
+  // which is not its own, and the like. Only the numbers of `ring` are read.
+  class RowWalk {
+   public:
+    RowWalk(const TransitionStore& store, const Ring& ring) : store_(store), ring_(ring) {}
+    // Null, or what is wrong with the row of this transition; rows that are not live are passed over.
+    const char* next(int64_t sequence, const void* row);
+    // Null, or what is wrong with the ring, after all live rows.
+    const char* end() const;
+
+   private:
+    const TransitionStore& store_;
+    const Ring& ring_;
+    uint32_t kept_ = ring_.kept_begin;  // number that the next row may name
+    bool last_ = false;                 // of the row before: its next observation is kept
+  };
+
   const float* kept_of(const Ring& ring, uint32_t number) const {
     const auto mask = static_cast<uint32_t>(ring.kept.size() / shape_.observation) - 1;
     return ring.kept.data() + (number & mask) * shape_.observation;

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <thread>
 
-#include "replay/checkpoint.h"
+#include "replay/checked_file.h"
 #include "replay/replay_buffer.h"
 
 namespace {
@@ -90,7 +90,7 @@ TEST(ReplayBuffer, ThreadsThatAddSampleAndUpdateSeeWholeTransitions) {
   EXPECT_EQ(buffer.check(), "");
 }
 
-TEST(ReplayBuffer, BatchesDrawnAheadAreWholeBesideThreadsThatAddAndUpdate) {
+TEST(ReplayBuffer, PrefetchedBatchesAreWholeBesideThreadsThatAddAndUpdate) {
   ReplayBuffer buffer(settings(Mode::prioritized, 64));
   add(buffer, 0);
   std::thread writer([&] {
@@ -107,7 +107,7 @@ TEST(ReplayBuffer, BatchesDrawnAheadAreWholeBesideThreadsThatAddAndUpdate) {
   for (int round = 0; round < 300; ++round) {
     const BatchView& given = batch[round % 2].view;
     buffer.sample(count.data(), given);
-    buffer.ask(count.data(), batch[1 - round % 2].view, round % 3 != 0);
+    buffer.prefetch(count.data(), batch[1 - round % 2].view, round % 3 != 0);
     torn += !is_whole(given);
     if (round % 7 == 0) buffer.save({}, [](const void*, size_t) {});
   }
@@ -115,7 +115,7 @@ TEST(ReplayBuffer, BatchesDrawnAheadAreWholeBesideThreadsThatAddAndUpdate) {
   updater.join();
   EXPECT_EQ(torn, 0);
   EXPECT_EQ(buffer.check(), "");
-  EXPECT_EQ(buffer.asked(), count);
+  EXPECT_EQ(buffer.prefetched_counts(), count);
 }
 
 TEST(ReplayBuffer, SharedTimesNeedEqualSizesOnlyWhereTheyAreDrawn) {
