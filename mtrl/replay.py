@@ -253,9 +253,12 @@ class Replay:
     def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
         with self._lock:  # or two threads might find the same one free
             pool = self._batches.setdefault(rows, [])
-            for reused in pool:
-                if reused.is_free():
+            for reused in tuple(pool):
+                if not reused.is_free():
+                    continue
+                if reused.outputs.is_intact():
                     return reused.outputs, reused.batch
+                pool.remove(reused)  # its user resized a tensor of it or gave one other memory
             pool.append(_ReusedBatch(rows, *self._sizes))
             return pool[-1].outputs, pool[-1].batch
 
@@ -332,8 +335,7 @@ class _ReusedBatch:
         self._references = self._count()
 
     def is_free(self) -> bool:
-        """Whether nobody holds it, and all its tensors still are what they were made as."""
-        return self._count() == self._references and self.outputs.is_intact()
+        return self._count() == self._references
 
     def _count(self) -> int:
         return sys.getrefcount(self.batch) + sum(map(sys.getrefcount, self.batch))

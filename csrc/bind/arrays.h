@@ -137,13 +137,15 @@ inline void check_storage(const Array& array, py::handle tensor, const char* nam
   int64_t need = bytes_of(array.dtype);
   for (int i = 0; i < array.ndim; ++i) need *= array.shape[i];
   if (need == 0) return;
+  if (array.data == nullptr)
+    throw py::value_error(std::string(name) + " has no memory: its storage was freed; pass a new tensor");
   const py::object storage = call(tensor, torch.untyped_storage);
   const auto bytes = PyLong_AsLongLong(call(storage, torch.nbytes).ptr());
   const auto first = reinterpret_cast<uintptr_t>(address(storage, torch)),
              mine = reinterpret_cast<uintptr_t>(array.data);
-  if (first == 0 || mine < first || mine + need > first + bytes)
+  if (mine < first || mine + need > first + bytes)
     throw py::value_error(std::string(name) + " takes " + std::to_string(need) + " bytes, its storage has " +
-                          std::to_string(bytes) + ": it was resized or freed; pass a new tensor");
+                          std::to_string(bytes) + ": it was resized; pass a new tensor");
 }
 
 inline Array from_tensor(py::handle tensor, const char* name, const Torch& torch) {

@@ -117,17 +117,24 @@ class Outputs {
 
   // Whether the tensors still are the views that they were.
   bool is_intact() const {
-    for (size_t i = 0; i < columns_.size(); ++i) {
-      const arrays::Array now = arrays::view(tensors_[i], "tensors");
-      const arrays::Array& then = columns_[i];
-      if (now.data != then.data || now.dtype != then.dtype || now.ndim != then.ndim ||
-          !std::equal(now.shape, now.shape + now.ndim, then.shape))
-        return false;
-    }
+    for (size_t i = 0; i < columns_.size(); ++i)
+      if (!is_same(tensors_[i], columns_[i])) return false;
     return true;
   }
 
  private:
+  static bool is_same(py::handle tensor, const arrays::Array& then) {
+    try {
+      const arrays::Array now = arrays::view(tensor, "tensor");
+      return now.data == then.data && now.dtype == then.dtype && now.ndim == then.ndim &&
+             std::equal(now.shape, now.shape + now.ndim, then.shape);
+    } catch (const py::builtin_exception&) {
+      return false;  // no longer an array of the kind
+    } catch (const py::error_already_set&) {
+      return false;
+    }
+  }
+
   template <class T>
   T* column(size_t i, const char* name, std::initializer_list<int64_t> shape) {
     T* data = arrays::output<T>(tensors_[i], name, shape);

@@ -26,7 +26,7 @@ const ReplayBuffer::Settings& checked(const ReplayBuffer::Settings& settings) {
   const double floats = static_cast<double>(shape.observation + shape.action + 19) *
                         static_cast<double>(shape.capacity + 2) * static_cast<double>(shape.tasks);
   need(floats < kMostInAll, "the rows of all tasks take more than 128 TiB; lower tasks, capacity or sizes");
-  need(shape.frame >= 0 && 2 * shape.frame <= shape.observation,
+  need(shape.frame >= 0 && shape.frame <= shape.observation / 2,
        "a frame must fit twice into an observation");
   need(settings.alpha >= 0 && std::isfinite(settings.alpha), "alpha must be finite and not negative");
   need(settings.beta >= 0 && std::isfinite(settings.beta), "beta must be finite and not negative");

@@ -255,7 +255,7 @@ def test_rows_in_a_file_are_as_good(tmp_path):
     with pytest.raises(RuntimeError, match=r"storage in the folder /no/such: No such file"):
         make(folder="/no/such")
     with pytest.raises(RuntimeError, match=r"cannot take \d+ bytes of replay storage in the folder"):
-        make(folder=tmp_path, capacity=1 << 39)
+        make(folder=tmp_path, capacity=1 << 28, tasks=1000)
 
 
 def test_a_batch_that_is_held_is_not_overwritten():
