@@ -31,9 +31,9 @@ from slurm.records import Record, Task, write_record
 from slurm.state import cell_directory, write_done
 from slurm.submit import CellRequest, plan_arrays, submit
 from slurm.survey import survey
-from sweeps.execute import launch_on_slurm
 from sweeps.grid import Cell, expand, load_grid, override
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest
+from sweeps.on_slurm import launch_on_slurm
 from sweeps.plan import disk_needed, plan_cells
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from mtrl.config import Config, changed_fields, explain
 from mtrl.replay import Replay
 from mtrl.results import extend_run
+from mtrl.run_ids import as_meant
 
 if TYPE_CHECKING:
     from mtrl.cuda.replay import ReplayCuda
@@ -123,7 +124,7 @@ def read_agent(place: Path) -> tuple[Config, dict[str, Any]]:
     if damage := _damage(place, ("about.json", "state.pt")):
         raise CheckpointError(f"{place} is damaged ({damage}); name another checkpoint of the run")
     try:
-        config = Config.model_validate(_read_about(place)["config"])
+        config = Config.model_validate(as_meant(_read_about(place)["config"]))
     except ValidationError as error:
         raise CheckpointError(
             f"{place} is of another version of mtrl, whose configuration this one cannot run: {explain(error)}"

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtrl.names import nearest
-from mtrl.run_ids import flatten, run_id_of
+from mtrl.run_ids import as_meant, flatten, run_id_of
 from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
 
@@ -435,10 +435,10 @@ def check_key(key: str) -> None:
 def changed_fields(before: Mapping[str, Any], config: Config) -> list[str]:
     """Each field, `run` apart, in which a stored configuration differs from `config`: "train.seed is 1, was 0".
 
-    A field that `before` lacks, as it is of an earlier version, had its default.
+    A field that `before` lacks, as it is of an earlier version, had its default, or what that version did.
     """
     defaults, after = flatten(Config().model_dump(mode="json")), flatten(config.model_dump(mode="json"))
-    old = defaults | flatten(before)
+    old = defaults | flatten(as_meant(before))
     return [
         f"{key} is {_short(after.get(key, 'absent'))}, was {_short(old[key])}"
         for key in sorted(old)

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mtrl.config import Config, changed_fields
-from mtrl.run_ids import run_id_of
+from mtrl.run_ids import as_meant, run_id_of
 
 SCHEMA_VERSION = 2  # of the file's layout
 
@@ -463,8 +463,7 @@ def config_today(text: str, schema: int) -> str:
     """
     if schema > 1:
         return text
-    config = json.loads(text)
-    return json.dumps({**config, "evaluate": {**config.get("evaluate", {}), "whole_episodes": True}})
+    return json.dumps(as_meant(json.loads(text)))
 
 
 def _read(path: Path, file: h5py.File) -> RunData:

@@ -16,6 +16,8 @@ from typing import Any
 
 KEPT = Path(__file__).with_name("defaults.json")
 WHOLE = 1  # the schema whose ids hash every field
+# What a run did that was stored before these fields were there, where that is not today's default.
+EARLIER: dict[str, dict[str, Any]] = {"evaluate": {"whole_episodes": True}}
 
 
 @cache
@@ -47,6 +49,12 @@ def run_id_of(config: Mapping[str, Any], schema: int | None = None) -> str:
 def is_run_id_of(run_id: str, config: Mapping[str, Any]) -> bool:
     """Whether any version of mtrl named the run of this stored configuration so."""
     return any(run_id == run_id_of(config, schema) for schema in (*reversed(kept_defaults()), WHOLE))
+
+
+def as_meant(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with what an earlier version left unsaid (EARLIER) written out."""
+    sections = {name: {**fields, **stored.get(name, {})} for name, fields in EARLIER.items()}
+    return {**stored, **sections}
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

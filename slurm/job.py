@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import submitit
 
+from mtrl.run_ids import as_meant
 from slurm.commands import SlurmError, call
 from slurm.records import Task, read_record
 from slurm.state import cell_directory, is_cancelled, read_json, read_state, write_json
@@ -148,7 +149,7 @@ def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob:
     return CellJob(
         task.run_id,
         cell_directory(sweep, task.run_id),
-        json.dumps(line["config"]),
+        json.dumps(as_meant(line["config"])),
         profile["heartbeat_seconds"],
         on_gpu=profile["gpus"] > 0,
     )

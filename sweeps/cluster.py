@@ -14,6 +14,7 @@ from slurm.controller import reach_controller
 from slurm.discovery import discover, has_cluster
 from slurm.feasibility import check_feasible
 from slurm.profiles import DEFAULT, Profile, load_profile, own_folder, profile_names, save_profile, to_toml
+from sweeps.plan import Plan
 from sweeps.request import Request
 from sweeps.show import show_plan
 
@@ -43,9 +44,10 @@ def has_default() -> bool:
     return DEFAULT in profile_names()
 
 
-def settle_profile(request: Request, max_hours: float | None, *, yes: bool) -> bool:
+def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
     """Shows a profile that was found on the cluster, with the plan and its cost, asks, and saves it as `default`.
     Returns whether there was such a profile. Raises ValueError without a terminal and without `yes`."""
+    request = plan.request
     if request.named or request.profile is None or has_default():
         return False
     check_cluster(request.profile)
@@ -54,7 +56,7 @@ def settle_profile(request: Request, max_hours: float | None, *, yes: bool) -> b
         f"No profile is named. This one was found on the cluster:\n\n{to_toml(request.profile)}", err=True
     )
     with contextlib.redirect_stdout(sys.stderr):
-        show_plan(request, False, max_hours)
+        show_plan(plan, False, max_hours)
     if not yes:
         if not sys.stdin.isatty():
             raise ValueError(

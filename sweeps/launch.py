@@ -25,8 +25,6 @@ from sweeps.completion import complete_cell, complete_profile, complete_sweep, c
 if TYPE_CHECKING:
     from sweeps.manifest import Entry
 
-ASK_ABOVE_HOURS = 100.0
-
 
 class Commands(click.Group):
     """`launch` is the command where none is named. What a user can mend is shown as one line, without a traceback."""
@@ -98,7 +96,7 @@ CAP = click.option(
 @JSON
 @CAP
 @click.option("--dry-run", is_flag=True, help="The same as the command `plan`.")
-@click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_ABOVE_HOURS:.0f} hours.")
+@click.option("--yes", is_flag=True, help="Do not ask before more than 100 hours or 100,000 cells.")
 @click.option("--wait", is_flag=True, help="Stay, and retry by cause until every cell is over (Slurm).")
 @click.option("--then", metavar="gather,fit", help="Do these once the cells have ended (on Slurm: as a job).")
 @click.option("--without-kernels", is_flag=True, help="Allow GPU jobs of a build without CUDA kernels.")
@@ -107,25 +105,27 @@ def launch(
     dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
     """Run what is missing of a grid."""
+    from sweeps.after import commands_after
+    from sweeps.approval import approve
     from sweeps.cluster import check_cluster, on_cluster, settle_profile
-    from sweeps.request import approve, read_request
+    from sweeps.execute import run
+    from sweeps.manifest import add_cells, open_sweep_folder
+    from sweeps.plan import make_plan
+    from sweeps.request import read_request
     from sweeps.show import show_launch, show_plan
+    from sweeps.watch import watch as watch_sweep
 
     request = on_cluster(read_request(words, runs, name))
     if dry_run:
-        show_plan(request, as_json, max_gpu_hours)
+        show_plan(make_plan(request), as_json, max_gpu_hours)
         return
-    settled = settle_profile(request, max_gpu_hours, yes=yes)
-    ask_above = None if yes or settled else ASK_ABOVE_HOURS
-    approve(request, max_gpu_hours, ask_above, without_kernels=without_kernels)
+    plan = make_plan(request)
+    settled = settle_profile(plan, max_gpu_hours, yes=yes)
+    approve(plan, max_gpu_hours, yes=yes or settled, without_kernels=without_kernels)
     if request.profile and not settled:
         check_cluster(request.profile)
-    from sweeps.execute import commands_after, run
-    from sweeps.manifest import add_cells, open_sweep_folder
-    from sweeps.watch import watch as watch_sweep
-
     after = [word for word in (then or "").split(",") if word]
-    commands_after(request.sweep, after)
+    commands_after([request.sweep], after)
     open_sweep_folder(request.sweep)
     entries = add_cells(request.sweep, request.cells)
     launched = run(request.sweep, entries, request.executor, request.profile, then=after)
@@ -146,10 +146,12 @@ def plan(
 ) -> None:
     """Show what a launch would run and cost."""
     from sweeps.cluster import on_cluster
+    from sweeps.plan import make_plan
     from sweeps.request import read_request
     from sweeps.show import show_plan
 
-    show_plan(on_cluster(read_request(words, runs, name)), as_json, max_gpu_hours)
+    request = on_cluster(read_request(words, runs, name))
+    show_plan(make_plan(request), as_json, max_gpu_hours)
 
 
 @main.command()
@@ -242,7 +244,7 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
 @JSON
 def cancel(name: str, cells: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """End CELLS of SWEEP, or all that are not over. They save a checkpoint; `retry --cancelled` goes on with them."""
-    from sweeps.execute import cancel as cancel_cells
+    from sweeps.cancel import cancel as cancel_cells
     from sweeps.manifest import find_sweep, read_manifest
     from sweeps.watch import look
 
@@ -300,11 +302,11 @@ def gather(name: str, runs: Path, as_json: bool) -> None:
     """Collect the results of SWEEP into its dataset.nc."""
     import subprocess
 
-    from sweeps.execute import commands_after
+    from sweeps.after import commands_after
     from sweeps.manifest import find_sweep
 
     sweep = find_sweep(name, runs)
-    for command in commands_after(sweep, ["gather"]):
+    for command in commands_after([sweep], ["gather"]):
         if subprocess.run(command).returncode:
             sys.exit(1)
     dataset = str(sweep / "dataset.nc")

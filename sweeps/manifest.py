@@ -26,7 +26,7 @@ from typing import IO, Any
 import click
 
 from mtrl.config import Config
-from mtrl.run_ids import is_run_id_of, run_id_of
+from mtrl.run_ids import as_meant, is_run_id_of, run_id_of
 from slurm.state import parse_lines
 from sweeps.grid import Cell
 
@@ -50,11 +50,12 @@ class Entry:
     @property
     def cell(self) -> Cell:
         """The cell as the grid made it, validated anew."""
-        return _named(Cell(Config.model_validate(self.config), self.coordinates), self.run_id)
+        return _named(Cell(Config.model_validate(as_meant(self.config)), self.coordinates), self.run_id)
 
     @cached_property
     def computes(self) -> str:
-        """The run id that this version of mtrl gives the configuration."""
+        """The run id of the cell of a grid that this entry is. A cell of an earlier version is today's cell that leaves
+        later fields at their defaults; it still runs as that version meant it."""
         return run_id_of(self.config)
 
     def is_sound(self) -> bool:

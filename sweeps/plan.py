@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mtrl.config import Config
+from mtrl.cpus import usable_cpus
 from mtrl.sizing import Parameters, count_parameters
 from slurm.profiles import Profile
 from slurm.records import Task
 from slurm.submit import CellRequest, memory_class
+from slurm.survey import survey
 from sweeps.grid import Cell
+from sweeps.manifest import SweepError
+from sweeps.request import Request
+from sweeps.units import size
 
 # Measured on one core of a 2-core x86-64 machine, one thread; a guess within a factor of two or so elsewhere, which
 # finished cells of the same sweep then correct.
@@ -47,6 +54,59 @@ class PlannedCell:
     cell: Cell
     parameters: Parameters
     estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch of the request would run, and its cost."""
+
+    request: Request
+    cells: list[PlannedCell]
+    states: Sequence[str]  # of the cells
+    left: list[PlannedCell]  # cells that are not over
+    classes: list[ResourceClass]  # of what is left
+    factors: tuple[float, float, float]  # on the estimated seconds: low, likely, high
+
+    @property
+    def hours(self) -> tuple[float, float, float]:
+        """Hours of what is left: low, likely, high."""
+        low, likely, high = (sum(one.hours[index] for one in self.classes) for index in range(3))
+        return low, likely, high
+
+    @property
+    def hours_of(self) -> str:
+        profile = self.request.profile
+        return "GPU" if profile and profile.gpus else "core"
+
+    @property
+    def jobs(self) -> int:
+        return sum(one.jobs for one in self.classes)
+
+    @property
+    def disk(self) -> float:
+        """Bytes for what is left."""
+        return disk_needed(self.left, len(self.left) if self.request.profile else usable_cpus())
+
+
+def make_plan(request: Request) -> Plan:
+    """The plan of a request, by the files of its sweep and without a look at the queue."""
+    profile = request.profile
+    planned = plan_cells(request.cells, gpu=bool(profile and profile.gpus))
+    found = survey(request.sweep, [cell.run_id for cell in request.cells], None).cells
+    left = [item for item in planned if not found[item.cell.run_id].finished]
+    factors = calibrate(planned, {run_id: cell.marker for run_id, cell in found.items() if cell.finished})
+    states = [cell.state for cell in found.values()]
+    return Plan(request, planned, states, left, resource_classes(left, profile, factors), factors)
+
+
+def check_disk(sweep: Path, planned: Sequence[PlannedCell], at_once: int) -> None:
+    """Raises SweepError where the disk cannot hold what the cells will write."""
+    free, needed = shutil.disk_usage(sweep).free, disk_needed(planned, at_once)
+    if needed > free:
+        raise SweepError(
+            f"{sweep} needs about {size(needed)} and its disk has {size(free)} free; make room, or give "
+            "another folder with --runs"
+        )
 
 
 def plan_cells(cells: Sequence[Cell], *, gpu: bool) -> list[PlannedCell]:

@@ -1,90 +1,68 @@
-"""What the commands print: JSON, or tables and live progress, drawn with rich on a terminal and plain elsewhere."""
+"""What the commands print: JSON, or tables drawn with rich."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mtrl.cpus import usable_cpus
-from slurm.state import cell_directory, read_json
-from slurm.survey import Survey, survey
+from slurm.survey import Survey
+from sweeps.approval import why_slow_on_gpus
+from sweeps.launched import Launched
 from sweeps.manifest import Entry
-from sweeps.plan import (
-    GUESS,
-    PlannedCell,
-    ResourceClass,
-    calibrate,
-    disk_needed,
-    plan_cells,
-    resource_classes,
-)
-from sweeps.request import Request, why_slow_on_gpus
-
-if TYPE_CHECKING:
-    from sweeps.execute import Launched
+from sweeps.plan import GUESS, Plan, PlannedCell, ResourceClass
+from sweeps.units import duration, size
 
 INTERRUPTED = 130  # exit code
 
-LIVE_ROWS = 24  # more cells than this: only those at work are drawn
 SHOWN = 60  # rows of a printed table
 
 
-def show_plan(request: Request, as_json: bool, max_hours: float | None) -> None:
-    """What a launch of the request would run and cost."""
-    profile = request.profile
-    planned = plan_cells(request.cells, gpu=bool(profile and profile.gpus))
-    found = survey(request.sweep, [cell.run_id for cell in request.cells], None)
-    states = [cell.state for cell in found.cells.values()]
-    left = [item for item, cell in zip(planned, found.cells.values(), strict=True) if not cell.finished]
-    finished = {cell.run_id: cell.marker for cell in found.cells.values() if cell.finished}
-    factors = calibrate(planned, finished)
-    classes = resource_classes(left, profile, factors)
-    hours = [sum(one.hours[index] for one in classes) for index in range(3)]
-    jobs = sum(one.jobs for one in classes)
-    at_once = len(left) if profile else usable_cpus()
-    disk = disk_needed(left, at_once)
-    kind = "GPU" if profile and profile.gpus else "core"
-    slow = why_slow_on_gpus(request)
+def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
+    """What a launch would run and cost."""
     if as_json:
-        rows = [
-            {"run_id": item.cell.run_id, "label": item.cell.label, "coordinates": item.cell.coordinates,
-             "parameters": vars(item.parameters) | {"total": item.parameters.total},
-             "seconds": item.estimate.seconds, "memory_mb": item.estimate.memory_mb, "state": state}
-            for item, state in zip(planned, states, strict=True)
-        ]  # fmt: skip
-        totals = {
-            "sweep": str(request.sweep), "to_run": len(left), "jobs": jobs, "hours": hours, "hours_of": kind,
-            "disk_bytes": disk, "classes": [vars(one) for one in classes], "refusal": slow,
-        }  # fmt: skip
-        click.echo(json.dumps({**totals, "cells": rows}))
+        click.echo(json.dumps(_plan_as_json(plan)))
         return
-    print_plan(Console(), planned, states)
-    if left:
+    print_plan(Console(), plan.cells, plan.states)
+    if plan.left:
         click.echo()
-        print_classes(Console(), classes, kind)
-    known = "by cells that finished" if factors != GUESS else "a guess until cells have finished"
+        print_classes(Console(), plan.classes, plan.hours_of)
+    low, likely, high = plan.hours
+    known = "by cells that finished" if plan.factors != GUESS else "a guess until cells have finished"
     click.echo(
-        f"\n{len(planned)} cells in {request.sweep}, {len(left)} to run in {jobs} jobs: {hours[1]:,.1f} {kind} hours "
-        f"likely ({hours[0]:,.1f} to {hours[2]:,.1f}; {known}), {size(disk)} of disk."
+        f"\n{len(plan.cells)} cells in {plan.request.sweep}, {len(plan.left)} to run in {plan.jobs} jobs: "
+        f"{likely:,.1f} {plan.hours_of} hours likely ({low:,.1f} to {high:,.1f}; {known}), {size(plan.disk)} of disk."
     )
-    if profile is None and left:
-        click.echo(f"On the {at_once} cores here about {duration(hours[1] * 3600 / at_once)}.")
-    if max_hours is not None and hours[1] > max_hours:
+    if plan.request.profile is None and plan.left:
+        cores = usable_cpus()
+        click.echo(f"On the {cores} cores here about {duration(likely * 3600 / cores)}.")
+    if max_hours is not None and likely > max_hours:
         click.echo(f"That is above --max-gpu-hours {max_hours:,.0f}: a launch would be refused.")
-    if slow:
+    if slow := why_slow_on_gpus(plan.request):
         click.echo(f"A launch would be refused: {slow}")
     click.echo("Nothing was launched.")
+
+
+def _plan_as_json(plan: Plan) -> dict[str, Any]:
+    rows = [
+        {"run_id": item.cell.run_id, "label": item.cell.label, "coordinates": item.cell.coordinates,
+         "parameters": vars(item.parameters) | {"total": item.parameters.total},
+         "seconds": item.estimate.seconds, "memory_mb": item.estimate.memory_mb, "state": state}
+        for item, state in zip(plan.cells, plan.states, strict=True)
+    ]  # fmt: skip
+    return {
+        "sweep": str(plan.request.sweep), "to_run": len(plan.left), "jobs": plan.jobs, "hours": plan.hours,
+        "hours_of": plan.hours_of, "disk_bytes": plan.disk, "classes": [vars(one) for one in plan.classes],
+        "refusal": why_slow_on_gpus(plan.request), "cells": rows,
+    }  # fmt: skip
 
 
 def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: bool, *, here: bool) -> int:
@@ -237,70 +215,3 @@ def print_status(console: Console, sweep: Path, entries: Sequence[Entry], found:
         )
     if len(rows) > SHOWN:
         console.print(f"... and {len(rows) - SHOWN} more; --json lists all", highlight=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3.5 min`, `12.3 h` or `4.2 d`."""
-    for size, unit in ((86_400 * 2, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / {'d': 86_400, 'h': 3_600, 'min': 60}[unit]:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def size(count: float) -> str:
-    """`12 MB`, `3.4 GB` or `1.2 TB`."""
-    for scale, unit in ((1e12, "TB"), (1e9, "GB")):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e6:.0f} MB"
-
-
-class LiveCells:
-    """The cells of a local launch while they run: `start`, then `tick` often, `finish` for each, and leave."""
-
-    def __init__(self, console: Console, sweep: Path, entries: Sequence[Entry]) -> None:
-        self._console = console
-        self._sweep = sweep
-        self._labels = {entry.run_id: entry.label for entry in entries}
-        self._outcomes: dict[str, str] = {}
-        self._running: dict[str, float] = {}  # run id -> when it started, monotonic seconds
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw, transient=True)
-
-    def __enter__(self) -> LiveCells:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def tick(self, running: set[str]) -> None:
-        now = time.monotonic()
-        self._running = {run_id: self._running.get(run_id, now) for run_id in running}
-
-    def finish(self, run_id: str, outcome: str) -> None:
-        self._outcomes[run_id] = outcome
-        started = self._running.pop(run_id, None)
-        took = "" if started is None else f"  {duration(time.monotonic() - started)}"
-        place = f"[{len(self._outcomes)}/{len(self._labels)}]"
-        beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
-        success = f"  success {beat['success']:.2f}" if beat.get("success") is not None else ""
-        self._console.print(
-            f"{place} {outcome:8} {self._labels[run_id]}{success}{took}", highlight=False, markup=False
-        )
-
-    def _draw(self) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
-        for run_id in list(self._running)[:LIVE_ROWS]:
-            beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
-            steps, total = beat.get("vector_step") or 0, beat.get("vector_steps") or 1
-            success = beat.get("success")
-            table.add_row(
-                self._labels[run_id],
-                ProgressBar(total=total, completed=steps, width=30),
-                f"{steps:,} of {total:,} steps" if beat.get("vector_steps") else "starting",
-                "" if success is None else f"success {success:.2f}",
-            )
-        over = f"{len(self._outcomes)} of {len(self._labels)} cells over, {len(self._running)} at work"
-        return Group(table, Text(over, style="dim"))

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import click
 
+from slurm.commands import SlurmError
+from slurm.profiles import point_at
+from slurm.queue import Queue, read_queue
 from slurm.records import last_profile
 from slurm.survey import Survey, survey
-from sweeps.execute import launch_on_slurm, try_read_queue
 from sweeps.manifest import Entry
+from sweeps.on_slurm import launch_on_slurm
 from sweeps.show import show_status
 
 WATCH_SECONDS = 10.0
@@ -22,7 +25,7 @@ RETRY_SECONDS = 60.0
 
 def look(sweep: Path, entries: list[Entry], *, verify: bool = False) -> Survey:
     """Where every cell stands, by the files and one look at the queue where the sweep has jobs in it."""
-    return survey(sweep, [entry.run_id for entry in entries], try_read_queue(sweep), verify=verify)
+    return survey(sweep, [entry.run_id for entry in entries], _try_read_queue(sweep), verify=verify)
 
 
 def pause_after(seconds: float) -> float:
@@ -59,3 +62,16 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> N
             if unfinished and unfinished <= set(launched.given_up):
                 return
         time.sleep(pause)
+
+
+def _try_read_queue(sweep: Path) -> Queue | None:
+    """The queue, where this sweep has jobs in it and Slurm answers."""
+    if not any((sweep / "slurm").glob("*.json")):
+        return None
+    if profile := last_profile(sweep):
+        point_at(profile)
+    try:
+        return read_queue(seconds=10, tries=1)
+    except SlurmError as error:
+        click.echo(f"Slurm does not answer ({error}); what follows is by the files alone.", err=True)
+        return None

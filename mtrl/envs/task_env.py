@@ -108,8 +108,8 @@ class TaskEnv:
         self._set_physics(state["physics"])
         self._generator.bit_generator.state = state["generator"]
         self.length, self.episode_return, self.episode_success = state["episode"]
-        self.plan(state["planned"])
-        self.resting = state["resting"]
+        self.plan(state.get("planned"))
+        self.resting = state.get("resting", False)
 
     def picture(self) -> Picture:
         """uint8 [size, size, 3]; see picture.py."""

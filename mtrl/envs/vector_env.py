@@ -20,7 +20,7 @@ from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 __all__ = ["VectorEnv", "WorkerDied"]
 
-STATE_VERSION = 2
+STATE_VERSION = 2  # of `state_dict`; version 1 has no planned goals, and is read
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
@@ -141,8 +141,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
 
         Raises ValueError when the state is of another version or another env configuration.
         """
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"env state of version {state['version']}; this code reads {STATE_VERSION}")
+        if state["version"] not in (1, STATE_VERSION):
+            raise ValueError(
+                f"env state of version {state['version']}; this code reads 1 and {STATE_VERSION}"
+            )
         if EnvSettings.model_validate_json(state["config"]) != self._config:
             raise ValueError(f"env state of another configuration: {state['config']}; start a new run")
         if state["seed"] != self._seed:

@@ -20,7 +20,7 @@ from slurm.survey import Survey
 from sweeps.manifest import Entry
 from sweeps.page import charts
 from sweeps.page.facts import Facts, Row, read_facts
-from sweeps.show import duration
+from sweeps.units import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SCRIPT = Path(__file__).with_name("page.js")

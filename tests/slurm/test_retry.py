@@ -10,9 +10,9 @@ from slurm.queue import Queue, QueuedTask
 from slurm.records import History, Record, Task, read_records, write_record
 from slurm.retry import blamed_nodes, insist, judge
 from slurm.state import CellState, State
-from sweeps.execute import launch_on_slurm
 from sweeps.grid import expand, load_grid, override
 from sweeps.manifest import add_cells, open_sweep_folder
+from sweeps.on_slurm import launch_on_slurm
 
 
 def cell(state: State, step: int = 0, cause: str = "", reason: str = "") -> CellState:
@@ -107,8 +107,8 @@ def test_the_next_jobs_keep_off_a_node_that_two_cells_blame(
     tasks = [[Task(entry.run_id, entry.offset)] for entry in entries]
     write_record(tmp_path, Record("1-a", tasks, {"name": "lab"}, 100, job="7"))
     ended = {("7", number): QueuedTask("NODE_FAIL", "", "n7", "7", "mtrl-1-a") for number in range(2)}
-    monkeypatch.setattr("sweeps.execute.read_queue", lambda: Queue(ended, {"mtrl-1-a": "7"}))
-    monkeypatch.setattr("sweeps.execute.read_limits", lambda *names: Limits())
+    monkeypatch.setattr("sweeps.on_slurm.read_queue", lambda: Queue(ended, {"mtrl-1-a": "7"}))
+    monkeypatch.setattr("sweeps.on_slurm.read_limits", lambda *names: Limits())
     monkeypatch.setattr("slurm.submit._submit_one", lambda sweep, record: "8")
     profile = Profile(name="lab", exclude=("n1",))
     assert launch_on_slurm(tmp_path, entries, profile, by_rule=True).submitted == 2

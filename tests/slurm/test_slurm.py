@@ -18,7 +18,7 @@ import pytest
 
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
-from sweeps.execute import SETTLING_SECONDS
+from sweeps.on_slurm import SETTLING_SECONDS
 from tests.slurm.slurm_cluster import Sweep, start_cluster, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]

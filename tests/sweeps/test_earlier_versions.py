@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.frames import open_sweep
-from mtrl.config import Config, build_config, override
+from mtrl.config import build_config, override
 from mtrl.results import RunFileError, ended, find_run, read_run
 from slurm.survey import survey
 from sweeps.grid import expand, load_grid
@@ -67,7 +67,7 @@ def test_a_sweep_of_an_earlier_version_is_launched_to_its_end(old: Path) -> None
 
 
 def test_a_run_of_two_versions_is_gathered_once(old: Path, tmp_path: Path) -> None:
-    config = Config.model_validate(read_manifest(old)[0].config)
+    config = read_manifest(old)[0].cell.config
     write_run(tmp_path / "new/cells" / config.run_id / "run.h5", config, success=[0.1, 0.2])
     dataset = open_sweep(old, tmp_path / "new")
     assert "is the same run as" in "\n".join(dataset.attrs["skipped"])
@@ -75,7 +75,7 @@ def test_a_run_of_two_versions_is_gathered_once(old: Path, tmp_path: Path) -> No
 
 
 def test_a_single_run_of_an_earlier_version_is_found(old: Path, tmp_path: Path) -> None:
-    config = Config.model_validate(read_manifest(old)[0].config)
+    config = read_manifest(old)[0].cell.config
     other = build_config("debug", {"train.seed": 7})
     assert find_run(old / "cells", config) == old / "cells" / FINISHED
     assert ended(find_run(old / "cells", config), config) == "done"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import types
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from mtrl import _core
 from slurm.state import cell_directory, write_done
 from slurm.worker import CellJob, Heartbeat
+from sweeps.approval import confirm
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import add_cells, open_sweep_folder, read_manifest
@@ -166,6 +169,28 @@ def test_much_is_refused_or_asked_about(words: list[str], message: str, tmp_path
     words = [*words, "--without-kernels"]
     assert message in sweep("grid=scaling", "profile=example", "--runs", tmp_path, *words, code=1)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["executor=local"], ["executor=inline"]])
+def test_much_is_asked_about_wherever_it_runs(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # a machine without Slurm
+    launched = CliRunner().invoke(main, ["launch", "grid=scaling", "--runs", str(tmp_path), *words])
+    assert launched.exit_code == 1
+    assert re.search(r"takes about [\d,]+ core hours on this machine\. .*say --yes", launched.output)
+    assert not any(tmp_path.iterdir())
+
+
+def test_who_answers_the_question_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
+    answers = iter(["n", "y"])
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda text: next(answers))
+    with pytest.raises(click.Abort):
+        confirm("This takes long.", yes=False)
+    confirm("This takes long.", yes=False)
+    confirm("This takes long.", yes=True)
+    assert next(answers, None) is None, "asked twice, and not where --yes is given"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Whether a launch may go ahead: the cap on hours, and the question before many of them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from sweeps.plan import Plan
+from sweeps.request import Request
+
+ASK_ABOVE_HOURS = 100.0
+ASK_ABOVE_CELLS = 100_000
+
+
+def approve(plan: Plan, max_hours: float | None, *, yes: bool = False, without_kernels: bool = False) -> None:
+    """Refuses a plan above `max_hours`, and jobs with GPUs of a build without CUDA kernels unless `without_kernels`.
+    Asks before more than ASK_ABOVE_HOURS hours, wherever the cells run.
+
+    Without a terminal nobody can answer: such a launch needs `yes`. Raises ValueError for what is refused.
+    """
+    if not without_kernels and (slow := why_slow_on_gpus(plan.request)):
+        raise ValueError(slow)
+    hours = f"about {plan.hours[1]:,.0f} {plan.hours_of} hours"
+    if max_hours is not None and plan.hours[1] > max_hours:
+        raise ValueError(
+            f"{hours} are more than --max-gpu-hours {max_hours:,.0f}; take a smaller grid or raise the cap"
+        )
+    if plan.hours[1] > ASK_ABOVE_HOURS:
+        confirm(f"This takes {hours} {_place(plan)}.", yes=yes)
+
+
+def confirm(fact: str, *, yes: bool) -> None:
+    """Asks whether to launch all the same. Raises ValueError where nobody can answer and `yes` does not."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ValueError(f"{fact} Nobody is here to ask: say --yes to launch so much without being asked.")
+    click.confirm(f"{fact} Launch?", abort=True, err=True)
+
+
+def why_slow_on_gpus(request: Request) -> str:
+    """Why jobs with GPUs would train by plain torch, many times slower, where the request did not ask for it.
+
+    Empty where they would not, or where they run another Python than this one.
+    """
+    profile = request.profile
+    if not (profile and profile.gpus) or profile.python or profile.container:
+        return ""
+    configs = [cell.config for cell in request.cells]
+    if all(config.agent.backend == "torch" or config.run.device == "cpu" for config in configs):
+        return ""
+    if importlib.import_module("mtrl._core").cuda_build() is not None:
+        return ""
+    return (
+        f"profile '{profile.name}' asks for GPUs, and mtrl was built here without CUDA kernels: its jobs would run on "
+        "plain torch. Build them with `make build CUDA=1`, or say --without-kernels"
+    )
+
+
+def _place(plan: Plan) -> str:
+    return "on the cluster" if plan.request.executor == "slurm" else "on this machine"

@@ -1,0 +1,143 @@
+"""A sweep on Slurm: decide under the sweep's lock what is missing, and submit it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from slurm.commands import call
+from slurm.limits import Limits, read_limits
+from slurm.profiles import Profile, point_at
+from slurm.queue import Queue, read_queue
+from slurm.records import History, Record, Task, close_record, read_records, record_path, write_record
+from slurm.retry import Verdict, blamed_nodes, insist, judge
+from slurm.submit import CellRequest, plan_arrays, submit, submit_after
+from slurm.survey import Survey, survey
+from sweeps.after import commands_after
+from sweeps.launched import Launched
+from sweeps.manifest import Entry, hold_sweep, record_launch
+from sweeps.plan import check_disk, plan_cells
+
+SETTLING_SECONDS = 15.0  # how long an sbatch may still be on its way after its launcher died
+
+
+def launch_on_slurm(
+    sweep: Path,
+    entries: Sequence[Entry],
+    profile: Profile,
+    *,
+    by_rule: bool = False,
+    then: Sequence[str] = (),
+) -> Launched:
+    """Submits every cell that is not over, not at work, not queued and not cancelled. `by_rule` leaves out what
+    `slurm.retry` gives up; otherwise a launch gives such cells another try."""
+    point_at(profile)
+    with hold_sweep(sweep):
+        queue = _settled_queue(sweep)
+        found = survey(sweep, [entry.run_id for entry in entries], queue, verify=True)
+        verdicts = {entry.run_id: _verdict(found, entry.run_id) for entry in entries}
+        given_up = {
+            run_id: verdict.reason for run_id, verdict in verdicts.items() if verdict.action == "give up"
+        }
+        if not by_rule:
+            verdicts = {run_id: insist(verdict) for run_id, verdict in verdicts.items()}
+            given_up = {}
+        todo = [entry for entry in entries if verdicts[entry.run_id].action == "resubmit"]
+        over = sum(cell.finished for cell in found.cells.values())
+        if not todo:
+            return Launched(0, over, given_up)
+        planned = plan_cells([entry.cell for entry in todo], gpu=profile.gpus > 0)
+        check_disk(sweep, planned, len(planned))
+        excluded = [*profile.exclude, *blamed_nodes(verdict.history for verdict in verdicts.values())]
+        profile = profile.model_copy(update={"exclude": tuple(dict.fromkeys(excluded))})
+        requests = [
+            CellRequest(
+                Task(entry.run_id, entry.offset, verdicts[entry.run_id].history), item.estimate.memory_mb
+            )
+            for entry, item in zip(todo, planned, strict=True)
+        ]
+        _drop_held_jobs(found, todo)
+        record_launch(sweep, cells=len(entries), submitted=len(todo), profile=profile.name)
+        limits = read_limits(profile.account, profile.qos)
+        done = submit(sweep, plan_arrays(requests, profile, limits), _announce, room=_room(limits, queue))
+        if then and done.records:
+            _submit_then(sweep, done.records, profile, then)
+        _close_records(sweep, found, queue)
+        return Launched(
+            len(todo) - len(done.left_over), over, given_up, done.records, done.refusal, done.for_good
+        )
+
+
+def _room(limits: Limits, queue: Queue) -> int | None:
+    """How many jobs more this user may submit, where the cluster says so."""
+    if limits.max_submit is None:
+        return None
+    return max(0, limits.max_submit - sum(task.alive or task.held for task in queue.tasks.values()))
+
+
+def _verdict(found: Survey, run_id: str) -> Verdict:
+    before = found.submitted[run_id][2].history if run_id in found.submitted else History()
+    return judge(found.cells[run_id], found.queued(run_id), before)
+
+
+def _settled_queue(sweep: Path) -> Queue:
+    """The queue, once every record has its job number: found by its name where a launcher died before it wrote it
+    down, or the record is withdrawn."""
+    queue = read_queue()
+    unsettled = [record for record in read_records(sweep) if record.job is None]
+    if not unsettled:
+        return queue
+    time.sleep(max(0.0, max(record.created for record in unsettled) + SETTLING_SECONDS - time.time()))
+    queue = read_queue()
+    for record in unsettled:
+        if job := queue.jobs.get(record.name):
+            write_record(sweep, replace(record, job=job))
+        else:
+            record_path(sweep, record.token).unlink()
+    return queue
+
+
+def _drop_held_jobs(found: Survey, todo: Sequence[Entry]) -> None:
+    """Takes held tasks out of the queue before their cells are submitted again."""
+    held = [
+        f"{found.submitted[entry.run_id][0].job}_{found.submitted[entry.run_id][1]}"
+        for entry in todo
+        if found.cells[entry.run_id].state == "held"
+    ]
+    for start in range(0, len(held), 500):
+        call(["scancel", *dict.fromkeys(held[start : start + 500])])
+
+
+def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
+    """Puts records away that tell nothing more: no task alive, and every cell over or submitted anew."""
+    newer = {
+        task.run_id
+        for record in read_records(sweep)[len(found.records) :]
+        for ts in record.tasks
+        for task in ts
+    }
+    for record in found.records:
+        alive = any(
+            (task := queue.tasks.get((record.job or "", number))) and task.alive
+            for number in range(len(record.tasks))
+        )
+        cells = (task.run_id for tasks in record.tasks for task in tasks)
+        if not alive and all(
+            run_id in newer or (run_id in found.cells and found.cells[run_id].finished) for run_id in cells
+        ):
+            close_record(sweep, record)
+
+
+def _submit_then(sweep: Path, records: Sequence[Record], profile: Profile, then: Sequence[str]) -> None:
+    single = profile.model_copy(update={"gpus": 0, "cells_per_job": 1})
+    job = submit_after(sweep, records, single, commands_after([sweep], then))
+    click.echo(f"job {job}: {', then '.join(then)}, once the arrays have ended", err=True)
+
+
+def _announce(record: Record) -> None:
+    tasks = len(record.tasks)
+    click.echo(f"job {record.job}: {sum(map(len, record.tasks))} cells in {tasks} tasks", err=True)
