@@ -15,7 +15,8 @@ from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
-from mtrl.networks import build_actor, build_critic, tanh_gaussian
+from mtrl.networks import tanh_gaussian
+from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
 from mtrl.return_scale import ReturnScale
 from mtrl.tasks import ACTION_SIZE

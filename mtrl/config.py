@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtrl.names import nearest
+from mtrl.networks.kinds import KINDS, kind_of
 from mtrl.run_ids import as_meant, flatten, run_id_of
 from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
@@ -155,24 +156,10 @@ class AgentSettings(Section):
         return self.reset_every > 0 and vector_step % self.reset_every == 0
 
 
-Kind = Literal["mtmhsac", "mtsac", "sac", "soft_modularization", "paco", "moore", "care", "film"]
-MLP_OPTIONS = ("block", "task_embedding")
-OPTIONS: dict[str, tuple[str, ...]] = {  # what a kind has beside width and depth
-    "mtmhsac": MLP_OPTIONS,
-    "mtsac": MLP_OPTIONS,
-    "sac": MLP_OPTIONS,
-    "soft_modularization": ("experts", "encoder_width"),
-    "paco": ("experts",),
-    "moore": ("experts",),
-    "care": ("experts", "encoder_width"),
-    "film": ("encoder_width",),
-}
-
-
 class NetworkSettings(Section):
     """Kind and size of a network (mtrl/networks). `mtrl.systems` has the paper's."""
 
-    kind: Kind = "mtmhsac"
+    kind: str = "mtmhsac"  # one of mtrl/networks/kinds.py
     width: int = Field(400, ge=1, le=65_536)  # of the hidden layers, or of soft modularization's modules
     depth: int = Field(3, ge=1, le=16)  # hidden layers, layers of modules, or residual blocks
     block: Literal["plain", "layer_norm", "brc", "simba"] = (
@@ -187,11 +174,10 @@ class NetworkSettings(Section):
 
     @model_validator(mode="after")
     def _used(self) -> Self:
-        for options in OPTIONS.values():
-            for name in options:
-                default = type(self).model_fields[name].default
-                if name not in OPTIONS[self.kind] and getattr(self, name) != default:
-                    raise ValueError(f"{self.kind} has no {name}; leave it out")
+        known = kind_of(self.kind).options
+        for name in {option for kind in KINDS.values() for option in kind.options}.difference(known):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{self.kind} has no {name}; leave it out")
         return self
 
 

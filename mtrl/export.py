@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mtrl import __version__
 from mtrl.agent import Agent
-from mtrl.networks import build_actor, tanh_gaussian
+from mtrl.networks import tanh_gaussian
+from mtrl.networks.build import build_actor
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 ABOUT = "policy.json"  # the extra file in the archive that says what it is of

@@ -8,27 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mtrl.networks.kinds import KINDS
+
 FEW_TASKS = 25
 
-# (kind of network, its sizes for few tasks, for many tasks)
-_WIDE = {"width": 400, "depth": 3}
-_NETWORKS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
-    "mtmhsac": ({}, {}),
-    "mtsac": ({}, {}),
-    "sac": ({}, {}),
-    "soft_modularization": (
-        {"width": 256, "encoder_width": 400, "experts": 2, "depth": 2},
-        {"width": 256, "encoder_width": 400, "experts": 4, "depth": 4},
-    ),
-    "paco": (_WIDE | {"experts": 5}, _WIDE | {"experts": 20}),
-    "moore": (_WIDE | {"experts": 4}, _WIDE | {"experts": 6}),
-    "care": (
-        _WIDE | {"encoder_width": 50, "experts": 6},
-        _WIDE | {"encoder_width": 50, "experts": 10},
-    ),
-    "film": (_WIDE | {"encoder_width": 50}, _WIDE | {"encoder_width": 50}),
-}
-SYSTEMS = tuple(_NETWORKS)
+SYSTEMS = tuple(KINDS)
 
 
 def system_settings(name: str, tasks: int) -> dict[str, Any]:
@@ -37,7 +21,7 @@ def system_settings(name: str, tasks: int) -> dict[str, Any]:
     Raises KeyError for a name that is not one of SYSTEMS.
     """
     few = tasks <= FEW_TASKS
-    sizes = _NETWORKS[name][0 if few else 1]
+    sizes = KINDS[name].sizes[0 if few else 1]
     settings: dict[str, Any] = {
         f"network.{part}.{key}": value
         for part in ("actor", "critic")

@@ -29,7 +29,8 @@ FORBIDDEN = {
     "mtrl/config.py": ("torch", "mtrl.train", "mtrl.agent"),
     "mtrl/systems.py": ("torch",),
     "mtrl/run_ids.py": ("torch", "mtrl"),
-    "mtrl/sizing.py": ("torch", "mtrl.networks"),
+    "mtrl/sizing.py": ("torch",),
+    "mtrl/networks/kinds.py": ("torch",),
     "mtrl/tasks.py": ("torch",),
     "mtrl/results.py": ("torch",),
     "mtrl/envs/": ("torch", "mtrl.replay", "mtrl.agent", "mtrl.train"),
@@ -43,6 +44,7 @@ FORBIDDEN = {
 
 STARTS_WITHOUT_TORCH = (
     "mtrl.config",
+    "mtrl.sizing",
     "mtrl.tasks",
     "mtrl.results",
     "mtrl.envs",

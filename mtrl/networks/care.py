@@ -5,39 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, Mlp, Network, embedding
+from mtrl.networks.layers import Blueprint, Mlp, Network, embedding
 
 
 class Care(Network):
     """c = MLP(ReLU(embedding of the task)); attention = softmax(MLP(c)); the observation's encoding is the experts'
-    outputs mixed by it; a torso of `shape.depth` layers of `shape.width` sees [encoding, c].
+    outputs mixed by it; a torso of `depth` layers of `width` sees [encoding, c].
 
-    All encoders have two hidden layers and an output of `shape.encoder_width`. What depends on the task alone is
+    All encoders have two hidden layers and an output of `encoder_width`. What depends on the task alone is
     computed once per task.
     """
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend, self.experts = backend, shape.experts
-        width, experts = shape.encoder_width, shape.experts
-        self.embedding = embedding(members, tasks, width, generator)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend, self.experts = plan.backend, settings.experts
+        width, experts = settings.encoder_width, settings.experts
+        self.embedding = embedding(members, plan.tasks, width, generator)
         self.context = Mlp(members, (width, width, width, width), generator)
         self.attention = Mlp(members, (width, width, width, experts), generator)
-        self.expert = Mlp(members * experts, (inputs, width, width, width), generator)
-        torso = (2 * width, *[shape.width] * shape.depth, outputs)
-        self.torso = Mlp(members, torso, generator, head_bound)
+        self.expert = Mlp(members * experts, (plan.inputs, width, width, width), generator)
+        torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
+        self.torso = Mlp(members, torso, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:

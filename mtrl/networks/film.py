@@ -5,39 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, Mlp, Network, embedding
+from mtrl.networks.layers import Blueprint, Mlp, Network, embedding
 
 ENCODER_LAYERS = 3
 
 
 class Film(Network):
     """An encoder of two hidden layers and an output, each followed by gamma h + beta with two numbers of the row's task
-    from an MLP of c = ReLU(embedding of the task); a torso of `shape.depth` layers of `shape.width` sees [encoding, c].
+    from an MLP of c = ReLU(embedding of the task); a torso of `depth` layers of `width` sees [encoding, c].
 
-    The encoder and the MLP are `shape.encoder_width` wide. ReLU comes before the scaling, and not after the output.
+    The encoder and the MLP are `encoder_width` wide. ReLU comes before the scaling, and not after the output.
     """
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend = backend
-        width = shape.encoder_width
-        self.embedding = embedding(members, tasks, width, generator)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend = plan.backend
+        width = settings.encoder_width
+        self.embedding = embedding(members, plan.tasks, width, generator)
         self.modulation = Mlp(members, (width, width, width, 2 * ENCODER_LAYERS), generator)
-        self.encoder = Mlp(members, (inputs, *[width] * ENCODER_LAYERS), generator)
-        torso = (2 * width, *[shape.width] * shape.depth, outputs)
-        self.torso = Mlp(members, torso, generator, head_bound)
+        self.encoder = Mlp(members, (plan.inputs, *[width] * ENCODER_LAYERS), generator)
+        torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
+        self.torso = Mlp(members, torso, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:

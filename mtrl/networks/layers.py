@@ -8,15 +8,31 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtrl import ops
+from mtrl.config import NetworkSettings
 from mtrl.networks import plain
 
 Backend = Literal["core", "torch"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a network is built from."""
+
+    members: int  # networks side by side, E
+    inputs: int  # numbers of a row, D, without the task
+    tasks: int  # T
+    outputs: int  # numbers that one network gives for a row, O
+    settings: NetworkSettings
+    head_bound: float  # the last layer is drawn from U(-head_bound, head_bound)
+    generator: torch.Generator  # on the CPU
+    backend: Backend = "torch"
 
 
 def uniform(bound: float, *shape: int, generator: torch.Generator) -> nn.Parameter:

@@ -5,34 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, Mlp, Network, he_uniform, uniform
+from mtrl.networks.layers import Blueprint, Mlp, Network, he_uniform, uniform
 
 EPSILON = 1e-8  # added to the norms that are divided by
 
 
 class Moore(Network):
-    """`shape.experts` MLPs of the observation -> Gram-Schmidt over their outputs u -> tanh(sum_n W[task, n] u_n) -> a
-    linear head per task. `shape.depth` counts the experts' linear layers; the last has no ReLU."""
+    """`experts` MLPs of the observation -> Gram-Schmidt over their outputs u -> tanh(sum_n W[task, n] u_n) -> a
+    linear head per task. `depth` counts the experts' linear layers; the last has no ReLU."""
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend, self.experts = backend, shape.experts
-        self.expert = Mlp(members * shape.experts, (inputs, *[shape.width] * shape.depth), generator)
-        self.mixture = he_uniform(members, tasks, shape.experts, generator=generator)
-        self.head_kernel = uniform(head_bound, members, tasks, shape.width, outputs, generator=generator)
-        self.head_bias = uniform(head_bound, members, tasks, outputs, generator=generator)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend, self.experts = plan.backend, settings.experts
+        self.expert = Mlp(
+            members * settings.experts, (plan.inputs, *[settings.width] * settings.depth), generator
+        )
+        self.mixture = he_uniform(members, plan.tasks, settings.experts, generator=generator)
+        self.head_kernel = uniform(
+            plan.head_bound, members, plan.tasks, settings.width, plan.outputs, generator=generator
+        )
+        self.head_bias = uniform(plan.head_bound, members, plan.tasks, plan.outputs, generator=generator)
 
     @property
     def hidden_layers(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, uniform
+from mtrl.networks.layers import Blueprint, uniform
 from mtrl.networks.trunk import Trunk
 
 
@@ -14,31 +12,21 @@ class MultiHead(Trunk):
     """[input, task] -> hidden layers -> N heads Linear(w -> o), of which a row meets its own. Heads are
     U(+-head_bound)."""
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
-        super().__init__(
-            members=members, inputs=inputs, tasks=tasks, shape=shape, generator=generator, backend=backend
-        )
+    def __init__(self, plan: Blueprint) -> None:
+        super().__init__(plan)
+        members, settings = plan.members, plan.settings
         self.shape = {
             "members": members,
-            "inputs": inputs,
-            "outputs": outputs,
-            "tasks": tasks,
-            "width": shape.width,
-            "depth": shape.depth,
+            "inputs": plan.inputs,
+            "outputs": plan.outputs,
+            "tasks": plan.tasks,
+            "width": settings.width,
+            "depth": settings.depth,
         }
-        self.head_kernel = uniform(head_bound, members, tasks, shape.width, outputs, generator=generator)
-        self.head_bias = uniform(head_bound, members, tasks, outputs, generator=generator)
+        self.head_kernel = uniform(
+            plan.head_bound, members, plan.tasks, settings.width, plan.outputs, generator=plan.generator
+        )
+        self.head_bias = uniform(plan.head_bound, members, plan.tasks, plan.outputs, generator=plan.generator)
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""

@@ -5,40 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, Network, TaskLinear, he_uniform, uniform
+from mtrl.networks.layers import Blueprint, Network, TaskLinear, he_uniform, uniform
 
 
 class Paco(Network):
-    """w = Linear(one-hot) in R^K, K = `shape.experts`; each layer y = sum_k w_k (W_k x + b_k), ReLU after hidden ones.
+    """w = Linear(one-hot) in R^K, K = `experts`; each layer y = sum_k w_k (W_k x + b_k), ReLU after hidden ones.
 
     Mixing the K sets once per task, not the outputs once per row, gives a layer the form of a task's own head.
     """
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend = backend
-        sets, width, depth = shape.experts, shape.width, shape.depth
-        self.mixture = TaskLinear(members, tasks, sets, generator)
-        into = [inputs] + [width] * (depth - 1)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend = plan.backend
+        sets, width, depth = settings.experts, settings.width, settings.depth
+        self.mixture = TaskLinear(members, plan.tasks, sets, generator)
+        into = [plan.inputs] + [width] * (depth - 1)
         self.kernel = nn.ParameterList(
             [he_uniform(members, sets, i, width, generator=generator) for i in into]
-            + [uniform(head_bound, members, sets, width, outputs, generator=generator)]
+            + [uniform(plan.head_bound, members, sets, width, plan.outputs, generator=generator)]
         )
         self.bias = nn.ParameterList(
             [torch.zeros(members, sets, width) for _ in into]
-            + [uniform(head_bound, members, sets, outputs, generator=generator)]
+            + [uniform(plan.head_bound, members, sets, plan.outputs, generator=generator)]
         )
 
     @property

@@ -5,35 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtrl.config import NetworkSettings
-from mtrl.networks.layers import Backend, Linear, Mlp, Network, TaskLinear, uniform
+from mtrl.networks.layers import Blueprint, Linear, Mlp, Network, TaskLinear, uniform
 
 
 class SoftModularization(Network):
-    """`shape.depth` layers of `shape.experts` modules, each a Linear to `shape.width`.
+    """`depth` layers of `experts` modules, each a Linear to `width`.
 
-    f = MLP(x) and z = Linear(one-hot), both `shape.encoder_width` wide; e = MLP(ReLU(z f)). Every layer has its routing
+    f = MLP(x) and z = Linear(one-hot), both `encoder_width` wide; e = MLP(ReLU(z f)). Every layer has its routing
     from e: row-softmax weights with which the modules' outputs are mixed. From the second layer on, e is multiplied by
     a linear map of all earlier weights. The last layer mixes into one vector, for a head that the tasks share.
     """
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        outputs: int,
-        shape: NetworkSettings,
-        head_bound: float,
-        generator: torch.Generator,
-        backend: Backend = "torch",
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend, self.modules_per_layer = backend, shape.experts
-        encoder, width, modules, layers = shape.encoder_width, shape.width, shape.experts, shape.depth
-        self.observation = Mlp(members, (inputs, encoder, encoder), generator)
-        self.task = TaskLinear(members, tasks, encoder, generator)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend, self.modules_per_layer = plan.backend, settings.experts
+        encoder, width = settings.encoder_width, settings.width
+        modules, layers = settings.experts, settings.depth
+        self.observation = Mlp(members, (plan.inputs, encoder, encoder), generator)
+        self.task = TaskLinear(members, plan.tasks, encoder, generator)
         self.embedding = Mlp(members, (encoder, width, width), generator)
         into = [encoder] + [width] * (layers - 1)
         self.module = nn.ModuleList(Linear(members * modules, i, width, generator) for i in into)
@@ -45,7 +35,7 @@ class SoftModularization(Network):
             [uniform(1e-3, members, width, count, generator=generator) for count in routes]
         )
         self.route_bias = nn.ParameterList([torch.zeros(members, count) for count in routes])
-        self.head = Linear(members, width, outputs, generator, head_bound)
+        self.head = Linear(members, width, plan.outputs, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:

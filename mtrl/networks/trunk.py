@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtrl.config import NetworkSettings
 from mtrl.networks import plain
-from mtrl.networks.layers import Backend, Network, embedding, uniform
+from mtrl.networks.layers import Blueprint, Network, embedding, uniform
 
 EXPANSION = 4  # of the hidden layer inside a simba block
 
@@ -17,9 +17,9 @@ EXPANSION = 4  # of the hidden layer inside a simba block
 class Trunk(Network):
     """Hidden layers of `members` MLPs. Kernels are He-uniform over the fan-in with the task counted, biases 0.
 
-    The task enters as a one-hot, or as a learned embedding of `shape.task_embedding` numbers. Neither enters a matrix
+    The task enters as a one-hot, or as a learned embedding of `task_embedding` numbers. Neither enters a matrix
     product row by row: the rows of the first kernel that a one-hot would pick are `task_row`, and an embedding is
-    multiplied once per task. `shape.block` is what follows the first linear layer:
+    multiplied once per task. `block` is what follows the first linear layer:
 
     plain       ReLU, and depth - 1 times Linear, ReLU: the paper's
     layer_norm  the same with LayerNorm before each ReLU
@@ -28,33 +28,32 @@ class Trunk(Network):
                 al. 2024
     """
 
-    def __init__(
-        self,
-        *,
-        members: int,
-        inputs: int,
-        tasks: int,
-        shape: NetworkSettings,
-        generator: torch.Generator,
-        backend: Backend,
-    ) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.backend, self.block, self.depth = backend, shape.block, shape.depth
-        width = shape.width
-        first = math.sqrt(6 / (inputs + (shape.task_embedding or tasks)))
-        if shape.task_embedding:
-            self.embedding = embedding(members, tasks, shape.task_embedding, generator)
-            self.embedding_kernel = uniform(first, members, shape.task_embedding, width, generator=generator)
+        members, settings, generator = plan.members, plan.settings, plan.generator
+        self.backend, self.block, self.depth = plan.backend, settings.block, settings.depth
+        width = settings.width
+        first = math.sqrt(6 / (plan.inputs + (settings.task_embedding or plan.tasks)))
+        if settings.task_embedding:
+            self.embedding = embedding(members, plan.tasks, settings.task_embedding, generator)
+            self.embedding_kernel = uniform(
+                first, members, settings.task_embedding, width, generator=generator
+            )
         else:
-            self.task_row = uniform(first, members, tasks, width, generator=generator)
-        kernels = [uniform(first, members, inputs, width, generator=generator)]
-        for into, out in _later_sizes(shape):
+            self.task_row = uniform(first, members, plan.tasks, width, generator=generator)
+        kernels = [uniform(first, members, plan.inputs, width, generator=generator)]
+        for into, out in _later_sizes(settings):
             kernels.append(uniform(math.sqrt(6 / into), members, into, out, generator=generator))
         self.kernel = nn.ParameterList(kernels)
         self.bias = nn.ParameterList([torch.zeros(members, kernel.shape[2]) for kernel in kernels])
-        norms = {"plain": 0, "layer_norm": shape.depth, "brc": 2 * shape.depth + 1, "simba": shape.depth + 1}
-        self.scale = nn.ParameterList([torch.ones(members, width) for _ in range(norms[shape.block])])
-        self.shift = nn.ParameterList([torch.zeros(members, width) for _ in range(norms[shape.block])])
+        norms = {
+            "plain": 0,
+            "layer_norm": settings.depth,
+            "brc": 2 * settings.depth + 1,
+            "simba": settings.depth + 1,
+        }
+        self.scale = nn.ParameterList([torch.ones(members, width) for _ in range(norms[settings.block])])
+        self.shift = nn.ParameterList([torch.zeros(members, width) for _ in range(norms[settings.block])])
 
     @property
     def hidden_layers(self) -> int:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtrl.agent import Agent
-from mtrl.config import OPTIONS, build_config
+from mtrl.config import build_config
 from mtrl.networks import plain
+from mtrl.networks.kinds import KINDS
 from mtrl.sizing import training_flops, update_flops, updates
 from mtrl.systems import SYSTEMS
 from tests.mtrl.agents import make_batch
@@ -45,7 +46,7 @@ def test_every_system_counts_as_torch_does(system: str, depth: int, monkeypatch:
     settings: dict[str, Any] = {"system": system, "replay.balanced": True}
     for part, width in (("actor", 24), ("critic", 17)):
         sizes = {"width": width, "depth": depth}
-        sizes |= {option: SIZES[option] for option in OPTIONS[system] if option in SIZES}
+        sizes |= {option: SIZES[option] for option in KINDS[system].options if option in SIZES}
         settings |= {f"network.{part}.{key}": value for key, value in sizes.items()}
     ours, torchs = counts(settings, monkeypatch)
     assert ours == torchs

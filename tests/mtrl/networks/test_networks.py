@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mtrl.config import NetworkSettings, build_config
-from mtrl.networks import build_actor, build_critic, tanh_gaussian
+from mtrl.networks import tanh_gaussian
+from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.moore import orthonormalize
 from mtrl.sizing import count_parameters
 from tests.mtrl.networks import reference_networks
