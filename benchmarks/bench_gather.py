@@ -25,7 +25,7 @@ import xarray as xr
 from interleave import Case, run
 
 from analysis.frames import open_sweep, save
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.results import RunFileWriter, read_index
 
 EVALUATIONS = 200

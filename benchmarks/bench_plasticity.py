@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.results import CLOCKS, read_run
 from mtrl.train import train
 

@@ -25,7 +25,8 @@ from interleave import Case, run
 
 from mtrl.agent import Agent
 from mtrl.checkpoint import save_checkpoint
-from mtrl.config import Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
 from mtrl.replay import Replay
 
 CPU = torch.device("cpu")

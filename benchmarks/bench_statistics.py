@@ -70,9 +70,8 @@ def points() -> tuple[NDArray[Any], Seen]:
 
 
 def law_bootstrap(x: NDArray[Any], seen: Seen, best: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    chunks = [
-        weights[begin : begin + 50] for begin in range(0, len(weights), 50)
-    ]  # as analysis.scaling_laws does
+    # as analysis.scaling_laws does
+    chunks = [weights[begin : begin + 50] for begin in range(0, len(weights), 50)]
     found = [minimise(LAW, x, seen, np.tile(best, (len(w), 1)), weights=w, tolerance=1e-7)[0] for w in chunks]
     return np.concatenate(found)
 
@@ -151,9 +150,8 @@ def cases(quick: bool) -> Iterator[Case]:
     weights = generator.multinomial(240, np.full(240, 1 / 240), number).astype(float)
     mine, other = law_bootstrap(at, seen, best, weights), scipy_bootstrap(at, seen, best, weights)
     middle = np.median(np.abs(mine - other), axis=0)
-    assert (middle < 0.01 * other.std(0)).all(), (
-        middle
-    )  # both at the same optima, to a hundredth of the bootstrap's spread
+    # both at the same optima, to a hundredth of the bootstrap's spread
+    assert (middle < 0.01 * other.std(0)).all(), middle
     yield Case(
         f"Chinchilla law, {number} resamples",
         "scipy L-BFGS-B loop",

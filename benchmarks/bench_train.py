@@ -20,8 +20,9 @@ from bench_update import Loop, Peer
 from interleave import Case, run
 
 from mtrl.agent import Agent
-from mtrl.config import Config, build_config
+from mtrl.config import Config
 from mtrl.envs import VectorEnv
+from mtrl.overrides import build_config
 from mtrl.replay import Replay
 
 TASKS, BATCH, CAPACITY, FILL = 10, 128, 2000, 500  # rows and transitions per task

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 from mtrl import losses, ops
 from mtrl.agent import Agent
-from mtrl.config import build_config
 from mtrl.networks import tanh_gaussian
+from mtrl.overrides import build_config
 from mtrl.tasks import ALL_TASKS, BENCHMARKS
 
 THREADS = [int(n) for n in os.environ.get("MTRL_BENCH_THREADS", "1,2").split(",")]

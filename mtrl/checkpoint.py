@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from mtrl.config import Config, changed_fields, explain
+from mtrl.config import Config, changed_fields
+from mtrl.overrides import explain
 from mtrl.replay import Replay
 from mtrl.results import extend_run
 from mtrl.run_ids import as_meant
@@ -197,9 +198,8 @@ def _unpack(value: Any) -> Any:
 def _refuse_another_run(place: Path, config: Config, device: torch.device) -> None:
     about = _read_about(place)
     before = about["config"]
-    if (
-        before["train"]["vector_steps"] < config.train.vector_steps
-    ):  # the run file says whether it was extended
+    # the run file says whether it was extended
+    if before["train"]["vector_steps"] < config.train.vector_steps:
         before["train"]["vector_steps"] = config.train.vector_steps
     changes = changed_fields(before, config)
     if about["device"] != device.type:

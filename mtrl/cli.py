@@ -276,14 +276,14 @@ def _policy(agent: Agent) -> partial[NDArray[np.float32]]:
 
 
 def _read_settings(settings: tuple[str, ...]) -> Config:
-    from mtrl.config import build_config, parse_overrides
+    from mtrl.overrides import build_config, parse_overrides
 
     overrides = parse_overrides(settings)
     return build_config(str(overrides.pop("preset", "paper")), overrides)
 
 
 def _read_longer_run(shorter: Path, settings: tuple[str, ...]) -> Config:
-    from mtrl.config import override, parse_overrides
+    from mtrl.overrides import override, parse_overrides
     from mtrl.results import read_run
 
     return override(read_run(shorter / "run.h5").config.model_dump(mode="json"), parse_overrides(settings))

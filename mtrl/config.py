@@ -6,18 +6,14 @@ of `run_id`: a run may move to another machine and stay the same run.
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mtrl.names import nearest
 from mtrl.networks.kinds import KINDS, kind_of
 from mtrl.run_ids import as_meant, flatten, run_id_of
-from mtrl.systems import SYSTEMS, system_settings
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
 
 
@@ -59,9 +55,8 @@ class ReplaySettings(Section):
     n_step: int = Field(1, ge=1)  # rewards summed into one return, fewer at an episode's end
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
     balanced: bool = True  # as many transitions of every task; false: drawn from those of all tasks alike
-    rows: Literal["full", "frame_stack"] = (
-        "full"  # frame_stack: half the memory, for [frame, previous, goal] only
-    )
+    # frame_stack: half the memory, for [frame, previous, goal] only
+    rows: Literal["full", "frame_stack"] = "full"
     lag: Literal[0, 1] = 0  # 1: a batch is drawn, and weighted, when the one before it is given
 
     @model_validator(mode="after")
@@ -90,9 +85,8 @@ class AgentSettings(Section):
     hl_gauss_sigma: float = Field(0.75, gt=0)  # bins
     scaling: Literal["none", "reward", "return"] = "none"  # per-task rewards, so that tasks weigh alike
     loss_weights: Literal["equal", "temperature"] | tuple[Annotated[float, Field(gt=0)], ...] = "equal"
-    gradient_surgery: Literal["none", "pcgrad", "gradnorm"] = (
-        "none"  # on the per-task gradients of both networks
-    )
+    # on the per-task gradients of both networks
+    gradient_surgery: Literal["none", "pcgrad", "gradnorm"] = "none"
     gradnorm_asymmetry: float = Field(0.12, ge=0)
     gradnorm_lr: float = Field(3e-4, gt=0)  # of GradNorm's task weights
     reset: Literal["both", "actor", "critic"] = "both"  # networks that a reset draws anew, optimiser included
@@ -162,14 +156,12 @@ class NetworkSettings(Section):
     kind: str = "mtmhsac"  # one of mtrl/networks/kinds.py
     width: int = Field(400, ge=1, le=65_536)  # of the hidden layers, or of soft modularization's modules
     depth: int = Field(3, ge=1, le=16)  # hidden layers, layers of modules, or residual blocks
-    block: Literal["plain", "layer_norm", "brc", "simba"] = (
-        "plain"  # what a hidden layer is: networks/trunk.py
-    )
+    # what a hidden layer is: networks/trunk.py
+    block: Literal["plain", "layer_norm", "brc", "simba"] = "plain"
     task_embedding: int = Field(0, ge=0, le=4096)  # learned numbers of a task; 0 for its one-hot
 
-    experts: int = Field(
-        4, ge=1, le=64
-    )  # or paco's parameter sets, or soft modularization's modules per layer
+    # or paco's parameter sets, or soft modularization's modules per layer
+    experts: int = Field(4, ge=1, le=64)
     encoder_width: int = Field(50, ge=1, le=65_536)  # of care's, film's and soft modularization's encoders
 
     @model_validator(mode="after")
@@ -197,9 +189,8 @@ class EvaluateSettings(Section):
     every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
     episodes: int = Field(50, ge=1)  # deterministic episodes per task
     goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
-    whole_episodes: bool = (
-        False  # play on to the horizon after success, so that returns are of whole episodes
-    )
+    # play on to the horizon after success, so that returns are of whole episodes
+    whole_episodes: bool = False
 
     def steps(self, vector_steps: int) -> tuple[int, ...]:
         """The vector steps after which an evaluation takes place, the last one included."""
@@ -225,16 +216,14 @@ class DivergenceSettings(Section):
     # |Q|: the mean over the batch after every update, every row's at evaluations. None: 100 / (1 - agent.discount),
     # ten times the return of 10 a step for ever, which is Meta-World's most.
     q_limit: float | None = Field(None, gt=0)
-    loss_limit: float | None = Field(
-        None, gt=0
-    )  # |loss| of critics, actor and temperature; None: q_limit squared
+    # |loss| of critics, actor and temperature; None: q_limit squared
+    loss_limit: float | None = Field(None, gt=0)
 
 
 class RunSettings(Section):
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
-    replay: Literal["auto", "host", "device"] = (
-        "auto"  # on a GPU: where rows lie; auto: there, if they fit in half
-    )
+    # on a GPU: where rows lie; auto: there, if they fit in half
+    replay: Literal["auto", "host", "device"] = "auto"
     threads: int = Field(1, ge=1)  # of torch and of the kernels; fewer where OMP_NUM_THREADS or the CPUs are
     matmul: Literal["auto", "own", "blas"] = "auto"  # what the kernels' products run on (docs/kernels.md)
     cublaslt: Literal["auto", "off"] = "auto"  # on a GPU: layers by cuBLASLt where it serves (docs/gpu.md)
@@ -247,9 +236,8 @@ class RunSettings(Section):
     loggers: Annotated[
         tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_split)
     ] = ()  # docs/guide.md
-    replay_folder: str = (
-        ""  # the replay's rows lie in a file there: for more than fits memory; empty: in memory
-    )
+    # the replay's rows lie in a file there: for more than fits memory; empty: in memory
+    replay_folder: str = ""
 
 
 class Config(Section):
@@ -315,109 +303,6 @@ class Config(Section):
         return benchmark_name(self.env.tasks)
 
 
-PAPER: dict[str, Any] = {}  # the defaults above are the paper's
-DEBUG: dict[str, Any] = {
-    "env": {"tasks": ("drawer-close-v3",), "horizon": 200, "goals_per_task": 10},
-    "replay": {"capacity": 10_000, "mode": "uniform"},
-    "network": {"actor": {"width": 32}, "critic": {"width": 32}},
-    "train": {"vector_steps": 2_000, "random_steps": 500},
-    "evaluate": {"every": 1_000, "episodes": 5},
-}
-# After Nauman et al. 2025; docs/guide.md says where it departs. Gradients are not clipped.
-BRC: dict[str, Any] = {
-    "env": {"tasks": "MT50", "horizon": 200},
-    "replay": {"mode": "uniform"},
-    "agent": {
-        "batch": 1024,
-        "value": "c51",
-        "critic_reduction": "mean",
-        "scaling": "return",
-        "weight_decay": 1e-4,
-        "actor_clip": 1e9,
-        "critic_clip": 1e9,
-    },
-    "network": {
-        "actor": {"kind": "mtsac", "width": 256, "task_embedding": 32},
-        "critic": {"kind": "mtsac", "width": 4096, "depth": 2, "block": "brc", "task_embedding": 32},
-    },
-    "train": {"vector_steps": 1_000_000, "updates_per_step": 2},
-}
-SIMBA: dict[str, Any] = {  # the sizes and the weight decay of Lee et al. 2024, everything else the paper's
-    "agent": {"weight_decay": 1e-2},
-    "network": {
-        "actor": {"width": 128, "depth": 1, "block": "simba"},
-        "critic": {"width": 512, "depth": 2, "block": "simba"},
-    },
-}
-PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "debug": DEBUG, "brc": BRC, "simba": SIMBA}
-
-
-def build_config(preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> Config:
-    """The preset with dotted overrides laid over it, as {"network.actor.width": 64}; "system" names one of `SYSTEMS`.
-
-    Raises ConfigError for an unknown preset, system or key (with the nearest names) and for a value out of range.
-    """
-    if preset not in PRESETS:
-        raise ConfigError(f"no preset '{preset}'{nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
-    return override(PRESETS[preset], expand_system(overrides or {}, preset))
-
-
-def override(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """The configuration of `values` (sections of fields) with dotted overrides laid over them. Raises ConfigError."""
-    whole = json.loads(json.dumps(values))
-    for key, value in overrides.items():
-        check_key(key)
-        *sections, field = key.split(".")
-        place = whole
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[field] = value
-    try:
-        return Config.model_validate(whole)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
-
-
-def explain(error: ValidationError) -> str:
-    """What is wrong with which field, in one line."""
-    return "; ".join(_describe(problem) for problem in error.errors())
-
-
-def expand_system(overrides: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """`overrides` with the settings of their "system" for their tasks in its place; what they set themselves stays."""
-    rest = dict(overrides)
-    name = rest.pop("system", None)
-    if name is None:
-        return rest
-    if name not in SYSTEMS:
-        raise ConfigError(f"no system '{name}'{nearest(str(name), SYSTEMS)}; there are: {', '.join(SYSTEMS)}")
-    tasks = rest.get("env.tasks") or PRESETS[preset].get("env", {}).get("tasks", "MT10")
-    try:
-        return system_settings(name, len(resolve_tasks(tasks))) | rest
-    except ValueError as error:
-        raise ConfigError(f"env.tasks = {tasks!r}: {error}") from None
-
-
-def check_key(key: str) -> None:
-    """Raises ConfigError, with the nearest names, unless `key` names a field as in `network.actor.width`."""
-    section: type[BaseModel] = Config
-    path = key.split(".")
-    for depth, name in enumerate(path):
-        place = ".".join(path[:depth]) or "a configuration"
-        if name not in section.model_fields:
-            whole = [known for known in field_keys() if known.endswith(f".{key}")]
-            hint = f"; did you mean '{whole[0]}'?" if whole else nearest(name, section.model_fields)
-            raise ConfigError(f"no field '{name}' in {place}{hint}")
-        kind = section.model_fields[name].annotation
-        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        if is_section == (depth == len(path) - 1):
-            fields = ", ".join(kind.model_fields) if is_section else ""  # type: ignore[union-attr]
-            cure = f"is a section; name one of its fields: {fields}" if is_section else "has no fields"
-            raise ConfigError(f"'{'.'.join(path[: depth + 1])}' {cure}")
-        if is_section:
-            section = kind  # type: ignore[assignment]
-
-
 def changed_fields(before: Mapping[str, Any], config: Config) -> list[str]:
     """Each field, `run` apart, in which a stored configuration differs from `config`: "train.seed is 1, was 0".
 
@@ -432,46 +317,6 @@ def changed_fields(before: Mapping[str, Any], config: Config) -> list[str]:
     ]
 
 
-def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """{"agent.critics": 3} from ["agent.critics=3"]. A value is read as TOML; what is not TOML is a string."""
-    return dict(map(_parse_override, words))
-
-
-def parse_value(text: str) -> Any:
-    """`text` as a TOML value (3e-4, true, [1, 2], "x"); what is not TOML is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _parse_override(word: str) -> tuple[str, Any]:
-    key, equals, text = word.partition("=")
-    if not equals:
-        raise ConfigError(f"'{word}' is not an override; write key=value, as in network.actor.width=64")
-    return key.strip(), parse_value(text.strip())
-
-
 def _short(value: Any) -> str:
     text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def field_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """The dotted keys of all fields, as in `network.actor.width`."""
-    keys: list[str] = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += field_keys(kind, f"{prefix}{name}.")
-        else:
-            keys.append(f"{prefix}{name}")
-    return keys
-
-
-def _describe(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    message: str = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if isinstance(problem["input"], dict):  # fields that do not go together: the message names them
-        return f"{place}: {message}" if place else message
-    return f"{place} = {problem['input']!r}: {message}"

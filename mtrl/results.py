@@ -120,9 +120,8 @@ class RunData:
     per_task: NDArray[np.float32]  # [evaluations, metrics, tasks]
     per_run: NDArray[np.float64]  # [evaluations, run metrics]
     timing: NDArray[np.float64]  # [evaluations, clocks]
-    plasticity: dict[
-        str, NDArray[np.float32]
-    ]  # PLASTICITY, each [evaluations, ...]; empty in files of earlier versions
+    # PLASTICITY, each [evaluations, ...]; empty in files of earlier versions
+    plasticity: dict[str, NDArray[np.float32]]
     layers: int  # of plasticity
     random_policy: NDArray[np.float32]  # [metrics, tasks]
     evaluations_planned: int

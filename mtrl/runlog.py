@@ -31,9 +31,8 @@ class RunLog:
         self.success = math.nan  # of the latest evaluation, mean over tasks
         self._evaluations = 0
         self._clocks = dict.fromkeys(CLOCKS, 0.0)
-        self._episodes = np.zeros(
-            (3, len(config.env.tasks))
-        )  # count, successes, return since the last evaluation
+        # count, successes, return since the last evaluation
+        self._episodes = np.zeros((3, len(config.env.tasks)))
         self._since = time.perf_counter()
         self._tasks = len(config.env.tasks)
         path = directory / "run.h5"

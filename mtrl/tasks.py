@@ -119,6 +119,9 @@ def resolve_tasks(spec: str | Iterable[str]) -> tuple[str, ...]:
     if isinstance(spec, str):
         if spec in BENCHMARKS:
             return BENCHMARKS[spec]
+        if "," in spec:
+            joined = "+".join(part.strip() for part in spec.split(","))
+            raise ValueError(f"'{spec}': join the names of tasks by '+': {joined}")
         spec = spec.split("+")
     tasks = tuple(spec)
     if not tasks:

@@ -44,7 +44,8 @@ def complete_cell(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def _known_words(before: str, *, removing: bool) -> list[str]:
-    from mtrl.config import PRESETS, field_keys
+    from mtrl.overrides import field_keys
+    from mtrl.presets import PRESETS
     from slurm.profiles import profile_names
     from sweeps.grid import GridError, grid_keys, grid_names, load_grid
     from sweeps.request import EXECUTORS

@@ -30,8 +30,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mtrl.config import Config, ConfigError, build_config, check_key, expand_system, explain, parse_value
+from mtrl.config import Config, ConfigError
 from mtrl.names import nearest
+from mtrl.overrides import build_config, check_key, expand_system, explain, parse_value
 from mtrl.tasks import resolve_tasks
 from sweeps.arithmetic import evaluate
 

@@ -121,7 +121,7 @@ def test_starts_without_torch(module: str) -> None:
 
 def test_a_run_on_a_cpu_imports_nothing_of_cuda(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mtrl.config import build_config; from mtrl.train import train\n"
+        "import sys; from pathlib import Path; from mtrl.overrides import build_config; from mtrl.train import train\n"
         "short = {'train.vector_steps': 3, 'train.random_steps': 1, 'env.horizon': 3, 'run.device': 'cpu'}\n"
         f"assert train(build_config('debug', short), Path({str(tmp_path)!r})) == 'done'\n"
         "print([name for name in sys.modules if name.startswith('mtrl.cuda')])"

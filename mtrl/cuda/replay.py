@@ -63,9 +63,8 @@ class ReplayCuda:
         self._memory = torch.zeros(size, dtype=torch.uint8, device=self._device)
         self._core = self._build_core()
         self._size = np.zeros(tasks, np.int64)
-        self._ahead: tuple[list[int], Batch] | None = (
-            None  # the batch that the next `sample` gives, by counts
-        )
+        # the batch that the next `sample` gives, by counts
+        self._ahead: tuple[list[int], Batch] | None = None
         self._updated = 0  # rows of the last update of priorities
         self._firsts: dict[tuple[int, ...], Tensor] = {}
         columns = {

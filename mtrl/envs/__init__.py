@@ -2,9 +2,8 @@
 
 import os
 
-if (
-    os.environ.get("MUJOCO_GL") == "osmesa"
-):  # with it, MuJoCo loads a renderer when imported; picture.py says why not
+# with it, MuJoCo loads a renderer when imported; picture.py says why not
+if os.environ.get("MUJOCO_GL") == "osmesa":
     os.environ["MUJOCO_GL"] = "disable"
     import mujoco  # noqa: F401
 

@@ -320,9 +320,8 @@ class _QuickRotation:
             x, y, z, w = h - f, c - g, d - b, 1 + trace
             chosen = w
         squares = x * x + y * y + z * z + w * w
-        if (
-            not abs(squares - 4 * chosen) < 1e-9
-        ):  # not a rotation: scipy finds the nearest, or says why it cannot
+        # not a rotation: scipy finds the nearest, or says why it cannot
+        if not abs(squares - 4 * chosen) < 1e-9:
             quaternion: Array = Rotation.from_matrix(self._matrix).as_quat()
             return quaternion
         norm = math.sqrt(squares)

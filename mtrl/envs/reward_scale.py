@@ -23,9 +23,8 @@ class PerTaskRewardScale(gymnasium.vector.VectorWrapper):  # type: ignore[misc]
     def __init__(self, env: VectorEnv, *, discount: float = 0.99) -> None:
         super().__init__(env)
         self._discount = discount
-        self._returns, self._mean, self._squares = np.zeros(
-            (3, env.num_envs)
-        )  # squares: of deviations, summed
+        # squares: of deviations, summed
+        self._returns, self._mean, self._squares = np.zeros((3, env.num_envs))
         self._count = 0
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:

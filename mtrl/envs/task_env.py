@@ -43,9 +43,8 @@ class TaskEnv:
     def __init__(self, config: EnvSettings, *, seed: int, index: int) -> None:
         """The task `config.tasks[index]`; `index` tells the generators of one seed apart."""
         self.task, self._config, self._index = config.tasks[index], config, index
-        self._copy = config.tasks[:index].count(
-            self.task
-        )  # a task that comes again has the goals of the next seed
+        # a task that comes again has the goals of the next seed
+        self._copy = config.tasks[:index].count(self.task)
         fast, stock = config.fast, ALL_V3_ENVIRONMENTS[self.task]
         cls = env_class(self.task, config.reward_version) if fast else stock
         self._env = make_env(cls, config.reward_version)

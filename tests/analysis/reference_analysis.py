@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtrl.config import Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
 from mtrl.results import PLASTICITY, Divergence, RunFileWriter
 
 DIVERGED = Divergence(1_200, "q_mean", -12_000.0, 10_000.0)

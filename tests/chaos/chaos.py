@@ -51,9 +51,8 @@ class Report:
     lost: list[str] = field(default_factory=list)
     finished_twice: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
-    repeated: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # steps done again, by what struck the attempt before
+    # steps done again, by what struck the attempt before
+    repeated: dict[str, list[int]] = field(default_factory=dict)
     save_interval: float = 0.0  # steps that an undisturbed cell does between two saves
     steps: int = 0
     seconds: float = 0.0

@@ -23,7 +23,8 @@ from typing import Any
 
 import h5py
 
-from mtrl.config import Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
 from mtrl.train import train
 
 SHORT: dict[str, Any] = {

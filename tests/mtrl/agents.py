@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mtrl.agent import Agent
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.tasks import BENCHMARKS
 from tests.mtrl.reference_critic import first_update
 

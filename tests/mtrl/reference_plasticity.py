@@ -39,9 +39,8 @@ def srank(hidden, tail=0.01):
 
 def task_gradients(state, batch, next_noise, noise, settings):
     """For actor and critic, the flat gradient [T, P] of each task's mean loss; rows are as many of every task."""
-    still = SimpleNamespace(
-        **(settings.model_dump() | {"critic_lr": 0.0})
-    )  # the actor meets the critic as it is
+    # the actor meets the critic as it is
+    still = SimpleNamespace(**(settings.model_dump() | {"critic_lr": 0.0}))
     found = {}
 
     def combine(name, gradients):

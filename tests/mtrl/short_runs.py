@@ -5,7 +5,8 @@ from typing import Any
 
 import h5py
 
-from mtrl.config import Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
 from mtrl.results import COORDINATES
 from mtrl.train import Progress
 

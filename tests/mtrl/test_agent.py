@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mtrl import ops
 from mtrl.agent import UPDATE_METRICS, Agent
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.plasticity import measure
 from tests.mtrl.agents import (
     BACKENDS,
@@ -112,9 +112,8 @@ def test_training_stays_with_the_twin_for_hundreds_of_updates():
 
 def test_the_number_of_threads_does_not_show(monkeypatch):
     monkeypatch.setattr("mtrl.agent.allowed_threads", lambda wished: wished)
-    agents = [
-        make_agent(width=300, agent__critics=3, run__threads=threads) for threads in (1, 2)
-    ]  # tests/csrc has more than CPUs
+    # tests/csrc has more than CPUs
+    agents = [make_agent(width=300, agent__critics=3, run__threads=threads) for threads in (1, 2)]
     for step in range(3):
         batch = make_batch(3, 180, seed=step)
         updates = [agent.update(batch) for agent in agents]

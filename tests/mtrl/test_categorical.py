@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl import categorical
-from mtrl.config import ConfigError, build_config
+from mtrl.config import ConfigError
+from mtrl.overrides import build_config
 from mtrl.value_heads import build_value_head
 from tests.mtrl import reference_options as reference
 

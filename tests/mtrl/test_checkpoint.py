@@ -19,7 +19,7 @@ import torch
 import mtrl.replay
 from mtrl import checkpoint
 from mtrl.checkpoint import CheckpointError, load_tensors, save_tensors
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.replay import Replay
 
 CONFIG = build_config("debug")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mtrl.config import Config, ConfigError, build_config, parse_overrides
+from mtrl.config import Config, ConfigError
+from mtrl.overrides import build_config, parse_overrides
 from mtrl.tasks import ALL_TASKS, BENCHMARKS
 
 

@@ -19,7 +19,7 @@ import torch
 
 from mtrl import _core, config, ops
 from mtrl.agent import Agent
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.replay import Batch, Replay
 
 SHAPE: dict[str, Any] = {

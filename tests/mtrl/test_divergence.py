@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mtrl.config import build_config
 from mtrl.divergence import find_divergence
+from mtrl.overrides import build_config
 from mtrl.plasticity import measure
 from mtrl.results import Divergence, RunFileError, read_run
 from mtrl.run import Run

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mtrl.config import Config, build_config
+from mtrl.config import Config
 from mtrl.envs.task_env import TaskEnv
 from mtrl.evaluate import Evaluator
+from mtrl.overrides import build_config
 
 TASKS = ("reach-v3", "push-v3", "drawer-close-v3")
 SOLVED = 0  # by `reach`, in some 30 steps; the others never

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtrl.agent import Agent
-from mtrl.config import build_config
 from mtrl.networks import plain
 from mtrl.networks.kinds import KINDS
+from mtrl.overrides import build_config
 from mtrl.sizing import training_flops, update_flops, updates
 from mtrl.systems import SYSTEMS
 from tests.mtrl.agents import make_batch

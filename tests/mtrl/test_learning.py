@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.results import read_run
 from mtrl.train import train
 

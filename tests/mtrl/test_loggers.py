@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtrl.config import Config, ConfigError, build_config
+from mtrl.config import Config, ConfigError
+from mtrl.overrides import build_config
 from mtrl.results import CLOCKS, read_run
 from mtrl.train import Progress, train
 from tests.mtrl.short_runs import contents, short_config, stop_after
@@ -78,9 +79,8 @@ def test_a_run_that_was_killed_has_every_evaluation_once(
     seen: list[Progress] = []
 
     def kill(progress: Progress) -> None:
-        if (
-            progress.vector_step == 85
-        ):  # the evaluations of 40 and 80 are logged, the checkpoint is of step 41
+        # the evaluations of 40 and 80 are logged, the checkpoint is of step 41
+        if progress.vector_step == 85:
             raise KeyboardInterrupt
 
     run = tmp_path / "run"

@@ -52,9 +52,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     | {"replay__mode": "prioritized", "agent__value": "c51", "agent__loss_weights": (2.0, 1.0)},
 }
 FUSED = {"reward scale", "return scale", "total batch", "resets"}
-LEARNING = [
-    name for name in OPTIONS if name not in {"reward scale", "total batch", "resets"}
-]  # in one update
+# in one update
+LEARNING = [name for name in OPTIONS if name not in {"reward scale", "total batch", "resets"}]
 every_option = pytest.mark.parametrize("name", OPTIONS)
 
 
@@ -178,9 +177,8 @@ def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
     fresh = {"both": {"actor", "critic"}, "actor": {"actor"}, "critic": {"critic"}}[reset]
     for network in ("actor", "critic"):
         if network in fresh:
-            first = (
-                make_agent().state_dict()
-            )  # neither the first weights come again, nor those of another reset
+            # neither the first weights come again, nor those of another reset
+            first = make_agent().state_dict()
             assert not torch.equal(first[network]["kernel.0"], after[network]["kernel.0"])
             assert not torch.equal(again[network]["kernel.0"], after[network]["kernel.0"])
             assert not torch.equal(before[network]["kernel.0"], after[network]["kernel.0"])

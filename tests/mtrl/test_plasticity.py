@@ -8,8 +8,8 @@ import torch
 
 from mtrl import plasticity
 from mtrl.agent import _generator
-from mtrl.config import build_config
 from mtrl.fixed_batch import FixedBatch
+from mtrl.overrides import build_config
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS, PLASTICITY
 from tests.mtrl import reference_plasticity as slow
 from tests.mtrl.agents import BACKENDS, make_agent, make_batch
@@ -84,9 +84,10 @@ def test_all_measures_equal_the_transcription(backend):
             pooled = np.mean([row[0] for row in expected])  # layers of one width
             assert measured.per_run[f"dormant_{network}{suffix}"] == pytest.approx(pooled)
             gradients = slow.gradient_metrics(each[network])
+            # of float32 gradients
             np.testing.assert_allclose(
                 measured.arrays["task_gradient"][b, n], gradients, rtol=1e-3, atol=1e-4, err_msg=network
-            )  # of float32 gradients
+            )
             if name == "fixed":
                 norm = np.linalg.norm(each[network].mean(0))
                 assert measured.per_run[f"{network}_gradient_norm_fixed"] == pytest.approx(norm, rel=1e-4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtrl.agent import Agent
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.replay import Replay
 from mtrl.results import read_run
 from mtrl.train import Progress, train

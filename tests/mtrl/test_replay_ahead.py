@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.config import ConfigError, build_config
+from mtrl.config import ConfigError
+from mtrl.overrides import build_config
 from tests.mtrl.replays import MODES, Feed, equal, fill, make
 
 

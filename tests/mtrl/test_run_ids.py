@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.config import PRESETS, Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
+from mtrl.presets import PRESETS
 from mtrl.run_ids import KEPT, flatten, is_run_id_of, kept_defaults, newest_schema, run_id_of
 
 

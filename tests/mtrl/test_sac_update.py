@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mtrl import ops
 from mtrl.agent import Agent
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from tests.mtrl.agents import Rows, make_batch, noises
 from tests.mtrl.reference_critic import first_update
 

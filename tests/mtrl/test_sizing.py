@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.config import NetworkSettings, build_config
+from mtrl.config import NetworkSettings
+from mtrl.overrides import build_config
 from mtrl.sizing import (
     actor_parameters,
     actor_width,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.config import Config, ConfigError, build_config
+from mtrl.config import Config, ConfigError
+from mtrl.overrides import build_config
 from mtrl.replay import pooled_counts
 from mtrl.results import read_run
 from mtrl.systems import SYSTEMS

@@ -6,6 +6,11 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3, MT25_V3, MT50_V3
 from mtrl.tasks import ALL_TASKS, BENCHMARKS, benchmark_name, resolve_tasks
 
 
+def test_a_comma_between_tasks_is_answered_with_the_plus_sign() -> None:
+    with pytest.raises(ValueError, match=r"join the names of tasks by '\+': reach-v3\+push-v3$"):
+        resolve_tasks("reach-v3, push-v3")
+
+
 @pytest.mark.parametrize(("name", "theirs"), [("MT10", MT10_V3), ("MT25", MT25_V3), ("MT50", MT50_V3)])
 def test_benchmarks_hold_meta_worlds_tasks_in_its_order(name, theirs):
     assert BENCHMARKS[name] == tuple(theirs)

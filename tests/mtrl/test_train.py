@@ -15,8 +15,9 @@ import xarray as xr
 
 from mtrl.agent import UPDATE_METRICS
 from mtrl.checkpoint import CheckpointError, load_tensors
-from mtrl.config import Config, ConfigError, build_config
+from mtrl.config import Config, ConfigError
 from mtrl.devices import resolve_device
+from mtrl.overrides import build_config
 from mtrl.results import RunFileError, read_run
 from mtrl.run import resolve_env_workers
 from mtrl.train import Progress, train
@@ -217,10 +218,11 @@ def test_annealed_exponents_rows_in_files_and_a_batch_ahead_resume(tmp_path: Pat
         "replay__alpha_end": 0.3,
         "replay__beta_end": 1.0,
     }
+    # a batch drawn ahead, rows in files that are shared
     changes |= {
         "replay__lag": 1,
         "replay__capacity": 40,
-    }  # a batch drawn ahead, rows in files that are shared
+    }
 
     def config(prefetch: bool) -> Config:
         return short_config(**changes, run__replay_folder=str(tmp_path), run__prefetch=prefetch)

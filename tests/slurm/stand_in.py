@@ -4,7 +4,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.results import RunFileWriter
 
 CONFIG = build_config("debug")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from slurm.records import History
 from slurm.retry import judge
 from slurm.state import ALIVE_SECONDS, cell_directory, read_json, read_state, write_done, write_json

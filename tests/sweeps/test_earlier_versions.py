@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.frames import open_sweep
-from mtrl.config import build_config, override
+from mtrl.overrides import build_config, override
 from mtrl.results import RunFileError, ended, find_run, read_run
 from slurm.survey import survey
 from sweeps.grid import expand, load_grid

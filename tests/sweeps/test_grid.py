@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from mtrl.sizing import match_system
 from sweeps.arithmetic import evaluate
 from sweeps.grid import Grid, GridError, expand, grid_names, load_grid, override, parse_values, read_grid

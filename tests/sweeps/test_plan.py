@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 from slurm.limits import Limits
 from slurm.profiles import Profile
 from slurm.records import Task

@@ -23,9 +23,8 @@ def tasks_of(device: torch.device) -> Tensor:
 
 
 def assert_near(got: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(
-        got, expected, rtol=1e-4, atol=1e-4
-    )  # float32 sums of B terms in another order
+    # float32 sums of B terms in another order
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from mtrl import devices
-from mtrl.config import ConfigError, build_config
+from mtrl.config import ConfigError
+from mtrl.overrides import build_config
 from mtrl.results import RunData, read_run
 from mtrl.train import train
 

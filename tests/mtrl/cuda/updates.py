@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mtrl import devices
 from mtrl.agent import Agent
-from mtrl.config import Config, build_config
+from mtrl.config import Config
+from mtrl.overrides import build_config
 
 PER_TASK = 16
 

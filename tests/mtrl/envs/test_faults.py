@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtrl.config import ConfigError, EnvSettings, build_config
+from mtrl.config import ConfigError, EnvSettings
 from mtrl.envs import VectorEnv, WorkerDied
+from mtrl.overrides import build_config
 from mtrl.tasks import BENCHMARKS
 
 TASKS = ("reach-v3", "drawer-close-v3", "push-v3")

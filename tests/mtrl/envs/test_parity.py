@@ -45,12 +45,13 @@ def test_fast_tasks_with_fresh_and_cached_resets_equal_stock(task):
     env = TaskEnv(config, seed=5, index=0)
     goals = draw_goals(stock.env, 5, 2)
     generator = np.random.default_rng(0)
+    # the last two are cached
     for goal, act in (
         (0, expert(task)),
         (1, random),
         (0, expert(task)),
         (1, random),
-    ):  # the last two are cached
+    ):
         observation = stock.reset(goals[goal])
         np.testing.assert_allclose(env._reset_to(goal), observation, rtol=0, atol=1e-12)
         for _ in range(STEPS):

@@ -21,9 +21,8 @@ TASKS = ("reach-v3", "drawer-close-v3")
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        living = VectorEnv(
-            EnvSettings(tasks=TASKS), seed=0, workers=0
-        )  # envs of the same tasks copy its compiled models
+        # envs of the same tasks copy its compiled models
+        living = VectorEnv(EnvSettings(tasks=TASKS), seed=0, workers=0)
         yield
         living.close()
 
@@ -104,9 +103,8 @@ def test_every_transition_is_a_real_one(make):
         successor = info["final_obs"]
         np.testing.assert_array_equal(successor[:, FRAME_SIZE : 2 * FRAME_SIZE], before[:, :FRAME_SIZE])
         np.testing.assert_array_equal(successor[:, -3:], before[:, -3:])
-        assert (
-            np.abs(successor[:, :3] - before[:, :3]).max() < 0.05
-        )  # a hand moves centimetres, not to its start
+        # a hand moves centimetres, not to its start
+        assert np.abs(successor[:, :3] - before[:, :3]).max() < 0.05
 
 
 def test_success_is_given_in_every_step(make):

@@ -22,9 +22,8 @@ def cache(tmp_path_factory):
     """A cache of this module's own, shared by its tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        living = VectorEnv(
-            EnvSettings(tasks=TASKS), seed=0, workers=0
-        )  # envs of the same tasks copy its compiled models
+        # envs of the same tasks copy its compiled models
+        living = VectorEnv(EnvSettings(tasks=TASKS), seed=0, workers=0)
         yield
         living.close()
 

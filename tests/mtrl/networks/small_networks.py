@@ -1,6 +1,6 @@
 """One small network of every kind."""
 
-from mtrl.config import build_config
+from mtrl.overrides import build_config
 
 # Small shapes of every kind, each with what could be confused of another size.
 CRITICS, TASKS = 3, "reach-v3+push-v3+door-open-v3+drawer-close-v3"

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from mtrl.config import ConfigError, build_config
+from mtrl.config import ConfigError
 from mtrl.networks.build import build_actor
 from mtrl.networks.kinds import KINDS
+from mtrl.overrides import build_config
 
 
 def test_a_kind_without_an_entry_is_named_with_the_nearest() -> None:

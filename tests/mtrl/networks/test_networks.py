@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl.config import NetworkSettings, build_config
+from mtrl.config import NetworkSettings
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.moore import orthonormalize
+from mtrl.overrides import build_config
 from mtrl.sizing import count_parameters
 from tests.mtrl.networks import reference_networks
 from tests.mtrl.networks.small_networks import CRITICS, SMALL, name_of, small_config
