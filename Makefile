@@ -1,4 +1,5 @@
-# `make demo` and `make test` are all that a newcomer needs. PYTHON chooses the interpreter of a new .venv.
+# `make demo` and `make test` are all that a newcomer needs. PYTHON chooses the interpreter of a new .venv. TORCH, as
+# TORCH='torch==2.8.*', installs another torch than constraints.txt names; .venv keeps it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,10 +30,16 @@ else
 	@$(BUILD) || { cat build/log; exit 1; }
 endif
 
+ifneq ($(TORCH),$(if $(TORCH),$(shell cat $(VENV)/torch 2>/dev/null)))
+.PHONY: $(STAMP)
+endif
+PIP := python -m pip install -q -c $(VENV)/constraints.txt
 $(STAMP): pyproject.toml constraints.txt setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install -q -c constraints.txt 'setuptools>=77' pybind11 cmake ninja
-	python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(if $(TORCH),echo '$(TORCH)' > $(VENV)/torch)
+	sed "s|^torch==.*|$$(cat $(VENV)/torch 2>/dev/null || echo '&')|" constraints.txt > $(VENV)/constraints.txt
+	$(PIP) 'setuptools>=77' pybind11 cmake ninja
+	$(PIP) --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
 test-cpp: $(STAMP)  ## GoogleTest, where it is installed

@@ -1,7 +1,7 @@
 """Builds the extension `mtrl._core` with CMake and Ninja; everything else about the package is in pyproject.toml.
 
 Environment: MTRL_CUDA=OFF|ON|AUTO (default AUTO: where nvcc is found), CUDAARCHS=90 and the like (default: all from
-sm_80 on), MTRL_SANITIZE=address|undefined|thread (comma-separated list).
+sm_80 on), MTRL_SANITIZE=address|undefined|thread (comma-separated list), MTRL_WERROR=ON (warnings are errors).
 The CMake tree is build/<python tag>, outside pip's temporary folder, so that a second build compiles only what changed.
 """
 
@@ -38,6 +38,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DMTRL_CUDA={os.environ.get('MTRL_CUDA', 'AUTO')}",
             f"-DMTRL_SANITIZE={os.environ.get('MTRL_SANITIZE', '')}",
+            f"-DMTRL_WERROR={os.environ.get('MTRL_WERROR', 'OFF')}",
             "-DMTRL_TESTS=OFF",
         ]
         subprocess.run(configure, check=True)

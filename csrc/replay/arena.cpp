@@ -33,9 +33,21 @@ int open_nameless(const std::string& folder) {
   return named;
 }
 
+// Gives the file its blocks at once: on a full disk this fails, where a later store would kill the process.
+// Returns 0 or an errno.
+int reserve(int file, size_t bytes) {
+  const auto size = static_cast<off_t>(bytes);
+#ifdef __APPLE__  // compiled, never run
+  fstore_t blocks = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, size, 0};
+  return fcntl(file, F_PREALLOCATE, &blocks) < 0 || ftruncate(file, size) < 0 ? errno : 0;
+#else
+  return posix_fallocate(file, 0, size);
+#endif
+}
+
 void* map_file(size_t bytes, const std::string& folder) {
   const int file = open_nameless(folder);
-  int error = posix_fallocate(file, 0, static_cast<off_t>(bytes));
+  int error = reserve(file, bytes);
   void* mapping = MAP_FAILED;
   if (error == 0) {
     mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);

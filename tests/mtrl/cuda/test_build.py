@@ -39,6 +39,7 @@ def nvcc() -> str:
 def compile_kernel(nvcc: str, source: Path, folder: Path) -> str:
     """nvcc's report on the registers of each kernel; fails the test where it complains."""
     flags = (ROOT / "csrc/cuda/nvcc.flags").read_text().split()
+    flags += ["-Werror=all-warnings", "-Xcompiler=-Werror"]
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     output = ["-c", str(source), "-o", str(folder / "kernel.o")]
     command = [nvcc, "-std=c++17", f"-I{ROOT / 'csrc'}", *flags, *targets, "--resource-usage", *output]
