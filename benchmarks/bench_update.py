@@ -33,9 +33,10 @@ import torch
 from interleave import Case, Row, gpu_clock, relative_spread, run
 from torch import Tensor, nn
 
-from mtrl import losses, ops
+from mtrl import ops
 from mtrl.agent import Agent
 from mtrl.networks import tanh_gaussian
+from mtrl.objective import losses
 from mtrl.overrides import build_config
 from mtrl.tasks import ALL_TASKS, BENCHMARKS
 

@@ -10,17 +10,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mtrl import devices, losses, ops, plasticity
+from mtrl import devices, ops
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
-from mtrl.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
-from mtrl.return_scale import ReturnScale
+from mtrl.objective import losses
+from mtrl.objective.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
+from mtrl.objective.return_scale import ReturnScale
+from mtrl.objective.value_heads import build_value_head
 from mtrl.tasks import ACTION_SIZE
-from mtrl.value_heads import build_value_head
 
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Batch(Protocol):
+class Transitions(Protocol):
     """Transitions, one row each; what `mtrl.replay` returns. `task` is int64, the others float32."""
 
     @property
@@ -155,7 +156,7 @@ class Agent:
         if self.config.agent.scaling == "return":
             self.return_scale.observe(reward, terminated, truncated)
 
-    def update(self, batch: Batch) -> Update:
+    def update(self, batch: Transitions) -> Update:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
         if self.config.run.check_inputs:
             _check_finite(batch)
@@ -187,7 +188,7 @@ class Agent:
     def _update_fused(
         self,
         fused: ops.SacUpdate | SacUpdateCuda,
-        batch: Batch,
+        batch: Transitions,
         reward: Tensor,
         next_noise: Tensor,
         noise: Tensor,
@@ -267,7 +268,7 @@ class Agent:
         return self.loss_weight[task]
 
     def _update_critic(
-        self, batch: Batch, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
+        self, batch: Transitions, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         parts = self._critic_loss(batch, reward, weight, temperature, noise)
         loss = self.critic_rule(self.critic_adam.gradient, parts.of_rows, batch.task)
@@ -276,7 +277,7 @@ class Agent:
         return metrics | self.value_head.metrics(parts.target), parts.error
 
     def _critic_loss(
-        self, batch: Batch, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
+        self, batch: Transitions, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> _CriticLoss:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
@@ -299,14 +300,16 @@ class Agent:
         return _CriticLoss(of_rows, y, q, error)
 
     def _update_actor(
-        self, batch: Batch, weight: Tensor, temperature: Tensor, noise: Tensor
+        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         parts = self._actor_loss(batch, weight, temperature, noise)
         loss = self.actor_rule(self.actor_adam.gradient, parts.of_rows, batch.task)
         norm = self.actor_adam.step()
         return {"actor_loss": loss, "actor_gradient_norm": norm}, parts.log_prob
 
-    def _actor_loss(self, batch: Batch, weight: Tensor, temperature: Tensor, noise: Tensor) -> _ActorLoss:
+    def _actor_loss(
+        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor
+    ) -> _ActorLoss:
         log_prob = torch.empty_like(temperature)
 
         def of_rows(rows: Tensor | slice) -> Tensor:
@@ -331,20 +334,20 @@ class Agent:
         return {"temperature_loss": loss.detach()}
 
     @torch.no_grad()
-    def q(self, batch: Batch) -> Tensor:
+    def q(self, batch: Transitions) -> Tensor:
         """The critics' values [E, B] of the batch's actions."""
         x = torch.cat((batch.action, batch.observation), 1)
         return self.value_head.value(self.critic(x, batch.task))
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> dict[str, list[Tensor]]:
+    def features(self, batch: Transitions) -> dict[str, list[Tensor]]:
         """Activations [B, W] of the hidden layers of the actor and of critic 0, on the batch."""
         x = torch.cat((batch.action, batch.observation), 1)
         actor = self.actor.features(batch.observation, batch.task)
         critic = self.critic.features(x, batch.task)
         return {"actor": [layer[0] for layer in actor], "critic": [layer[0] for layer in critic]}
 
-    def row_losses(self, batch: Batch) -> dict[str, tuple[Adam, RowLoss]]:
+    def row_losses(self, batch: Transitions) -> dict[str, tuple[Adam, RowLoss]]:
         """Of each network its optimiser and the losses that it has on the batch now.
 
         Noise comes from a generator of its own, the same at every call: losses differ by the networks alone.
@@ -367,9 +370,9 @@ class Agent:
         return max(self.actor.hidden_layers, self.critic.hidden_layers)
 
     @property
-    def run_metrics(self) -> tuple[str, ...]:
-        """The names that `update().metrics` and `plasticity.measure()` give together."""
-        return (*UPDATE_METRICS, *self.value_head.metric_names, *plasticity.RUN_METRICS)
+    def update_metrics(self) -> tuple[str, ...]:
+        """The names of `update().metrics`."""
+        return (*UPDATE_METRICS, *self.value_head.metric_names)
 
     @property
     def temperature(self) -> NDArray[np.float32]:
@@ -430,7 +433,7 @@ class Agent:
         return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)
 
 
-def _check_finite(batch: Batch) -> None:
+def _check_finite(batch: Transitions) -> None:
     """Raises ValueError naming the first column and row with NaN or infinity."""
     for name in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount"):
         column: Tensor = getattr(batch, name)

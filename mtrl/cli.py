@@ -89,7 +89,7 @@ def evaluate(place: Path, episodes: int | None) -> None:
 
     RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP.
     """
-    from mtrl.evaluate import Evaluator
+    from mtrl.monitor.evaluate import Evaluator
 
     agent = _load_agent(place)
     config = agent.config

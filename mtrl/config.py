@@ -202,7 +202,10 @@ class EvaluateSettings(Section):
 
 
 class PlasticitySettings(Section):
-    """What is measured of the networks at every evaluation (mtrl/plasticity.py), on the latest and on a fixed batch."""
+    """What is measured of the networks at every evaluation (mtrl/monitor/plasticity.py).
+
+    On the latest batch and on a fixed one.
+    """
 
     dormant_threshold: float = Field(0.1, ge=0)  # tau: of the mean activation of the layer
     batch_per_task: int = Field(128, ge=1)  # transitions of each task in the fixed batch

@@ -1,8 +1,8 @@
 """One documented function per kernel of `mtrl._core`, as torch operators known to autograd and torch.compile.
 
-They run on CPU float32 tensors and check dtype, device, shape and task ids before a pointer is used. The
-readable twin of each is in `mtrl.networks.plain`, `mtrl.losses` and `mtrl.adam`. E members, B batch rows, T tasks,
-D inputs, W width.
+They run on CPU float32 tensors and check dtype, device, shape and task ids before a pointer is used. The readable
+twin of each is in `mtrl.networks.plain`, `mtrl.objective.losses` and `mtrl.adam`. E members, B batch rows, T tasks, D
+inputs, W width.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ def soft_target(
     temperature: Tensor,
     discount: Tensor,
 ) -> Tensor:
-    """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient. See `mtrl.losses.soft_target`.
+    """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient.
 
+    See `mtrl.objective.losses.soft_target`.
     next_q is [E, B], the others are [B].
     """
     y: Tensor = torch.ops.mtrl.soft_target(reward, terminated, next_q, log_prob, temperature, discount)

@@ -15,11 +15,11 @@ from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
 from mtrl.devices import resolve_device
-from mtrl.divergence import DivergenceGuard
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
+from mtrl.monitor.divergence import DivergenceGuard
+from mtrl.monitor.runlog import RunLog
 from mtrl.replay_place import build_replay
-from mtrl.runlog import RunLog
 from mtrl.tasks import ACTION_SIZE
 
 

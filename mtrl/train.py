@@ -16,7 +16,7 @@ from mtrl.agent import Update
 from mtrl.checkpoint import save_tensors
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
-from mtrl.divergence import DivergedError
+from mtrl.monitor.divergence import DivergedError
 from mtrl.replay import pooled_counts
 from mtrl.results import ended
 from mtrl.run import Run

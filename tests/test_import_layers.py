@@ -35,11 +35,12 @@ FORBIDDEN = {
     "mtrl/results.py": ("torch",),
     "mtrl/envs/": ("torch", "mtrl.replay", "mtrl.agent", "mtrl.train"),
     "mtrl/cuda/": ("mtrl.agent", "mtrl.train", "mtrl.networks", "mtrl.envs"),
-    "mtrl/ops.py": ("mtrl.replay", "mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
-    "mtrl/replay.py": ("mtrl.networks", "mtrl.losses", "mtrl.agent", "mtrl.train"),
-    "mtrl/networks/": ("mtrl.agent", "mtrl.train", "mtrl.envs"),
-    "mtrl/losses.py": ("mtrl.agent", "mtrl.train", "mtrl.envs"),
-    "mtrl/agent.py": ("mtrl.train", "mtrl.envs", "mtrl.results"),
+    "mtrl/ops.py": ("mtrl.replay", "mtrl.networks", "mtrl.objective", "mtrl.agent", "mtrl.train"),
+    "mtrl/replay.py": ("mtrl.networks", "mtrl.objective", "mtrl.agent", "mtrl.train"),
+    "mtrl/networks/": ("mtrl.objective", "mtrl.agent", "mtrl.train", "mtrl.envs", "mtrl.monitor"),
+    "mtrl/objective/": ("mtrl.agent", "mtrl.train", "mtrl.envs", "mtrl.monitor", "mtrl.results"),
+    "mtrl/agent.py": ("mtrl.train", "mtrl.envs", "mtrl.monitor", "mtrl.results"),
+    "mtrl/monitor/": ("mtrl.train", "mtrl.run", "mtrl.checkpoint", "mtrl.cuda"),
 }
 
 STARTS_WITHOUT_TORCH = (
@@ -109,7 +110,7 @@ def test_tests_import_no_test_file() -> None:
 
 def test_a_violation_is_found() -> None:
     source = "def late():\n    from sweeps import grid\n    import submitit.helpers\n"
-    assert len(violations("mtrl/losses.py", imports_of(source))) == 2
+    assert len(violations("mtrl/objective/losses.py", imports_of(source))) == 2
 
 
 @pytest.mark.parametrize("module", STARTS_WITHOUT_TORCH)

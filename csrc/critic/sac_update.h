@@ -43,7 +43,7 @@ struct SacBatch {
   const float *next_noise, *noise;
 };
 
-// Means over the batch, as in mtrl/losses.py; the norms are those before the clip.
+// Means over the batch, as in mtrl/objective/losses.py; the norms are those before the clip.
 struct SacMetrics {
   double critic_loss, actor_loss, temperature_loss, q_mean, actor_gradient_norm, critic_gradient_norm;
 };

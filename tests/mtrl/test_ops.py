@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtrl import _core, losses, ops
+from mtrl import _core, ops
 from mtrl.networks import plain
+from mtrl.objective import losses
 
 # Products of up to 70 terms of size 1: float32 rounding is 6e-8 a term, and sums over rows add up to 300 of them.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}

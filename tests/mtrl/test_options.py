@@ -12,7 +12,6 @@ import torch
 from mtrl.networks import tanh_gaussian
 from mtrl.results import read_run
 from mtrl.train import Progress, train
-from tests.mtrl import reference_options as reference
 from tests.mtrl.agents import (
     FIRST_STEP,
     by_name,
@@ -22,6 +21,7 @@ from tests.mtrl.agents import (
     noises,
     same_state,
 )
+from tests.mtrl.objective import reference_options as reference
 from tests.mtrl.reference_critic import first_update
 from tests.mtrl.short_runs import contents, short_config, stop_after
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl import _core, losses
+from mtrl import _core
 from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.ops import workspace
+from mtrl.objective import losses
 
 
 def test_td_target_is_the_losses(device: torch.device) -> None:

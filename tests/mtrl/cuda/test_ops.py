@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtrl import losses
 from mtrl.cuda import ops as cuda_ops
 from mtrl.networks import plain
+from mtrl.objective import losses
 
 E, B, T, D, W, OUT = 2, 40, 3, 7, 12, 4
 

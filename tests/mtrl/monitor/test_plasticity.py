@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mtrl import plasticity
 from mtrl.agent import _generator
-from mtrl.fixed_batch import FixedBatch
+from mtrl.monitor import plasticity
+from mtrl.monitor.fixed_batch import FixedBatch
 from mtrl.overrides import build_config
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS, PLASTICITY
-from tests.mtrl import reference_plasticity as slow
 from tests.mtrl.agents import BACKENDS, make_agent, make_batch
+from tests.mtrl.monitor import reference_plasticity as slow
 
 TASKS = 3
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl import categorical
 from mtrl.config import ConfigError
+from mtrl.objective import categorical
+from mtrl.objective.value_heads import build_value_head
 from mtrl.overrides import build_config
-from mtrl.value_heads import build_value_head
-from tests.mtrl import reference_options as reference
+from tests.mtrl.objective import reference_options as reference
 
 CPU = torch.device("cpu")
 finite = st.floats(-30, 30)

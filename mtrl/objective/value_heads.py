@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from mtrl import categorical, losses, ops
+from mtrl import ops
 from mtrl.config import AgentSettings
+from mtrl.objective import categorical, losses
 
 
 class ValueHead(Protocol):

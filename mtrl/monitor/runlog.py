@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from mtrl import __version__
 from mtrl.agent import Agent, Update
 from mtrl.config import Config
-from mtrl.evaluate import Evaluator
-from mtrl.fixed_batch import FixedBatch
-from mtrl.loggers import flatten, open_loggers
-from mtrl.plasticity import Measured, measure
+from mtrl.monitor.evaluate import Evaluator
+from mtrl.monitor.fixed_batch import FixedBatch
+from mtrl.monitor.loggers import flatten, open_loggers
+from mtrl.monitor.plasticity import RUN_METRICS, Measured, measure
 from mtrl.replay import Batch
 from mtrl.results import CLOCKS, Divergence, RunFileWriter
 
@@ -45,7 +45,7 @@ class RunLog:
         self._file = RunFileWriter.create(
             path,
             config,
-            run_metrics=agent.run_metrics,
+            run_metrics=(*agent.update_metrics, *RUN_METRICS),
             parameters=agent.parameters,
             code_version=__version__,
             layers=agent.layers,

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.gradient_surgery import GradNorm, MeanGradient, PCGrad, pcgrad_shares, per_task
-from tests.mtrl import reference_options as reference
+from mtrl.objective.gradient_surgery import GradNorm, MeanGradient, PCGrad, pcgrad_shares, per_task
+from tests.mtrl.objective import reference_options as reference
 
 CPU = torch.device("cpu")
 

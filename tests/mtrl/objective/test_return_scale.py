@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtrl.return_scale import ReturnScale
-from tests.mtrl.reference_options import largest_return
+from mtrl.objective.return_scale import ReturnScale
+from tests.mtrl.objective.reference_options import largest_return
 
 
 @given(st.integers(1, 3), st.integers(1, 30), st.integers(0, 10_000))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mtrl.config import Config
 from mtrl.envs.task_env import TaskEnv
-from mtrl.evaluate import Evaluator
+from mtrl.monitor.evaluate import Evaluator
 from mtrl.overrides import build_config
 
 TASKS = ("reach-v3", "push-v3", "drawer-close-v3")

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from mtrl.divergence import find_divergence
+from mtrl.monitor.divergence import find_divergence
+from mtrl.monitor.plasticity import measure
 from mtrl.overrides import build_config
-from mtrl.plasticity import measure
 from mtrl.results import Divergence, RunFileError, read_run
 from mtrl.run import Run
 from mtrl.train import Progress, train

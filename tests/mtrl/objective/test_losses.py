@@ -2,7 +2,7 @@
 
 import torch
 
-from mtrl import losses
+from mtrl.objective import losses
 
 
 def column(*values):

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtrl.gradient_surgery import RowLoss, each_task
+from mtrl.agent import Agent, Transitions
+from mtrl.objective.gradient_surgery import RowLoss, each_task
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS
-
-if TYPE_CHECKING:
-    from mtrl.agent import Agent, Batch
 
 SRANK_TAIL = 0.01  # delta of Kumar et al. 2021
 SRANK_ROWS = 1024  # rows used at most: the cost grows with the cube
@@ -39,7 +37,7 @@ class Measured(NamedTuple):
     arrays: dict[str, NDArray[np.float32]]  # those of `mtrl.results.PLASTICITY`, without the axis `eval`
 
 
-def measure(agent: Agent, batches: Mapping[str, Batch]) -> Measured:
+def measure(agent: Agent, batches: Mapping[str, Transitions]) -> Measured:
     """Everything of this module for an agent that has learned, on the batches "training" and "fixed".
 
     Draws from no generator of the agent's and changes nothing that its next update or action depends on.

@@ -1,0 +1,1 @@
+"""What an update minimises: the losses, and the options that change them."""
