@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
-
-import click
 
 from sweeps.plan import Plan
+from sweeps.question import confirm
 from sweeps.request import Request
 
 ASK_ABOVE_HOURS = 100.0
-ASK_ABOVE_CELLS = 100_000
 
 
 def approve(plan: Plan, max_hours: float | None, *, yes: bool = False, without_kernels: bool = False) -> None:
@@ -29,15 +26,6 @@ def approve(plan: Plan, max_hours: float | None, *, yes: bool = False, without_k
         )
     if plan.hours[1] > ASK_ABOVE_HOURS:
         confirm(f"This takes {hours} {_place(plan)}.", yes=yes)
-
-
-def confirm(fact: str, *, yes: bool) -> None:
-    """Asks whether to launch all the same. Raises ValueError where nobody can answer and `yes` does not."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ValueError(f"{fact} Nobody is here to ask: say --yes to launch so much without being asked.")
-    click.confirm(f"{fact} Launch?", abort=True, err=True)
 
 
 def why_slow_on_gpus(request: Request) -> str:

@@ -1,8 +1,12 @@
-"""Arithmetic on the values of a cell, for `derive` in a grid: numbers, names, + - * / // %, and a few functions."""
+"""Arithmetic on the values of a cell, for `derive` in a grid: numbers, names, + - * / // % **, and a few functions.
+
+A value is named by its key, `network.actor.width`, or with underscores, `network_actor_width`.
+"""
 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,11 +14,27 @@ from typing import Any
 from mtrl.names import nearest
 from mtrl.sizing import actor_width, critic_width, match_system, total_width
 
+LARGEST_BITS = 4096  # of a whole number that ** may give
+
+
+def power(base: float, exponent: float) -> Any:
+    """base ** exponent. Raises ArithmeticError for what is no real number, or a whole number beyond all sense."""
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > LARGEST_BITS:
+        raise ArithmeticError("the power is too large")
+    result = base**exponent
+    if isinstance(result, complex):
+        raise ArithmeticError("the power is no real number")
+    return result
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "round": round,
     "int": int,
     "min": min,
     "max": max,
+    "sqrt": math.sqrt,
+    "log": math.log,  # natural, or to a base: log(value, 2)
+    "exp": math.exp,
     "actor_width": actor_width,  # (parameters, tasks)
     "critic_width": critic_width,  # (parameters, tasks, critics=2)
     "total_width": total_width,  # (parameters, tasks, critics=2)
@@ -29,6 +49,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.Pow: power,
     ast.USub: operator.neg,
 }
 
@@ -42,16 +63,18 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
                 return value(body)
             case ast.Constant(value=int() | float() as number):
                 return number
-            case ast.Name(id=name) if name in names:
-                return names[name]
-            case ast.Name(id=name):
-                raise ValueError(f"no value '{name}' in '{expression}'{nearest(name, names)}")
+            case ast.Name() | ast.Attribute():
+                key = ast.unparse(node)
+                if key.replace(".", "_") not in names:
+                    known = nearest(key.replace(".", "_"), names)
+                    raise ValueError(f"the cell sets no '{key}', which '{expression}' needs{known}")
+                return names[key.replace(".", "_")]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 return OPERATORS[type(op)](value(left), value(right))
             case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
                 return OPERATORS[type(op)](value(operand))
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
-                return FUNCTIONS[name](*map(value, arguments))
+                return _call(name, [value(argument) for argument in arguments], expression)
             case _:
                 raise ValueError(f"'{ast.unparse(node)}' in '{expression}' is not plain arithmetic")
 
@@ -61,3 +84,11 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
         raise ValueError(f"'{expression}' is not an expression") from None
     except (TypeError, ArithmeticError) as error:
         raise ValueError(f"'{expression}': {error}") from None
+
+
+def _call(name: str, arguments: list[Any], expression: str) -> Any:
+    try:
+        return FUNCTIONS[name](*arguments)
+    except ValueError as error:
+        given = ", ".join(map(str, arguments))
+        raise ValueError(f"'{expression}': {name}({given}): {error}") from None

@@ -1,6 +1,6 @@
 """Grids: a TOML file, and words of the command line laid over it, become a list of cells.
 
-    about  = "one line"                    shown by `launch --list` and `plan`
+    about  = "one line"                    shown by `mtrl-sweep grids`
     preset = "paper"
     [fixed]      key = value               the same in every cell
     [axes]       key = [a, b]              every combination with the other axes; "range(10)" and "logspace(a, b, n)"
@@ -40,6 +40,7 @@ FOLDER = Path(__file__).resolve().parent / "grids"
 TASKS = "env.tasks"
 SYSTEM = "system"
 WIDTHS = ("actor width", "critic width")
+MOST_CELLS = 1_000_000
 
 
 class GridError(ValueError):
@@ -160,6 +161,7 @@ def expand(grid: Grid) -> list[Cell]:
         for key in getattr(grid, part):
             if "+" in key:
                 raise GridError(f"grid '{grid.name}', {part}: '{key}' must name one key")
+    combinations(grid)
     cells: dict[str, Cell] = {}
     sections: dict[str, Any] = {}
     for chosen in _combinations(grid):
@@ -202,18 +204,40 @@ def _sequence(text: str) -> list[Any]:
     try:
         numbers = [float(number) for number in match[2].split(",")]
         if match[1] == "range":
-            values: list[Any] = list(range(*(int(number) for number in numbers)))
+            whole = range(*(int(number) for number in numbers))
+            _check_size(text, len(whole))
+            values: list[Any] = list(whole)
         else:
             low, high, count = numbers[0], numbers[1], int(numbers[2])
+            _check_size(text, count)
             step = math.log(high / low) / max(count - 1, 1)
             values = [float(f"{low * math.exp(step * index):.6g}") for index in range(count)]
-    except (ValueError, IndexError, TypeError, ZeroDivisionError):
+    except GridError:
+        raise
+    except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
         raise GridError(
             f"'{text}' is not range(stop), range(start, stop[, step]) or logspace(low, high, count)"
         ) from None
     if not values:
         raise GridError(f"'{text}' is empty")
     return values
+
+
+def _check_size(what: str, count: int) -> None:
+    if count > MOST_CELLS:
+        raise GridError(f"'{what}' has {count:,} values; a grid has at most {MOST_CELLS:,} cells")
+
+
+def combinations(grid: Grid) -> int:
+    """How many cells the grid has before its exclude rules. Raises GridError above MOST_CELLS."""
+    lengths = [len(values) for values in grid.axes.values()]
+    lengths += [max(map(len, group.values()), default=1) for group in grid.zip]
+    count = math.prod(lengths) * (grid.random.get("draws", 1) if grid.random else 1)
+    if count > MOST_CELLS:
+        raise GridError(
+            f"grid '{grid.name}' has {count:,} cells; a grid has at most {MOST_CELLS:,}: split it"
+        )
+    return int(count)
 
 
 def _combinations(grid: Grid) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +111,10 @@ def launch(
     from sweeps.manifest import add_cells, open_sweep_folder
     from sweeps.plan import make_plan
     from sweeps.request import read_request
-    from sweeps.show import show_launch, show_plan
+    from sweeps.show import show_end, show_launch, show_plan
     from sweeps.watch import watch as watch_sweep
 
-    request = on_cluster(read_request(words, runs, name))
+    request = on_cluster(read_request(words, runs, name, yes=yes or dry_run))
     if dry_run:
         show_plan(make_plan(request), as_json, max_gpu_hours)
         return
@@ -131,7 +130,8 @@ def launch(
     launched = run(request.sweep, entries, request.executor, request.profile, then=after)
     code = show_launch(request.sweep, entries, launched, as_json, here=request.executor != "slurm")
     if wait and request.executor == "slurm":
-        watch_sweep(request.sweep, entries, retry=True, as_json=as_json)
+        found = watch_sweep(request.sweep, entries, retry=True, as_json=as_json)
+        code = show_end(found, request.sweep, entries, as_json)
     sys.exit(code)
 
 
@@ -152,6 +152,15 @@ def plan(
 
     request = on_cluster(read_request(words, runs, name))
     show_plan(make_plan(request), as_json, max_gpu_hours)
+
+
+@main.command()
+@JSON
+def grids(as_json: bool) -> None:
+    """List the grids: what each asks, its cells, and its cost on cores like those of this machine."""
+    from sweeps.offer import show_grids
+
+    show_grids(as_json)
 
 
 @main.command()
@@ -214,27 +223,24 @@ def page(names: tuple[str, ...], runs: Path, as_json: bool, watch: bool, serve: 
 @click.option("-n", "lines", default=30, show_default=True, help="Lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
 def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, follow: bool) -> None:
-    """Print the end of the log of CELL (a run id, or its beginning), or of the cell that wrote last."""
-    from slurm.state import cell_directory
+    """Print where CELL (a run id, or its beginning) stands and the end of its log; else of the cell that wrote last."""
     from sweeps.manifest import find_sweep, read_manifest
+    from sweeps.tail import last_at_work, last_lines, where_it_stands
 
     sweep = find_sweep(name, runs)
-    entries = _choose(read_manifest(sweep), [cell] if cell else [])
-    logs = [cell_directory(sweep, entry.run_id) / "log.txt" for entry in entries]
-    logs = sorted((path for path in logs if path.exists()), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        raise click.ClickException(f"no cell of {sweep} has written a log yet")
-    with logs[-1].open(errors="replace") as file:
-        last = deque(file, maxlen=lines)
-        if as_json:
-            text = [line.rstrip("\n") for line in last]
-            click.echo(json.dumps({"run_id": logs[-1].parent.name, "log": str(logs[-1]), "lines": text}))
-            return
-        click.echo(f"== {logs[-1]}", err=True)
-        click.echo("".join(last), nl=False)
-        while follow:
-            click.echo(file.read(), nl=False)
-            time.sleep(0.5)
+    folder = last_at_work(sweep, _choose(read_manifest(sweep), [cell] if cell else []))
+    if folder is None:
+        raise click.ClickException(f"no cell of {sweep} has written anything yet")
+    log, stands = folder / "log.txt", where_it_stands(folder)
+    if as_json:
+        text = last_lines(folder, lines)
+        click.echo(json.dumps({"run_id": folder.name, "log": str(log), "stands": stands, "lines": text}))
+        return
+    click.echo(f"== {log}\n{stands or 'no heartbeat yet'}", err=True)
+    for line in last_lines(folder, lines):
+        click.echo(line)
+    if follow:
+        _follow(log)
 
 
 @main.command()
@@ -276,7 +282,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
     from sweeps.cluster import check_cluster
     from sweeps.execute import run
     from sweeps.manifest import find_sweep, read_manifest
-    from sweeps.show import show_launch
+    from sweeps.show import show_end, show_launch
     from sweeps.watch import watch as watch_sweep
 
     sweep = find_sweep(name, runs)
@@ -290,7 +296,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
     launched = run(sweep, entries, "slurm" if profile else "local", profile, by_rule=True)
     code = show_launch(sweep, entries, launched, as_json, here=profile is None)
     if watch and profile:
-        watch_sweep(sweep, entries, retry=True, as_json=as_json)
+        code = show_end(watch_sweep(sweep, entries, retry=True, as_json=as_json), sweep, entries, as_json)
     sys.exit(code)
 
 
@@ -335,6 +341,15 @@ def doctor(words: tuple[str, ...], as_json: bool) -> None:
         click.echo(
             f"profile {profile.name}: ok, {profile.cells_per_job} cells per job, {profile.minutes} minutes"
         )
+
+
+def _follow(log: Path) -> None:
+    """Prints what is written to the log from now on, until Ctrl-C."""
+    with log.open(errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            click.echo(file.read(), nl=False)
+            time.sleep(0.5)
 
 
 def _profile_names(words: Sequence[str]) -> list[str]:

@@ -16,4 +16,5 @@ class Launched:
     refusal: str = ""
     for_good: bool = False  # a later launch is refused too
     busy: list[str] = field(default_factory=list)  # held by another process
+    cancelled: int = 0  # cells that are not run until `retry --cancelled`
     interrupted: bool = False

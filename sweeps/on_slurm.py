@@ -48,8 +48,9 @@ def launch_on_slurm(
             given_up = {}
         todo = [entry for entry in entries if verdicts[entry.run_id].action == "resubmit"]
         over = sum(cell.finished for cell in found.cells.values())
+        cancelled = sum(cell.state == "cancelled" for cell in found.cells.values())
         if not todo:
-            return Launched(0, over, given_up)
+            return Launched(0, over, given_up, cancelled=cancelled)
         planned = plan_cells([entry.cell for entry in todo], gpu=profile.gpus > 0)
         check_disk(sweep, planned, len(planned))
         excluded = [*profile.exclude, *blamed_nodes(verdict.history for verdict in verdicts.values())]
@@ -68,7 +69,13 @@ def launch_on_slurm(
             _submit_then(sweep, done.records, profile, then)
         _close_records(sweep, found, queue)
         return Launched(
-            len(todo) - len(done.left_over), over, given_up, done.records, done.refusal, done.for_good
+            submitted=len(todo) - len(done.left_over),
+            over=over,
+            given_up=given_up,
+            arrays=done.records,
+            refusal=done.refusal,
+            for_good=done.for_good,
+            cancelled=cancelled,
         )
 
 

@@ -59,6 +59,7 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
             for run_id, outcome in outcomes.items()
             if outcome == "failed"
         },
+        cancelled=sum(entry.run_id in cancelled - over for entry in entries),
         busy=[run_id for run_id, outcome in outcomes.items() if outcome == "busy"],
         interrupted=len(outcomes) < len(missing) or "stopped" in outcomes.values(),
     )

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from mtrl.names import nearest
 from slurm.profiles import Profile, load_profile
-from sweeps.grid import Cell, GridError, expand, load_grid, override
+from sweeps.grid import Cell, GridError, combinations, expand, load_grid, override
 from sweeps.manifest import recorded_cells
+from sweeps.question import confirm
 
 EXECUTORS = ("inline", "local", "slurm")
+LONGEST_NAME = 200  # bytes: file systems take 255, and files beside the folder add to it
+ASK_ABOVE_CELLS = 100_000
 NAMED = ("grid", "executor", "profile", "preset")
 
 
@@ -26,8 +29,11 @@ class Request:
     named: bool  # whether the words name an executor or a profile
 
 
-def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
-    """The request in `words`. Raises GridError or ProfileError for what is unknown, with the nearest names."""
+def read_request(words: Sequence[str], runs: Path, name: str | None, *, yes: bool = True) -> Request:
+    """The request in `words`. Raises GridError or ProfileError for what is unknown, with the nearest names.
+
+    More than ASK_ABOVE_CELLS cells take minutes to write down: it asks first, unless `yes`.
+    """
     named = dict.fromkeys(NAMED, "")
     overrides = []
     for word in words:
@@ -49,8 +55,13 @@ def read_request(words: Sequence[str], runs: Path, name: str | None) -> Request:
     grid = load_grid(named["grid"])
     if named["preset"]:
         grid = grid.model_copy(update={"preset": named["preset"]})
+    if name is not None and len(name.encode()) > LONGEST_NAME:
+        raise GridError(f"--name is {len(name)} characters long; write one of at most {LONGEST_NAME}")
     if name is not None and (name in ("", ".", "..") or "/" in name or not name.isprintable()):
         raise GridError(f"--name {name!r} is no name of a folder; write one without slashes")
     sweep = runs / (name or grid.name)
-    cells = recorded_cells(sweep, expand(override(grid, overrides)))
+    grid = override(grid, overrides)
+    if (count := combinations(grid)) > ASK_ABOVE_CELLS:
+        confirm(f"Grid '{grid.name}' has {count:,} cells.", yes=yes)
+    cells = recorded_cells(sweep, expand(grid))
     return Request(cells, sweep, executor, profile, bool(named["executor"] or profile))

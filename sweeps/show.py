@@ -1,4 +1,4 @@
-"""What the commands print: JSON, or tables drawn with rich."""
+"""What the commands print: JSON, or text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mtrl.cpus import usable_cpus
 from slurm.survey import Survey
@@ -19,6 +16,7 @@ from sweeps.approval import why_slow_on_gpus
 from sweeps.launched import Launched
 from sweeps.manifest import Entry
 from sweeps.plan import GUESS, Plan, PlannedCell, ResourceClass
+from sweeps.tables import print_table
 from sweeps.units import duration, size
 
 INTERRUPTED = 130  # exit code
@@ -31,10 +29,10 @@ def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
     if as_json:
         click.echo(json.dumps(_plan_as_json(plan)))
         return
-    print_plan(Console(), plan.cells, plan.states)
+    print_plan(plan.cells, plan.states)
     if plan.left:
         click.echo()
-        print_classes(Console(), plan.classes, plan.hours_of)
+        print_classes(plan.classes, plan.hours_of)
     low, likely, high = plan.hours
     known = "by cells that finished" if plan.factors != GUESS else "a guess until cells have finished"
     click.echo(
@@ -75,7 +73,7 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
         click.echo(json.dumps({
             "sweep": str(sweep), "cells": len(entries), "submitted": launched.submitted, "jobs": jobs,
             "over": launched.over, "given_up": launched.given_up, "busy": launched.busy,
-            "refusal": launched.refusal, "refused_for_good": launched.for_good,
+            "cancelled": launched.cancelled, "refusal": launched.refusal, "refused_for_good": launched.for_good,
         }))  # fmt: skip
         return code
     labels = {entry.run_id: entry.label for entry in entries}
@@ -96,6 +94,12 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
         click.echo(
             f"the cluster takes no more now ({launched.refusal}); launch again later for the rest", err=True
         )
+    if launched.cancelled:
+        click.echo(
+            f"{launched.cancelled} cells are cancelled and were left out. To run them all the same: "
+            f"mtrl-sweep retry {sweep} --cancelled",
+            err=True,
+        )
     if not left:
         click.echo(f"All {len(entries)} cells are over. Next: python analysis/fit_scaling_laws.py {sweep}")
     elif here:
@@ -109,6 +113,17 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
     return code
 
 
+def show_end(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> int:
+    """After a wait: names each cell that is not over. Returns the exit code, 1 where there is one."""
+    left = [(entry, cell) for entry in entries if not (cell := found.cells[entry.run_id]).finished]
+    if not as_json:
+        for entry, cell in left[:SHOWN]:
+            reason = f": {cell.reason}" if cell.reason else ""
+            click.echo(f"{cell.state}: {entry.label} ({entry.run_id}){reason}", err=True)
+        click.echo(f"{len(entries) - len(left)} of {len(entries)} cells are over.", err=True)
+    return 1 if left else 0
+
+
 def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> None:
     """Where every cell stands; as JSON one document in one line."""
     if as_json:
@@ -120,10 +135,10 @@ def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool)
         ]  # fmt: skip
         click.echo(json.dumps({"sweep": str(sweep), "cells": rows}))
         return
-    print_status(Console(), sweep, entries, found)
+    print_status(sweep, entries, found)
 
 
-def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequence[str]) -> None:
+def print_plan(planned: Sequence[PlannedCell], states: Sequence[str]) -> None:
     """One row per cell: identity, parameters, estimated time, state."""
     rows = [
         (
@@ -137,16 +152,12 @@ def print_plan(console: Console, planned: Sequence[PlannedCell], states: Sequenc
         )
         for item, state in zip(planned[:SHOWN], states, strict=False)
     ]
-    print_table(
-        console, ("run id", "cell", "actor", "critics", "total", "time", "state"), rows, shrinks="cell"
-    )
+    print_table(("run id", "cell", "actor", "critics", "total", "time", "state"), rows, shrinks="cell")
     if len(planned) > SHOWN:
-        console.print(
-            f"... and {len(planned) - SHOWN} more cells; --json lists all", highlight=False, soft_wrap=True
-        )
+        click.echo(f"... and {len(planned) - SHOWN} more cells; --json lists all")
 
 
-def print_classes(console: Console, classes: Sequence[ResourceClass], kind: str) -> None:
+def print_classes(classes: Sequence[ResourceClass], kind: str) -> None:
     """One row per class of memory."""
     rows = [
         (
@@ -160,38 +171,14 @@ def print_classes(console: Console, classes: Sequence[ResourceClass], kind: str)
         for one in classes
     ]
     names = ("memory of a job", "cells", "jobs", "parameters", "time of a cell", f"{kind} hours")
-    print_table(console, names, rows, shrinks="parameters")
+    print_table(names, rows, shrinks="parameters")
 
 
-def print_table(
-    console: Console, names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str
-) -> None:
-    """A table, numbers to the right. On a narrow terminal the column `shrinks` gives way, elsewhere none does."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    widths = [max(len(name), *(len(row[index]) for row in rows)) for index, name in enumerate(names)]
-    spare = console.width - sum(widths) - 2 * len(widths)
-    if console.is_terminal and spare < 0:
-        widths[names.index(shrinks)] = max(8, widths[names.index(shrinks)] + spare)
-    for index, (name, width) in enumerate(zip(names, widths, strict=True)):
-        number = index > 0 and rows[0][index][:1].isdigit()
-        table.add_column(
-            name,
-            justify="right" if number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=width,
-            max_width=width,
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table, soft_wrap=not console.is_terminal)
-
-
-def print_status(console: Console, sweep: Path, entries: Sequence[Entry], found: Survey) -> None:
+def print_status(sweep: Path, entries: Sequence[Entry], found: Survey) -> None:
     """How many cells are in which state, then those at work and those that need somebody."""
     counts = Counter(cell.state for cell in found.cells.values())
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    console.print(f"{sweep}: {len(entries)} cells: {summary}", highlight=False, soft_wrap=True)
+    click.echo(f"{sweep}: {len(entries)} cells: {summary}")
     rows = []
     for entry in entries:
         cell = found.cells[entry.run_id]
@@ -210,8 +197,6 @@ def print_status(console: Console, sweep: Path, entries: Sequence[Entry], found:
             )
         )
     if rows:
-        print_table(
-            console, ("run id", "cell", "state", "step", "success", "reason"), rows[:SHOWN], shrinks="reason"
-        )
+        print_table(("run id", "cell", "state", "step", "success", "reason"), rows[:SHOWN], shrinks="reason")
     if len(rows) > SHOWN:
-        console.print(f"... and {len(rows) - SHOWN} more; --json lists all", highlight=False, soft_wrap=True)
+        click.echo(f"... and {len(rows) - SHOWN} more; --json lists all")

@@ -33,11 +33,11 @@ def pause_after(seconds: float) -> float:
     return max(WATCH_SECONDS, WATCH_PAUSES * seconds)
 
 
-def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> None:
+def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> Survey:
     """Shows the status until no cell is left that could still finish. With `retry`, submits again by cause, and keeps
     the sweep's page.
 
-    As JSON that is one document per look, each in a line of its own."""
+    As JSON that is one document per look, each in a line of its own. Returns the last look."""
     from sweeps.page.write import page_path, write_page
 
     retried = time.monotonic()
@@ -54,13 +54,13 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> N
         if not states & {"pending", "running", "held"} and not (
             retry and states & {"stopped", "missing", "failed"}
         ):
-            return
+            return found
         if retry and time.monotonic() - retried > RETRY_SECONDS and (profile := last_profile(sweep)):
             retried = time.monotonic()
             launched = launch_on_slurm(sweep, entries, profile, by_rule=True)
             unfinished = {cell.run_id for cell in found.cells.values() if not cell.finished}
             if unfinished and unfinished <= set(launched.given_up):
-                return
+                return found
         time.sleep(pause)
 
 

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from mtrl.overrides import build_config
 from mtrl.sizing import match_system
 from sweeps.arithmetic import evaluate
-from sweeps.grid import Grid, GridError, expand, grid_names, load_grid, override, parse_values, read_grid
+from sweeps.grid import (
+    Grid,
+    GridError,
+    combinations,
+    expand,
+    grid_names,
+    load_grid,
+    override,
+    parse_values,
+    read_grid,
+)
 
 ACTOR, CRITIC = "network.actor.width", "network.critic.width"
 
@@ -189,7 +199,7 @@ def test_unknown_grid_names_the_nearest(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["(1).real", "[1]", "'a' * 9", "a if a else 1", "f(1)", "1 // 0", "9 ** 9", "("]
+    "expression", ["(1).real", "[1]", "'a' * 9", "a if a else 1", "f(1)", "1 // 0", "9 ** 9 ** 9", "("]
 )
 def test_only_arithmetic_is_evaluated(expression: str) -> None:
     with pytest.raises(ValueError, match="'"):
@@ -218,3 +228,58 @@ def test_unknown_system_of_a_grid_is_named() -> None:
     grid = read_grid("mine", {"axes": {"system": ["more"]}})
     with pytest.raises(GridError, match="no system 'more'; did you mean 'moore'"):
         expand(grid)
+
+
+def test_arithmetic_has_powers_roots_logarithms_and_keys_as_they_are_written() -> None:
+    names = {"network_actor_width": 64, "tasks": 10}
+    assert evaluate("2 ** 10", {}) == 1024
+    assert evaluate("round(sqrt(2) * network.actor.width)", names) == 91
+    assert evaluate("network_actor_width // tasks", names) == 6
+    assert evaluate("log(1024, 2)", {}) == pytest.approx(10)
+    assert evaluate("exp(log(7))", {}) == pytest.approx(7)
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("network.actor.widht", "sets no 'network.actor.widht', .*did you mean 'network_actor_width'"),
+        ("network.critic.width", "sets no 'network.critic.width'"),
+        ("sqrt(-1)", r"sqrt\(-1\): math domain error"),
+        ("log(0)", r"log\(0\)"),
+        ("(-8) ** 0.5", "no real number"),
+        ("9 ** 9 ** 9", "too large"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_arithmetic_says_what_it_cannot_do(expression: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(expression, {"network_actor_width": 64})
+
+
+def test_a_key_in_derive_is_written_as_it_is() -> None:
+    cells = expand(grid(axes={ACTOR: [32, 64]}, derive={"network.critic.width": "2 * network.actor.width"}))
+    assert [cell.config.network.critic.width for cell in cells] == [64, 128]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.seed=range(1000000000)", "has 1,000,000,000 values; a grid has at most 1,000,000 cells"),
+        ("train.seed=logspace(1, 9, 1e9)", "has 1,000,000,000 values"),
+    ],
+)
+def test_a_list_beyond_all_bounds_is_refused_at_once(word: str, message: str) -> None:
+    with pytest.raises(GridError, match=message):
+        override(load_grid("smoke"), [word])
+
+
+def test_a_grid_beyond_all_bounds_is_refused_before_it_is_expanded() -> None:
+    huge = override(load_grid("smoke"), ["train.seed=range(1000)", "env.horizon=range(1, 500)"])
+    with pytest.raises(
+        GridError, match="grid 'smoke' has 3,992,000 cells; a grid has at most 1,000,000: split it"
+    ):
+        expand(huge)
+    drawn = grid(random={"agent.actor_lr": "loguniform(1e-5, 1e-3)", "draws": 10**9})
+    with pytest.raises(GridError, match="1,000,000,000 cells"):
+        expand(drawn)
+    assert combinations(load_grid("smoke")) == len(expand(load_grid("smoke")))

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from mtrl import _core
 from slurm.state import cell_directory, write_done
 from slurm.worker import CellJob, Heartbeat
-from sweeps.approval import confirm
-from sweeps.grid import expand, load_grid, override
+from sweeps.grid import expand, grid_names, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import add_cells, open_sweep_folder, read_manifest
+from sweeps.question import confirm
 from sweeps.watch import WATCH_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +77,8 @@ def test_a_failed_cell_is_named_with_its_log(grid: Path, tmp_path: Path) -> None
     assert "Traceback" in (broken / "log.txt").read_text()
     said = json.loads(sweep("tail", "tiny", broken.name[:5], "--json", "--runs", tmp_path))
     assert (said["run_id"], "Traceback (most recent call last):" in said["lines"]) == (broken.name, True)
+    stands = "failed on"
+    assert said["stands"].startswith(stands)
     assert [row["state"] for row in json.loads(sweep("plan", *words, "--json"))["cells"]] == [
         "done",
         "failed",
@@ -102,6 +104,42 @@ def test_ctrl_c_ends_cells_with_a_checkpoint_and_the_next_launch_goes_on(grid: P
         assert list((cell / "checkpoint").glob("[0-9]*/checksums.json"))
         assert json.loads((cell / "heartbeat.json").read_text())["state"] == "stopped"
     assert "stopped" in sweep("plan", *words)
+
+
+def test_what_was_cancelled_is_named_with_the_way_back(grid: Path, tmp_path: Path) -> None:
+    words = (f"grid={grid}", "train.seed=0", "executor=inline", "--runs", tmp_path)
+    add_cells_of(grid, tmp_path / "tiny")
+    assert "3 cells cancelled" in sweep("cancel", "tiny", "--runs", tmp_path)
+    output = sweep(*words, code=1)
+    assert (
+        f"1 cells are cancelled and were left out. To run them all the same: mtrl-sweep retry {tmp_path / 'tiny'}"
+        in output
+    )
+    assert "over" in sweep("retry", "tiny", "--cancelled", "--runs", tmp_path)
+    assert "All 1 cells are over" in sweep(*words)
+
+
+def add_cells_of(grid: Path, folder: Path) -> None:
+    open_sweep_folder(folder)
+    add_cells(folder, expand(load_grid(str(grid))))
+
+
+def test_every_grid_is_listed_with_its_question_its_cells_and_its_cost() -> None:
+    listed = sweep("grids")
+    facts = json.loads(sweep("grids", "--json"))
+    assert [fact["name"] for fact in facts] == grid_names()
+    for fact in facts:
+        assert f"{fact['name']}: {fact['cells']} cells, about " in listed
+        assert fact["about"] in listed
+    smoke = next(fact for fact in facts if fact["name"] == "smoke")
+    plan = json.loads(sweep("plan", "grid=smoke", "--runs", "/nowhere", "--json"))
+    assert (smoke["cells"], smoke["core_hours"]) == (8, pytest.approx(plan["hours"][1]))
+
+
+def test_a_dry_run_in_a_pipe_keeps_every_column(grid: Path, tmp_path: Path) -> None:
+    head, *rows = sweep(f"grid={grid}", "--dry-run", "--runs", tmp_path).splitlines()[:4]
+    assert head.split() == ["run", "id", "cell", "actor", "critics", "total", "time", "state"]
+    assert all(row.endswith("missing") for row in rows)
 
 
 def step_of(cell: Path) -> int:
@@ -130,6 +168,14 @@ def wait_until(condition: object, seconds: float = 60) -> None:
         (["grid=smoke", "profile=labb"], "no profile 'labb'"),
         (["grid=smoke", "--name", "../x"], "is no name of a folder"),
         (["grid=smoke", "--name", "a\nb"], "is no name of a folder"),
+        (["grid=smoke", "--name", "a" * 300], "--name is 300 characters long; write one of at most 200"),
+        (["plan", "grid=smoke", "--name", "a" * 300], "--name is 300 characters long"),
+        (["status", "a" * 300], "File name too long"),
+        (["gather", "a" * 300], "File name too long"),
+        (
+            ["grid=smoke", "train.seed=range(100000)"],
+            "'smoke' has 800,000 cells. Nobody is here to ask: say --yes",
+        ),
         (["grid=smoke", "--then", "gather,fitt"], "--then knows gather, fit, not 'fitt'"),
         (["doctor", "mini"], "write profile=NAME"),
         (["grid=smoke", "--runs", "/proc/runs"], "cannot write to /proc/runs/smoke"),

@@ -1,0 +1,16 @@
+"""Asking before much is done."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+def confirm(fact: str, *, yes: bool) -> None:
+    """Asks whether to launch all the same. Raises ValueError where nobody can answer and `yes` does not."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ValueError(f"{fact} Nobody is here to ask: say --yes to launch so much without being asked.")
+    click.confirm(f"{fact} Launch?", abort=True, err=True)

@@ -1,0 +1,33 @@
+"""Tables of text for a terminal, a pipe or a file. No column is ever dropped."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+import click
+
+GAP = "  "
+NARROWEST = 8  # characters that are left of a column which gives way
+
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str) -> None:
+    """Numbers to the right. On a narrow terminal the column `shrinks` is cut; what is still too wide wraps."""
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    if sys.stdout.isatty():
+        spare = shutil.get_terminal_size().columns - sum(widths) - len(GAP) * (len(widths) - 1)
+        place = list(names).index(shrinks)
+        widths[place] = min(widths[place], max(NARROWEST, widths[place] + spare))
+    right = [index > 0 and cell[:1].isdigit() for index, cell in enumerate(rows[0])]
+    click.secho(_line(names, widths, right), bold=True)
+    for row in rows:
+        click.echo(_line(row, widths, right))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    placed = []
+    for cell, width, to_the_right in zip(cells, widths, right, strict=True):
+        shown = cell if len(cell) <= width else f"{cell[: width - 1]}…"
+        placed.append(shown.rjust(width) if to_the_right else shown.ljust(width))
+    return GAP.join(placed).rstrip()
