@@ -20,20 +20,51 @@ from analysis.statistics import (
     iqm_of_runs,
 )
 
+RESAMPLES = 4_000  # behind each difference
 LEVEL = 0.05  # p, after correction, below which a claim is supported
 
 Scores = NDArray[np.float64]  # [runs, tasks]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One claim that runs can be asked about; a positive difference is as claimed."""
+class Pair:
+    """A claim to ask runs about: that the first side scores higher than the second."""
 
-    claim: str
+    where: str  # what both sides share: MT10
+    better: str  # width 1024
+    worse: str
+    scores: Scores  # [runs, tasks] of the first side
+    others: Scores
+
+    @property
+    def claim(self) -> str:
+        return (
+            f"{self.where}: {self.better} above {self.worse}"
+            if self.where
+            else f"{self.better} above {self.worse}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claim asked of runs; a positive difference is as claimed."""
+
+    pair: Pair
+    sides: tuple[Interval, Interval]  # the IQM of either
     found: Interval  # of the difference of IQMs
     improvement: Interval  # P(a run of the first beats one of the second on the same task)
     p: float  # corrected for all comparisons made together
-    overlap: bool  # of the two variants' own intervals
+    together: int  # comparisons made together
+
+    @property
+    def claim(self) -> str:
+        return self.pair.claim
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the two sides' own intervals overlap."""
+        a, b = self.sides
+        return bool(a.low <= b.high and b.low <= a.high)
 
     @property
     def supported(self) -> bool:
@@ -41,36 +72,40 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The claim with its numbers, and whether the two variants' own intervals overlap."""
-        low, high = self.found.low, self.found.high
-        line = f"{self.claim}: {self.found.estimate:+.3f} ({low:+.3f} to {high:+.3f}, {p_words(self.p)})"
-        if self.supported:
-            return line + (
-                ", though the two intervals overlap." if self.overlap else "; the intervals are apart."
-            )
-        return line + ("; the intervals overlap." if self.overlap else ".")
+        """One sentence fit for a paper: IQMs, n, difference, interval, test, correction."""
+        a, b = self.sides
+        corrected = f" after Holm's correction for {self.together} comparisons" if self.together > 1 else ""
+        before = f"{self.pair.where}, " if self.pair.where else ""
+        return (
+            f"{before}{self.pair.better} against {self.pair.worse}: IQM of success {a.estimate:.3f} (n = {a.runs}) "
+            f"against {b.estimate:.3f} (n = {b.runs}), difference {self.found.estimate:+.3f} (95% interval "
+            f"{self.found.low:+.3f} to {self.found.high:+.3f}; {self.found.method} test, {p_words(self.p)}{corrected})."
+        )
 
     def summary(self) -> dict[str, object]:
         """Everything to keep, for JSON."""
         return {
-            "claim": self.claim, "difference": self.found.estimate, "low": self.found.low, "high": self.found.high,
-            "p_holm": self.p, "supported": self.supported, "intervals_overlap": self.overlap,
+            "claim": self.claim, "sentence": self.sentence, "iqm": [side.estimate for side in self.sides],
+            "runs": [side.runs for side in self.sides], "difference": self.found.estimate, "low": self.found.low,
+            "high": self.found.high, "test": self.found.method, "p_holm": self.p, "supported": self.supported,
+            "intervals_overlap": self.overlap,
         }  # fmt: skip
 
 
-def comparisons(
-    pairs: Sequence[tuple[str, Scores, Scores]], generator: np.random.Generator
-) -> list[Comparison]:
-    """(claim, scores, scores of what it is said to beat), every run in, corrected together after Holm."""
+def comparisons(pairs: Sequence[Pair], generator: np.random.Generator) -> list[Comparison]:
+    """The pairs compared, every run in, corrected together after Holm."""
     if not pairs:
         return []
-    found = [difference(x, y, iqm_of_runs, generator, resamples=10_000) for _, x, y in pairs]
+    found = [
+        difference(pair.scores, pair.others, iqm_of_runs, generator, resamples=RESAMPLES, bounds=(-1, 1))
+        for pair in pairs
+    ]
     corrected = holm(np.array([each.p for each in found]))
     made = []
-    for (claim, x, y), each, p in zip(pairs, found, corrected, strict=True):
-        a, b = (interval(scores, iqm_of_runs, generator, bounds=(0, 1)) for scores in (x, y))
-        overlap = a.low <= b.high and b.low <= a.high
-        made.append(Comparison(claim, each, improvement_interval(x, y, generator), float(p), overlap))
+    for pair, each, p in zip(pairs, found, corrected, strict=True):
+        a, b = (interval(s, iqm_of_runs, generator, bounds=(0, 1)) for s in (pair.scores, pair.others))
+        better = improvement_interval(pair.scores, pair.others, generator)
+        made.append(Comparison(pair, (a, b), each, better, float(p), len(pairs)))
     return made
 
 
@@ -79,6 +114,7 @@ def table(compared: Sequence[Comparison], caption: str) -> Table:
         [
             c.claim,
             f"{c.found.estimate:+.3f}  ({c.found.low:+.3f} to {c.found.high:+.3f})",
+            c.found.method,
             p_number(c.p),
             f"{c.improvement.estimate:.2f}"
             + (
@@ -91,8 +127,16 @@ def table(compared: Sequence[Comparison], caption: str) -> Table:
         ]
         for c in compared
     ]
-    header = ["claim", "difference, 95% interval", "p (Holm)", "P(better)", "own intervals", "verdict"]
-    return Table(caption, header, rows, texts=(0, 4, 5))
+    header = [
+        "claim",
+        "difference, 95% interval",
+        "test",
+        "p (Holm)",
+        "P(better)",
+        "own intervals",
+        "verdict",
+    ]
+    return Table(caption, header, rows, texts=(0, 2, 5, 6))
 
 
 def drawing(compared: Sequence[Comparison], name: str, title: str) -> Drawing:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -164,6 +165,57 @@ def success_against_parameters(
     _legend_below(figure, names)
     for axis in axes[:: _columns(len(panels))]:
         axis.set_ylabel("success at the last evaluation")
+    return figure
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve with its band, [n] each."""
+
+    sizes: NDArray[Any]
+    middle: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One panel: runs by size, and the laws over them where there are any."""
+
+    sizes: NDArray[Any]
+    rates: NDArray[Any]
+    line: Band | None
+    floor: Band | None
+
+
+@styled
+def failure(panels: Mapping[str, Failure]) -> Figure:
+    """Failure against parameters on logarithmic axes: runs, and both laws in their bands."""
+    figure, axes = _panels(len(panels), height=2.9, share_y=False)
+    names: dict[str, Any] = {}
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        (names["run"],) = axis.plot(
+            panel.sizes, panel.rates.clip(1e-4), "o", ms=4, color=PALE, alpha=0.8, mew=0
+        )
+        for band, colour, style, word in (
+            (panel.line, OKABE_ITO[0], "-", "over the measured sizes"),
+            (panel.floor, OKABE_ITO[1], (0, (5, 2)), "with a free floor"),
+        ):
+            if band is not None:
+                (names[word],) = axis.plot(band.sizes, band.middle, color=colour, ls=style, lw=1.8)
+                axis.fill_between(band.sizes, band.low, band.high, color=colour, alpha=0.15, lw=0)
+        axis.set_yscale("log")
+        seen = panel.rates.clip(1e-4)
+        axis.set_ylim(seen.min() / 1.25, min(1.05, seen.max() * 1.25))
+        axis.yaxis.set_major_formatter(FuncFormatter(_per_cent))
+        axis.yaxis.set_minor_formatter(FuncFormatter(_per_cent if seen.max() < 8 * seen.min() else _nothing))
+        axis.tick_params(axis="y", which="minor", labelsize=7.5)
+        _size_axis(axis)
+        axis.set_title(_wrapped(title), fontsize=9)
+        axis.set_xlabel("parameters, actor + critics")
+    for axis in axes[:: _columns(len(panels))]:
+        axis.set_ylabel("failure")
+    _legend_below(figure, names)
     return figure
 
 
@@ -366,7 +418,7 @@ def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -
     axis.axhline(1, color=PALE, lw=1.2, ls=(0, (4, 3)))
     axis.set_ylim(0, 4)
     inside = np.concatenate([grid[worse <= 2] for grid, worse in lines_of.values()])
-    axis.set_xlim(inside.min(), inside.max())
+    axis.set_xlim(inside.min() - 0.01, inside.max() + 0.01)
     axis.set_xlabel("exponent")
     axis.set_ylabel("worse, over what is allowed")
     axis.legend(fontsize=8)
@@ -390,10 +442,7 @@ def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure
 
 def svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element to stand inside a page: text as text, colours that follow the page, own ids."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+    text = _drawn(figure, name)
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
@@ -408,9 +457,21 @@ def svg(figure: Figure, name: str) -> str:
 
 def write(figure: Figure, folder: Path, name: str) -> None:
     """`<name>.svg` and `<name>.png` in `folder`, on white."""
+    paper = '<rect width="100%" height="100%" fill="white"/>'
+    text = re.sub(r"(<svg .*?>)", rf"\1{paper}", _drawn(figure, name), count=1, flags=re.S)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    with mpl.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.png", facecolor="white", dpi=160)
+
+
+@lru_cache(64)
+def _drawn(figure: Figure, name: str) -> str:
+    """The figure as an SVG file without a background. Drawn once; its layout is then settled."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
-            figure.savefig(folder / f"{name}.{suffix}", facecolor="white", **options)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")
+    return buffer.getvalue()
 
 
 def _unsized(attributes: str) -> str:
@@ -456,10 +517,7 @@ def _panels(number: int, *, height: float, share_y: bool = True) -> tuple[Figure
 
 
 def _curve(axis: Axes, variant: Variant, place: int | None, colour: str, *, band: bool) -> Any:
-    known = variant.env_steps >= 0
-    steps = variant.env_steps[known] / variant.task_count
-    curves = variant.curves.mean(-1) if place is None else variant.curves[:, :, place]
-    curves = curves[:, known]
+    steps, curves = variant.known_curves(place)
     (line,) = axis.plot(steps, np.nanmean(curves, axis=0), color=colour)
     if len(curves) > 1 and band:
         axis.fill_between(steps, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colour, alpha=0.15, lw=0)
@@ -512,6 +570,19 @@ def _success_axis(axis: Axes) -> None:
 def _shades(count: int) -> list[str]:
     places = np.linspace(0.15, 0.85, count) if count > 1 else [0.45]
     return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in places]
+
+
+def _per_cent(value: float, _: Any) -> str:
+    return f"{float(f'{100 * value:.2g}'):g}%"
+
+
+def _nothing(value: float, _: Any) -> str:
+    return ""
+
+
+def _wrapped(title: str, width: int = 38) -> str:
+    """The title in lines that fit a panel."""
+    return "\n".join(textwrap.wrap(title, width)) or title
 
 
 def _thousands(value: float, _: Any) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # Run as a file, Python puts this folder first on the path, where statistics.py would hide the standard library's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import click
+
+if TYPE_CHECKING:
+    from analysis.sources import Source
 
 # What computes and draws is imported inside the command: `--help` must answer at once.
 
@@ -42,6 +45,19 @@ LAWS = (
     help="What fits are judged by; the report shows all three.",
 )
 @click.option(
+    "--score",
+    type=click.Choice(["last", "last3", "height"]),
+    default="last",
+    show_default=True,
+    help="A run's score: its last evaluation, the mean of its last three, or the mean height of its curve.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also save all runs as one compressed dataset, from which the same report can be written.",
+)
+@click.option(
     "--runs-table", type=click.Path(path_type=Path), help="CSV: what each run of a history table is."
 )
 @click.option(
@@ -59,24 +75,34 @@ def main(
     as_json: bool,
     model: str,
     likelihood: str,
+    score: str,
+    keep: Path | None,
     runs_table: Path | None,
     columns: tuple[str, ...],
     seed: int,
 ) -> None:
     """Fit scaling laws and write a report.
 
-    PATHS are sweeps (as in runs/smoke), finished or not, several to be taken together; or one CSV file: with the
-    columns parameters, success and n (episodes), and where there are more: tasks, benchmark, actor, critic; or a
-    history with the columns run, step and success (docs/analysis.md).
+    PATHS are sweeps (as in runs/smoke), finished or not, several to be taken together; a dataset saved before; or
+    CSV files, or a folder of them: tables of points with the columns parameters, success and n (episodes), or
+    histories with the columns step and success (docs/analysis.md).
     """
     if paper == bool(paths):
         raise click.UsageError("name a sweep, as in runs/smoke, or give --paper; one of the two")
-    from analysis.frames import SweepError
+    from analysis.errors import SweepError
+    from analysis.sources import source_of
 
     known = {ours: theirs for ours, _, theirs in (word.partition("=") for word in columns)}
+    options = {"model": model, "likelihood": likelihood, "score": score, "seed": seed, "quiet": as_json}
     try:
-        page = _page(paths, runs_table, known, model=model, likelihood=likelihood, seed=seed, quiet=as_json)
-        _write(page, out or _folder(paths), as_json)
+        if paper:
+            from analysis import paper_study
+
+            page, folder = paper_study.study(seed=seed), Path("runs/paper/report")
+        else:
+            source = source_of(paths)
+            page, folder = _page(source, runs_table, known, keep, **options), source.folder
+        _write(page, out or folder, as_json)
     except SweepError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -85,39 +111,29 @@ def main(
         ) from None
 
 
-def _folder(paths: tuple[Path, ...]) -> Path:
-    """Where the report goes: into the sweep, beside several of them, or beside a table."""
-    if not paths:
-        return Path("runs/paper/report")
-    first = paths[0]
-    if first.suffix == ".csv":
-        return first.with_name(f"{first.stem}-report")
-    return first / "report" if len(paths) == 1 else first.with_name(_name(paths)) / "report"
-
-
-def _name(paths: tuple[Path, ...]) -> str:
-    return "+".join(path.resolve().name for path in paths)
-
-
 def _page(
-    paths: tuple[Path, ...], runs_table: Path | None, columns: dict[str, str], *, quiet: bool, **options: Any
+    source: Source, runs_table: Path | None, columns: dict[str, str], keep: Path | None, **options: Any
 ) -> Any:
-    """The page about what was asked for."""
-    from analysis import paper_study, sweep_study, table_study
-    from analysis.frames import SweepError
-    from analysis.history_table import is_history, open_history
+    """The page about a sweep, a dataset or tables; the runs of the first two are also saved to `keep`."""
+    from analysis import sweep_study, table_study
+    from analysis.frames import load, save
+    from analysis.history_table import are_histories, open_histories
 
-    if not paths:
-        return paper_study.study(seed=options["seed"])
-    if paths[0].suffix != ".csv":
-        return sweep_study.study(_gather(paths, quiet=quiet), _name(paths), **options)
-    if len(paths) > 1:
-        raise SweepError(f"{paths[0]} is a table: give it alone")
-    if is_history(paths[0], columns):
-        return sweep_study.study(
-            open_history(paths[0], runs_table, columns=columns), paths[0].stem, **options
-        )
-    return table_study.study(paths[0], **options)
+    quiet = options.pop("quiet")
+    if source.kind == "tables" and not are_histories(source.paths, columns):
+        if options.pop("score") != "last":
+            raise click.UsageError("a table of points has one score each: --score needs learning curves")
+        return table_study.study(source.paths, **options)
+    match source.kind:
+        case "tables":
+            runs = open_histories(source.paths, runs_table, columns=columns)
+        case "dataset":
+            runs = load(source.paths[0])
+        case "sweep":
+            runs = _gather(source.paths, quiet=quiet)
+    if keep:
+        save(runs, keep, compress=True)
+    return sweep_study.study(runs, source.name, **options)
 
 
 def _write(page: Any, out: Path, as_json: bool) -> None:
@@ -147,7 +163,8 @@ def _gather(paths: tuple[Path, ...], *, quiet: bool) -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
-    from analysis.frames import DATASET, open_sweep, save
+    from analysis.frames import open_sweep, save
+    from analysis.sources import DATASET
 
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task("run files")

@@ -13,8 +13,8 @@
     outcome, config        (run)                       done, diverged, failed or unfinished; the whole configuration
     diverged_at, _by       (run)                       vector step (-1: it did not) and the metric that told
     file, stamp            (run)                       where the run was read, and the file's mtime then
-    coordinates on run     run_id, benchmark, system, tasks, actor_width, critic_width, seed, and each configuration
-                           field that differs between the runs by its dotted name
+    coordinates on run     run_id, benchmark, system, tasks, actor_width, critic_width, seed, each configuration field
+                           that differs between the runs by its dotted name, and `grid.<name>`, a grid's own variable
 
 What a run does not have is NaN. Where the runs fill a grid, `run` gives way to the dims benchmark, system,
 actor_width, critic_width and seed; `to_runs` undoes that. A damaged or foreign file is named in the attribute
@@ -41,6 +41,7 @@ import xarray as xr
 from h5py import h5f
 from numpy.typing import NDArray
 
+from analysis.errors import SweepError
 from analysis.gridding import GRID_DIMS, to_grid
 from analysis.run_reader import (
     ATTRIBUTES,
@@ -52,14 +53,15 @@ from analysis.run_reader import (
     read_into,
     stamp_of,
 )
+from analysis.sources import DATASET
 from mtrl.config import Config
 from mtrl.results import ARRAYS, COORDINATES, PLASTICITY, RunFileError, missing
 from mtrl.run_ids import flatten, run_id_of
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
-DATASET = "dataset.nc"  # beside the cells of a sweep
 RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
 FORMAT = 2  # of the dataset; one of another format is made anew
+LISTS = ("skipped", "repeated")  # attributes that are lists of lines
 AT_ONCE = 5e-4  # s for a file that the system's cache holds
 READ_AHEAD = 16  # files that are on their way from the disk while one is read
 
@@ -78,10 +80,6 @@ _OTHER_AXES = (
 )  # that become names of variables
 _OF_PLASTICITY = ("batch", "network", "layer")
 _OF_HEADER = ("outcome", "config", "committed", "planned", "diverged_at", "diverged_by", "stamp")
-
-
-class SweepError(ValueError):
-    """A folder without runs; the message names it and the cure."""
 
 
 def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = None) -> xr.Dataset:
@@ -105,8 +103,14 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
         raise SweepError(f"no file under {path} can be read: {'; '.join(runs.skipped[:3])}")
     names = [str(file.relative_to(root)) for root, file in files]
     dataset = runs.dataset(names, [root.name for root, _ in files] if more else None)
-    dataset.attrs |= {"source": ", ".join(map(str, roots)), "skipped": runs.skipped, "format": FORMAT}
-    return to_grid(dataset)
+    dataset.attrs |= {
+        "source": ", ".join(map(str, roots)),
+        "skipped": runs.skipped,
+        "repeated": runs.repeated,
+    }
+    grids = [_manifest(root) for root in roots]
+    dataset.attrs |= {"derived": json.dumps(_derived_fields(grids)), "format": FORMAT}
+    return to_grid(dataset.assign_coords(_grid_variables(dataset, grids)))
 
 
 def run_files(root: Path) -> list[Path]:
@@ -162,23 +166,70 @@ def _fetch(path: Path) -> None:
             pass
 
 
-def save(dataset: xr.Dataset, path: Path) -> None:
-    """Writes `dataset` as netCDF-4. The file appears under `path` only when it is whole."""
+def save(dataset: xr.Dataset, path: Path, *, compress: bool = False) -> None:
+    """Writes `dataset` as netCDF-4, compressed where it is to be kept. The file appears only when it is whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+    numbers = [name for name, value in dataset.variables.items() if value.dtype.kind in "fi" and value.ndim]
     try:
-        text = {"skipped": "\n".join(dataset.attrs.get("skipped", []))}
-        dataset.assign_attrs(text).to_netcdf(unfinished, engine="h5netcdf")
+        lists = {name: "\n".join(dataset.attrs.get(name, [])) for name in LISTS}
+        dataset.assign_attrs(lists).to_netcdf(
+            unfinished, engine="h5netcdf", encoding=dict.fromkeys(numbers, packed) if compress else None
+        )
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path) -> xr.Dataset:
-    """A dataset that `save` wrote, in memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        dataset.load()
-    dataset.attrs["skipped"] = [line for line in str(dataset.attrs["skipped"]).split("\n") if line]
+    """A dataset that `save` wrote, in memory. Raises SweepError where it is none."""
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            dataset.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise SweepError(f"{path} is not a readable dataset: {error}") from None
+    for name in LISTS:
+        dataset.attrs[name] = [line for line in str(dataset.attrs.get(name, "")).split("\n") if line]
     return dataset
+
+
+def _derived_fields(grids: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """The configuration fields that every sweep's grid computed from others: they differ, and its axes lack them.
+
+    A sweep without a manifest says nothing, and then none is known.
+    """
+    found: list[set[str]] = []
+    for entries in grids:
+        axes = {name for entry in entries for name in entry["coordinates"]}
+        fields = [flatten(entry["config"]) for entry in entries] or [{}]
+        differ = {name for name in fields[0] if any(each.get(name) != fields[0][name] for each in fields)}
+        found.append(differ - axes)
+    return sorted(set.intersection(*found) - set(_SAID))
+
+
+def _grid_variables(dataset: xr.Dataset, grids: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Coordinates `grid.<name>` of what grids vary that is no field of a configuration, as a total batch."""
+    of_run = {entry["run_id"]: entry["coordinates"] for entries in grids for entry in entries}
+    names = dict.fromkeys(
+        name for known in of_run.values() for name in known if "." not in name and name != "system"
+    )
+    found = {}
+    for name in names:
+        values = [str(of_run.get(run, {}).get(name, "")) for run in dataset.run_id.values.tolist()]
+        if len(set(values)) > 1:
+            found[f"grid.{name}"] = ("run", values)
+    return found
+
+
+def _manifest(root: Path) -> list[dict[str, Any]]:
+    """The lines of a sweep's manifest that are whole; none where there is no manifest."""
+    entries = []
+    with suppress(OSError):
+        for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                entries.append({name: entry[name] for name in ("run_id", "coordinates", "config")})
+    return entries
 
 
 class _Runs:
@@ -191,6 +242,7 @@ class _Runs:
         self.files = files
         self.headers: list[Header | None] = [None] * len(files)
         self.skipped: list[str] = []
+        self.repeated: list[str] = []
         self.labels: Labels = dict.fromkeys(("eval", *COORDINATES), ())
         self.arrays = {name: np.empty(0, dtype) for name, (_, dtype) in ARRAYS.items()}
 
@@ -223,9 +275,7 @@ class _Runs:
             kept, other = (first, number) if held and held.committed >= header.committed else (number, first)
             best[run] = kept
             self.headers[other] = None
-            self.skipped.append(
-                f"{self.files[other]} is the same run as {self.files[kept]}, and counted once"
-            )
+            self.repeated.append(f"{self.files[other]} is the same run as {self.files[kept]}, and read once")
 
     def make_room(self, labels: Labels) -> None:
         """Widens the axes so that they hold `labels` too."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from analysis.frames import DATASET, SweepError, open_sweep, save
+from analysis.errors import SweepError
+from analysis.frames import open_sweep, save
+from analysis.sources import DATASET
 
 
 @click.command()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
+
+if TYPE_CHECKING:  # importing it costs half a second, and the paper's page needs none of it
+    import xarray as xr
 
 GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 
@@ -42,6 +46,8 @@ def last(dataset: xr.Dataset, name: str) -> xr.DataArray:
     Runs of one dataset may have different numbers of evaluations, and what a run does not have is NaN: so
     `isel(eval=-1)` is NaN for all but the longest.
     """
+    import xarray as xr
+
     values = dataset[name]
     array = np.moveaxis(values.values, values.dims.index("eval"), -1)
     missing = array == -1 if array.dtype.kind == "i" else np.isnan(array)
@@ -54,6 +60,8 @@ def last(dataset: xr.Dataset, name: str) -> xr.DataArray:
 
 def _unfold(array: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
     """The array with the grid's dims in the place of `run`; a view."""
+    import xarray as xr
+
     if "run" not in array.dims:
         return array
     values = array.values.reshape(*shape, *array.shape[1:])
@@ -61,6 +69,8 @@ def _unfold(array: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
 
 
 def _fold(array: xr.DataArray) -> xr.DataArray:
+    import xarray as xr
+
     if GRID_DIMS[0] not in array.dims:
         return array
     values = array.values.reshape(-1, *array.shape[len(GRID_DIMS) :])

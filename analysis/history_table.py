@@ -10,20 +10,20 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from analysis.frames import SweepError
+from analysis.errors import SweepError
 from analysis.gridding import to_grid
 from mtrl.tasks import BENCHMARKS, benchmark_name
 
 Row = dict[str, str]
 
-NEEDED = ("run", "step", "success")
+NEEDED = ("step", "success")
 ALIASES = {"Name": "run", "Step": "step", "_step": "step", "State": "state", "parameters": "parameters_total"}
 OF_RUN = (  # columns that say what a run is; every other column of numbers is a metric
     "run", "benchmark", "system", "width", "actor_width", "critic_width", "seed", "tasks", "episodes", "state",
@@ -41,36 +41,53 @@ DONE = {
 }
 
 
-def is_history(path: Path, columns: Mapping[str, str] | None = None) -> bool:
-    """Whether the table at `path` has the columns of a history: run, step and success, or W&B's wide ones."""
-    header = _read(path, columns or {})[0]
-    return set(NEEDED) <= set(header) or _is_wide(header)
+def are_histories(paths: Sequence[Path], columns: Mapping[str, str]) -> bool:
+    """Whether the tables are histories: with the columns step and success, or W&B's wide ones.
 
-
-def open_history(
-    path: Path, runs: Path | None = None, *, columns: Mapping[str, str] | None = None
-) -> xr.Dataset:
-    """The runs of the history table at `path`, with what the table `runs` says of each, joined by `run`.
-
-    columns maps names of this format to those of the file, as {"success": "charts/mean_success"}. Raises SweepError
-    naming the file and the row.
+    Raises SweepError where some are and some are not.
     """
-    header, rows = _read(path, columns or {})
+    headers = {path: _read(path, columns)[0] for path in paths}
+    found = {path: set(NEEDED) <= set(header) or _is_wide(header) for path, header in headers.items()}
+    if len(set(found.values())) > 1:
+        yes, no = (
+            next(path for path, is_one in found.items() if is_one == wanted) for wanted in (True, False)
+        )
+        raise SweepError(f"{yes} is a history and {no} is not; give them apart")
+    return all(found.values())
+
+
+def open_histories(
+    paths: Sequence[Path], runs: Path | None = None, *, columns: Mapping[str, str] | None = None
+) -> xr.Dataset:
+    """The runs of the history tables, with what the table `runs` says of each, joined by `run`.
+
+    A table without a column `run` is one run, named by its file. columns maps names of this format to those of the
+    files, as {"success": "charts/mean_success"}. Raises SweepError naming the file and the row.
+    """
+    names = columns or {}
+    known = {row.get("run", ""): row for row in (_read(runs, names)[1] if runs else [])}
+    groups: dict[str, list[tuple[Path, int, Row]]] = {}
+    for path in paths:
+        for number, row in enumerate(_rows(path, names), start=2):
+            groups.setdefault(row["run"], []).append((path, number, known.get(row["run"], {}) | row))
+    found = [
+        _run(members[0][0], name, [(number, row) for _, number, row in members])
+        for name, members in groups.items()
+    ]
+    return to_grid(_dataset(found, ", ".join(map(str, paths))))
+
+
+def _rows(path: Path, columns: Mapping[str, str]) -> list[Row]:
+    """The rows of a history, each with its run. Raises SweepError for a column that is not there."""
+    header, rows = _read(path, columns)
     if _is_wide(header):
-        rows = _long(rows, (columns or {}).get("success", "success"))
-    known: dict[str, Row] = {}
-    for row in _read(runs, columns or {})[1] if runs else []:
-        known[row.get("run", "")] = row
+        rows = _long(rows, columns.get("success", "success"))
     missing = [name for name in NEEDED if not rows or name not in rows[0]]
     if missing:
         raise SweepError(
             f"{path} has no column {', '.join(missing)}; rename with --column, as in --column {missing[0]}=THEIRS"
         )
-    groups: dict[str, list[tuple[int, Row]]] = {}
-    for number, row in enumerate(rows, start=2):
-        groups.setdefault(row["run"], []).append((number, known.get(row["run"], {}) | row))
-    found = [_run(path, name, members) for name, members in groups.items()]
-    return to_grid(_dataset(found, str(path)))
+    return [{"run": path.stem} | row for row in rows]
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[Row]]:

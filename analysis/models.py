@@ -1,11 +1,11 @@
-"""Families of scaling laws for the failure rate y, and how far a prediction is from what was seen.
+"""Families of scaling laws with a floor for the failure rate y, and how far a prediction is from what was seen.
 
     constant           y = E
     power              y = E + A N^-a
     actor_critic       y = E + A N_actor^-a + B N_critic^-b
-    tasks              y = E + A N^-a + C T^g
-    actor_critic_tasks y = E + A N_actor^-a + B N_critic^-b + C T^g
-    interaction        y = E + A N^-(a + h log(T / T0)) + C T^g
+    tasks              y = E + A N^-a T^g
+    actor_critic_tasks y = E + (A N_actor^-a + B N_critic^-b) T^g
+    interaction        y = E + A N^-(a + h log(T / T0)) T^g
     sigmoid            1 - y = ceiling / (1 + (N / M)^-k)
     broken             y = E + A N^-a (1 + (N / M)^4)^(-d / 4)          two exponents, a below M and a + d above
 
@@ -52,18 +52,23 @@ class Model:
         return np.asarray(theta.clip(self.low, self.high))
 
 
-def additive(name: str, regressors: tuple[str, ...], *, tied: bool = False) -> Model:
-    """A floor and one power law per regressor; `tied` gives actor and critic one exponent. Tasks may raise failure."""
+def additive(
+    name: str, regressors: tuple[str, ...], *, tied: bool = False, times_tasks: bool = False
+) -> Model:
+    """A floor and one power law per regressor; `tied` gives the two one exponent, `times_tasks` multiplies by T^g."""
     numbers, low, high = ["log_floor"], [LOWEST], [np.log(0.999)]
     exponents = {}
     for regressor in regressors:
         numbers += [f"log_{regressor}", f"exponent_{regressor}"]
-        low += [LOWEST, -STEEPEST if regressor == "tasks" else 0.0]
-        high += [5.0, 0.0 if regressor == "tasks" else STEEPEST]
+        low += [LOWEST, 0.0]
+        high += [5.0, STEEPEST]
         exponents[f"exponent_{regressor}"] = regressor
-    return Model(
-        name, regressors, tuple(numbers), exponents, tuple(low), tuple(high), 4, _tied if tied else _additive
-    )
+    law = _tied if tied else _additive
+    if times_tasks:
+        numbers, low, high = [*numbers, "growth_tasks"], [*low, -STEEPEST], [*high, STEEPEST]
+        exponents["growth_tasks"] = "tasks"
+        regressors, law = (*regressors, "tasks"), _times_tasks
+    return Model(name, regressors, tuple(numbers), exponents, tuple(low), tuple(high), 4, law)
 
 
 def _additive(theta: Array, x: Array) -> tuple[Array, Array]:
@@ -91,16 +96,22 @@ def _tied(theta: Array, x: Array) -> tuple[Array, Array]:
     return failure, slopes
 
 
+def _times_tasks(theta: Array, x: Array) -> tuple[Array, Array]:
+    """What stands above the floor, times T^g."""
+    failure, slopes = _additive(theta[:, :-1], x[:, :-1])
+    floor, growth = slopes[:, :1], np.exp(theta[:, -1:] * x[:, -1])
+    above = (failure - floor[:, 0]) * growth
+    terms = slopes[:, 1:] * growth[:, None]
+    return floor[:, 0] + above, np.concatenate([floor, terms, (above * x[:, -1])[:, None]], axis=1)
+
+
 def _interaction(theta: Array, x: Array) -> tuple[Array, Array]:
-    floor, a, exponent, c, growth, h = (theta[:, number, None] for number in range(6))
+    floor, a, exponent, growth, h = (theta[:, number, None] for number in range(5))
     size, tasks = x[:, 0], x[:, 1]
-    size_term = np.exp(a - (exponent + h * tasks) * size)
-    task_term = np.exp(c - growth * tasks)
-    first = np.broadcast_to(np.exp(floor), size_term.shape)
-    slopes = np.stack(
-        [first, size_term, -size_term * size, task_term, -task_term * tasks, -size_term * size * tasks], 1
-    )
-    return first + size_term + task_term, slopes
+    term = np.exp(a - (exponent + h * tasks) * size + growth * tasks)
+    first = np.broadcast_to(np.exp(floor), term.shape)
+    slopes = np.stack([first, term, -term * size, term * tasks, -term * size * tasks], axis=1)
+    return first + term, slopes
 
 
 def _sigmoid(theta: Array, x: Array) -> tuple[Array, Array]:
@@ -131,13 +142,13 @@ MODELS = {
         additive("constant", ()),
         additive("power", ("parameters",)),
         additive("actor_critic", ("actor", "critic")),
-        additive("tasks", ("parameters", "tasks")),
-        additive("actor_critic_tasks", ("actor", "critic", "tasks")),
+        additive("tasks", ("parameters",), times_tasks=True),
+        additive("actor_critic_tasks", ("actor", "critic"), times_tasks=True),
         Model(
             "interaction", ("parameters", "tasks"),
-            ("log_floor", "log_parameters", "exponent_parameters", "log_tasks", "exponent_tasks", "interaction"),
-            {**_N, "exponent_tasks": "tasks", "interaction": "parameters"},
-            (LOWEST, LOWEST, 0, LOWEST, -STEEPEST, -2), (0, 5, STEEPEST, 5, 0, 2), 4, _interaction,
+            ("log_floor", "log_parameters", "exponent_parameters", "growth_tasks", "interaction"),
+            {**_N, "growth_tasks": "tasks", "interaction": "parameters"},
+            (LOWEST, LOWEST, 0, -STEEPEST, -2), (0, 5, STEEPEST, STEEPEST, 2), 4, _interaction,
         ),
         Model(
             "sigmoid", ("parameters",), ("logit_ceiling", "exponent_parameters", "log_middle"), _N,
@@ -298,7 +309,7 @@ def starts(model: Model, x: Array, seen: Seen, generator: np.random.Generator, n
         "log_middle": lambda: generator.uniform(-1, 1, number) * span,
         "change": lambda: generator.uniform(-1, 1, number),
         "interaction": lambda: generator.uniform(-0.3, 0.3, number),
-        "exponent_tasks": lambda: -generator.uniform(0.05, 1.5, number),
+        "growth_tasks": lambda: generator.uniform(-0.5, 1.5, number),
     }
     columns = []
     for name in model.numbers:

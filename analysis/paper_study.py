@@ -8,84 +8,88 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import comparisons, figures, paper
-from analysis.comparisons import Comparison
+from analysis import comparisons, figures, law_items, law_study, paper
+from analysis.comparisons import Comparison, Pair
 from analysis.figures import OKABE_ITO, Row, Series, success_against_parameters
-from analysis.law_study import choice_table, span
-from analysis.models import MODELS
+from analysis.law_study import EVERYTHING, Law, law_of_points
+from analysis.paper_claims import EPISODES, RUNS, WORDS, actor_critic_line, claims
 from analysis.report import Drawing, Page, Section, Table, Text
-from analysis.scaling_laws import Exponent, Fit, Points, compare, fit
+from analysis.scaling_laws import Points
 from analysis.statistics import Interval, interval, iqm_of_runs, minimum_difference
 
-RUNS = 10  # seeds behind each of the paper's points
-EPISODES = 50  # per task and evaluation
 MATCHED = {
     "soft_modularization": "550",
     "moore": "800",
     "paco": "885",
 }  # multi-head width of as many parameters
 WIDTHS = ("400", "1024", "2048", "4096")  # of the multi-head MLP, with single seeds known
-WORDS = {
-    "soft_modularization": "soft modularization",
-    "moore": "MOORE",
-    "paco": "PaCo",
-    "mtmhsac": "multi-head MLP",
-}
 
 
 def study(*, seed: int = 0) -> Page:
     """The page about analysis/paper/*.csv."""
     generator = np.random.default_rng(seed)
     groups = paper.by_benchmark("success_by_width")
-    fits = {benchmark: fit(MODELS["power"], _points(rows), generator) for benchmark, rows in groups.items()}
-    everything = _points([row for rows in groups.values() for row in rows])
-    tasks = fit(MODELS["tasks"], everything, generator)
+    single = {name: law_of_points(name, _points(rows), "power", generator) for name, rows in groups.items()}
+    laws = [
+        *single.values(),
+        *_over_tasks(_points([row for rows in groups.values() for row in rows]), generator),
+    ]
     scores = {name: interval(runs, iqm_of_runs, generator, bounds=(0, 1)) for name, runs in _seeds().items()}
     compared = comparisons.comparisons(_pairs(), generator)
     steps = _width_steps()
-    shows, does_not_show = _findings(fits, tasks, compared, steps)
+    shows, does_not_show = _findings(laws, compared, steps)
     return Page(
         title="Scaling laws of the paper's own numbers",
-        lead="McLean et al. 2025, arXiv 2503.05126: Meta-World MT10, MT25 and MT50, SAC, 10 seeds per point.",
+        lead="McLean et al. 2025, arXiv 2503.05126: Meta-World MT10, MT25 and MT50, SAC, 10 seeds per point. "
+        "Score: success at the last evaluation.",
         facts=[
-            ("benchmarks", str(len(fits))),
-            ("widths", str(max(law.points for law in fits.values()))),
+            ("benchmarks", str(len(single))),
+            ("widths", str(max(len(law.points) for law in single.values()))),
             ("single runs known", str(sum(len(runs) for runs in _seeds().values()))),
             ("comparisons supported", f"{sum(c.supported for c in compared)} of {len(compared)}"),
         ],
+        claims=claims(compared, steps[0].resolvable),
         shows=shows,
         does_not_show=does_not_show,
         sections=[
-            Section("Success and size", [_size_drawing(fits), _law_table({**fits, "all three": tasks}), _maps()]),
+            Section("Scaling laws", law_items.items(laws)),
+            Section("Success and size", [_size_drawing(single), _maps()]),
             Section("What the seeds support", [
                 _seed_drawing(scores), comparisons.table(compared, COMPARED),
                 comparisons.drawing(compared, "comparisons_mt10", "The paper's comparisons by its own seeds"),
             ]),
             Section("What cannot be asked of seeds", [_step_table(steps)]),
             Section("Architectures at matched parameters", [_architecture_drawing()]),
-            Section("Actor against critic", [_actor_critic_table(), Text(ACTOR_CRITIC)]),
+            Section("Actor against critic", [_actor_critic_table(), _elasticity_table(), Text(ACTOR_CRITIC)]),
             Section("Plasticity", [_dormant_drawing()]),
             Section("Learning", [_learning_drawing()]),
-            Section("Which law", [_choice_table(groups, everything, generator)]),
+            Section("How far to trust the laws", law_items.diagnostics(laws)),
             Section("Methods", [Text(text) for text in METHODS]),
         ],
         footer="mtrl, from analysis/paper/*.csv.",
-        fits={benchmark: law.summary() for benchmark, law in fits.items()}
-        | {"tasks": tasks.summary()}
+        fits={law.group: law.summary() for law in laws}
         | {"comparisons": [comparison.summary() for comparison in compared]},
     )  # fmt: skip
 
 
-def _pairs() -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+def _over_tasks(everything: Points, generator: np.random.Generator) -> list[Law]:
+    """Tasks multiply; and whether the exponent of size depends on them."""
+    return [
+        law_of_points(EVERYTHING, everything, "tasks", generator),
+        law_of_points(f"{EVERYTHING}, interaction", everything, "interaction", generator),
+    ]
+
+
+def _pairs() -> list[Pair]:
     """The paper's comparisons at MT10 of which single seeds are known."""
     seeds = _seeds()
     pairs = [
-        (f"MT10, MLP of width {width} above {WORDS[system]}", seeds["mtmhsac", width], seeds[_only(system)])
+        Pair("MT10", f"MLP of width {width}", WORDS[system], seeds["mtmhsac", width], seeds[_only(system)])
         for system, width in MATCHED.items()
     ]
     for narrow, wide in (*pairwise(WIDTHS), (WIDTHS[0], WIDTHS[-1])):
-        claim = f"MT10, MLP of width {wide} above width {narrow}"
-        pairs.append((claim, seeds["mtmhsac", wide], seeds["mtmhsac", narrow]))
+        names = f"MLP of width {wide}", f"width {narrow}"
+        pairs.append(Pair("MT10", *names, seeds["mtmhsac", wide], seeds["mtmhsac", narrow]))
     return pairs
 
 
@@ -144,37 +148,26 @@ def _points(rows: list[dict[str, str]]) -> Points:
     )
 
 
-def _findings(
-    fits: dict[str, Fit], tasks: Fit, compared: list[Comparison], steps: list[Step]
-) -> tuple[list[str], list[str]]:
+def _findings(laws: list[Law], compared: list[Comparison], steps: list[Step]) -> tuple[list[str], list[str]]:
     shows: list[str] = []
     not_shown: list[str] = []
-    for benchmark, law in fits.items():
-        if law.identified:
-            (exponent,) = law.exponents
-            shows.append(
-                f"{benchmark}: failure falls with parameters as N^-{exponent.estimate:.2f} "
-                f"(95% interval {exponent.low:.2f} to {exponent.high:.2f}) towards a floor of {law.floor:.0%}."
+    for law in laws:
+        yes, no = law_study.sentences(law)
+        if law.group.endswith(
+            "interaction"
+        ):  # what it says of size and tasks apart, the law without it says better
+            yes, no = (
+                [line for line in lines if "depends" in line or "where there are" in line]
+                for lines in (yes, no)
             )
-        else:
-            not_shown.append(f"{benchmark}: the exponent is not identified: {law.reason}.")
-    growth = next(e for e in tasks.exponents if e.name == "tasks")
-    if growth.identified:
-        shows.append(
-            f"More tasks fail more: with sizes held, failure grows as T^{-growth.estimate:.2f} "
-            f"(95% interval {-growth.high:.2f} to {-growth.low:.2f}) above what size explains."
-        )
-    else:
-        not_shown.append(f"The exponent of the number of tasks is not identified: {growth.refusal}.")
+        shows += yes
+        not_shown += no
     for c in compared:
         (shows if c.supported else not_shown).append(c.sentence)
     close = [f"{s.benchmark} {s.narrow} to {s.wide} ({s.difference:+.3f})" for s in steps if not s.clear]
     not_shown.append(
         f"Steps of width smaller than the {steps[0].resolvable:.3f} that {RUNS} seeds resolve at the spread of MT10's "
         f"seeds: {', '.join(close)}."
-    )
-    not_shown.append(
-        "Actor against critic: five pairs of widths without single seeds; the full grid is needed."
     )
     return shows, not_shown
 
@@ -198,68 +191,18 @@ def _seed_drawing(scores: dict[tuple[str, str], Interval]) -> Drawing:
     return Drawing("seeds_mt10", "Single seeds at MT10", caption, figures.forest(rows, label="success"))
 
 
-def _size_drawing(fits: dict[str, Fit]) -> Drawing:
+def _size_drawing(laws: dict[str, Law]) -> Drawing:
     series = []
     for line in paper.series_by_width().values():
         grid = np.geomspace(line.sizes.min(), line.sizes.max(), 80)
-        law = fits[line.label]
-        series.append(
-            replace(line, curve=(grid, 1 - law.failure(parameters=grid)) if law.identified else None)
-        )
+        law = laws[line.label].line
+        series.append(replace(line, curve=None if law.refusal else (grid, 1 - law.failure(parameters=grid))))
     caption = (
         "IQM over n = 10 runs of the mean over tasks, multi-head MLP of width 256 to 4096, at the end of training. "
-        "Curves are fitted power laws, where the exponent is identified."
+        "Curves are power laws over the measured sizes."
     )
     drawing = success_against_parameters({"multi-head MLP": series})
     return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
-
-
-def _law_table(fits: dict[str, Fit]) -> Table:
-    rows = [
-        [
-            benchmark,
-            law.model,
-            exponent.name,
-            str(law.points),
-            f"{abs(exponent.estimate):.2f}",
-            _size_span(exponent),
-            f"{law.floor:.3f}",
-            f"{law.rmse:.2f}",
-            "identified" if exponent.identified else f"not identified: {exponent.refusal}",
-        ]
-        for benchmark, law in fits.items()
-        for exponent in law.exponents
-    ]
-    header = [
-        "benchmark",
-        "law",
-        "exponent of",
-        "points",
-        "size",
-        "95% interval",
-        "floor",
-        "RMSE (logit)",
-        "verdict",
-    ]
-    caption = (
-        "Power laws y = E + A N^-a of the failure rate, and with C T^g added over all three; RMSE in logits."
-    )
-    return Table(caption, header, rows, texts=(0, 1, 2, 8))
-
-
-def _size_span(exponent: Exponent) -> str:
-    """The interval of an exponent's size, whichever its sign."""
-    low, high = sorted((abs(exponent.low), abs(exponent.high)))
-    return span(low, high)
-
-
-def _choice_table(
-    groups: dict[str, list[dict[str, str]]], everything: Points, generator: np.random.Generator
-) -> Table:
-    single = [MODELS[name] for name in ("constant", "power", "sigmoid", "broken")]
-    joint = [MODELS[name] for name in ("constant", "power", "tasks", "interaction")]
-    found = {name: compare(single, _points(group), generator) for name, group in groups.items()}
-    return choice_table(found | {"all three": compare(joint, everything, generator)})
 
 
 def _maps() -> Drawing:
@@ -314,6 +257,18 @@ def _actor_critic_table() -> Table:
     return Table("Widths of actor and critic apart, MT10, as published.", header, rows, texts=())
 
 
+def _elasticity_table() -> Table:
+    line = actor_critic_line()
+    rows = [
+        [part, f"{found.value:.3f}", law_study.span(found.low, found.high, 3)]
+        for part, found in line.exponents.items()
+    ]
+    caption = (
+        "By what power of a network's parameters failure falls, the other held: least squares on five points."
+    )
+    return Table(caption, ["network", "elasticity", "95% interval"], rows)
+
+
 def _dormant_drawing() -> Drawing:
     series = [
         Series(
@@ -363,9 +318,9 @@ ACTOR_CRITIC = (
 METHODS = (
     "Scores: IQM over runs of the mean over tasks. Intervals use all runs, none trimmed: bootstrap standard error with "
     "Student's quantile; the published ones were taken after trimming, which makes them too narrow. A comparison is "
-    "supported when the difference is positive and its p, by Welch's degrees of freedom and corrected for all "
-    "comparisons on this page after Holm, is below .05.",
-    "Laws: least squares on logits of the failure rate; profile-likelihood intervals with the F quantile, so that few "
-    "points give wide intervals. Fewer than 4 sizes, an interval wider than 1, or a constant that fits as well: not "
-    "identified.",
+    "supported when the difference is positive and its p, by Welch's test (the exact rank test where every run of one "
+    "is above every run of the other) and corrected for all comparisons on this page after Holm, is below .05.",
+    "Laws over the measured sizes: least squares on log failure, Student's intervals. With a free floor: least squares "
+    "on logits, profile-likelihood intervals with the F quantile, so that few points give wide intervals. Fewer than 4 "
+    "sizes, an interval wider than 1, or a constant that fits as well: not identified.",
 )

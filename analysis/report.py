@@ -70,6 +70,14 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A claim that someone made, and what the data say to it."""
+
+    title: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Page:
     title: str
     lead: str
@@ -79,6 +87,12 @@ class Page:
     sections: Sequence[Section]
     footer: str
     fits: dict[str, object] = field(default_factory=dict)  # for fits.json
+    claims: Sequence[Claim] = ()  # answered before anything else
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def write(page: Page, folder: Path) -> Path:

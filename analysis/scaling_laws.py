@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.models import MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
+from analysis.models import LOWEST, MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
+from analysis.sandwich import sandwich
 
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
+STARTS = 16  # of a fit: of 500 fits with as many, each found the best of 4,500 starts
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
 ACTOR_FLOPS = (
@@ -146,7 +148,7 @@ def fit(
     *,
     likelihood: Likelihood = "logit",
     confidence: float = 0.95,
-    tries: int = 32,
+    tries: int = STARTS,
 ) -> Fit:
     """The law fitted to the points, with a profile interval for each exponent."""
     counts = {name: len(np.unique(points.sizes[name])) for name in model.regressors}
@@ -182,6 +184,22 @@ def fit(
         rmse=float(np.sqrt(np.sum(residual**2) / freedom)),
         condition=_condition(model, x, theta[best]),
     )
+
+
+def failure_band(found: Fit, points: Points, **sizes: NDArray[Any]) -> tuple[Array, Array]:
+    """Pointwise 95% interval of the fitted failure rate at sizes [n], from the fit's slopes; one run is one cluster."""
+    model, seen = MODELS[found.model], points.seen("logit")
+    theta = np.array([[found.numbers[name] for name in model.numbers]])
+    x = centred(model, points.sizes, found.centre)
+    rate, slope = (part[0] for part in model.law(theta, x))
+    jacobian = (slope / (rate * (1 - rate)).clip(1e-9)).T
+    spread = sandwich(theta[0], jacobian, -residuals(model, x, seen, theta[0]), np.arange(len(points)))
+    at, grow = (part[0] for part in model.law(theta, centred(model, sizes, found.centre)))
+    logits = [
+        spread.estimate(row, value=float(special.logit(y)))
+        for row, y in zip((grow / (at * (1 - at)).clip(1e-9)).T, at.clip(1e-9, 1 - 1e-9), strict=True)
+    ]
+    return special.expit(np.array([e.low for e in logits])), special.expit(np.array([e.high for e in logits]))
 
 
 def centred(model: Model, sizes: dict[str, NDArray[Any]], centre: Sequence[float]) -> Array:
@@ -248,6 +266,15 @@ class Choice:
     aicc: float
     bic: float
     refusal: str = ""
+    missed: Array | None = field(default=None, compare=False)  # logits, of each point of the largest size
+
+    def beats(self, other: Choice) -> bool:
+        """Whether this law does better than the other beyond noise: at the left-out size and over all points."""
+        if self.missed is None or other.missed is None or len(self.missed) < 3 or other.bic - self.bic < 2:
+            return False
+        gain = other.missed**2 - self.missed**2
+        error = gain.std(ddof=1) / np.sqrt(len(gain))
+        return bool(gain.mean() > error * special.stdtrit(len(gain) - 1, CLAIM))
 
 
 def compare(
@@ -269,7 +296,7 @@ def critic_against_actor(points: Points, found: Fit, generator: np.random.Genera
     """
     seen = points.seen(found.likelihood)
     x = centred(TIED, points.sizes, found.centre)
-    _, losses = minimise(TIED, x, seen, starts(TIED, x, seen, generator, 32))
+    _, losses = minimise(TIED, x, seen, starts(TIED, x, seen, generator, STARTS))
     freedom = len(points) - len(found.numbers)
     worse = max(0.0, float(losses.min()) - found.loss)
     squared = 2 * worse if seen.extra else freedom * worse / (found.loss + 1e-12)
@@ -317,7 +344,7 @@ def _choice(model: Model, points: Points, generator: np.random.Generator, likeli
     n = len(points)
     centre = [float(np.log(points.sizes[name]).mean()) for name in model.regressors]
     x = centred(model, points.sizes, centre)
-    _, losses = minimise(model, x, seen, starts(model, x, seen, generator, 32))
+    _, losses = minimise(model, x, seen, starts(model, x, seen, generator, STARTS))
     deviance = 2 * losses.min() if seen.extra else n * np.log(2 * losses.min() / n + 1e-12)
     aicc = deviance + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
     out = largest(points)
@@ -326,11 +353,11 @@ def _choice(model: Model, points: Points, generator: np.random.Generator, likeli
         model,
         x[~out],
         rest.seen(likelihood),
-        starts(model, x[~out], rest.seen(likelihood), generator, 32),
+        starts(model, x[~out], rest.seen(likelihood), generator, STARTS),
     )
     missed = residuals(model, x[out], points.where(out).seen(likelihood), theta[losses.argmin()])
     return Choice(model.name, len(model.numbers), float(np.sqrt(np.mean(missed**2))), float(aicc),
-                  float(deviance + k * np.log(n)))  # fmt: skip
+                  float(deviance + k * np.log(n)), missed=missed)  # fmt: skip
 
 
 def largest(points: Points) -> NDArray[np.bool_]:
@@ -349,30 +376,55 @@ def _profile(
     low_end, high_end = model.low[place], model.high[place]
     grid = np.concatenate([-GRID[:0:-1], GRID]) if low_end < 0 else GRID
     grid = np.unique(np.append(grid[(grid >= low_end) & (grid <= high_end)], theta[place]))
-    tries = np.tile(theta, (3, len(grid), 1))
-    tries[..., place] = grid
-    tries[1, :, 0] -= 3  # other valleys: the floor far down,
-    tries[2, :, 1:place:2] -= 2  # or less of what else falls
-    flat = model.inside(tries.reshape(-1, len(theta))[:, : len(model.numbers)])
-    flat = np.concatenate([flat, tries.reshape(-1, len(theta))[:, len(model.numbers) :]], axis=1)
-    losses = minimise(model, x, seen, flat, fixed=(place,))[1].reshape(3, -1).min(0)
-    losses[np.searchsorted(grid, theta[place])] = min(loss, losses[np.searchsorted(grid, theta[place])])
-    floor = losses.min()
+    losses, worse = _held(model, place, grid, x, seen, theta, loss, freedom)
     allowed = float(special.fdtri(1, freedom, confidence))
-    # A likelihood is judged by itself; a sum of squares by its own size, the spread being unknown.
-    worse = 2 * (losses - floor) if seen.extra else freedom * (losses - floor) / (floor + 1e-12)
     inside = np.flatnonzero(worse <= allowed * (1 + 1e-6))
     first, last = int(inside[0]), int(inside[-1])
     low = _crossing(grid, worse, allowed, first - 1, first) if first > 0 else -np.inf if low_end < 0 else 0.0
-    high = (
-        _crossing(grid, worse, allowed, last + 1, last)
-        if last + 1 < len(grid)
-        else 0.0
-        if high_end == 0
-        else np.inf
-    )
+    high = _crossing(grid, worse, allowed, last + 1, last) if last + 1 < len(grid) else np.inf
     return Exponent(model.exponents[name] if name != "interaction" else name, float(grid[losses.argmin()]), low, high,
                     _doubt(low, high, confidence, name), (grid, worse))  # fmt: skip
+
+
+def _held(
+    model: Model, place: int, grid: Array, x: Array, seen: Seen, theta: Array, loss: float, freedom: int
+) -> tuple[Array, Array]:
+    """Losses with number `place` held at each value of the grid, all else fitted anew, and how much worse each is."""
+    tries = np.tile(theta, (3, len(grid), 1))
+    tries[..., place] = grid
+    if place:
+        tries[1, :, 0] -= 3  # other valleys: the floor far down,
+    tries[2, :, 1 : max(place, 2) : 2] -= 2  # or less of what else falls
+    flat = model.inside(tries.reshape(-1, len(theta))[:, : len(model.numbers)])
+    flat = np.concatenate([flat, tries.reshape(-1, len(theta))[:, len(model.numbers) :]], axis=1)
+    losses = minimise(model, x, seen, flat, fixed=(place,))[1].reshape(3, -1).min(0)
+    if theta[place] in grid:
+        here = np.searchsorted(grid, theta[place])
+        losses[here] = min(loss, losses[here])
+    best = min(loss, float(losses.min()))
+    # A likelihood is judged by itself; a sum of squares by its own size, the spread being unknown.
+    return losses, 2 * (losses - best) if seen.extra else freedom * (losses - best) / (best + 1e-12)
+
+
+def floor_interval(found: Fit, points: Points) -> tuple[float, float]:
+    """The interval of the floor: the failure rates below which size may not bring it. 0 to 1 where nothing is known."""
+    if found.refusal or "log_floor" not in found.numbers:
+        return 0.0, 1.0
+    model, seen = MODELS[found.model], points.seen(found.likelihood)
+    x = centred(model, points.sizes, found.centre)
+    theta = np.array(list(found.numbers.values()))
+    lowest_seen = float(1 - points.success.max())
+    rates = np.concatenate([[np.exp(LOWEST)], np.geomspace(1e-4, max(2 * lowest_seen, 2e-4), 60)])
+    freedom = found.points - len(found.numbers)
+    _, worse = _held(model, 0, np.log(rates), x, seen, theta, found.loss, freedom)
+    allowed = float(special.fdtri(1, freedom, found.confidence))
+    inside = np.flatnonzero(worse <= allowed * (1 + 1e-6))
+    if not len(inside):  # between two values of the grid
+        return found.floor, found.floor
+    first, last = int(inside[0]), int(inside[-1])
+    low = _crossing(rates, worse, allowed, first - 1, first) if first > 0 else 0.0
+    high = _crossing(rates, worse, allowed, last + 1, last) if last + 1 < len(rates) else float(rates[-1])
+    return low, high
 
 
 def _doubt(low: float, high: float, confidence: float, name: str) -> str:

@@ -8,7 +8,7 @@ rliable does (Agarwal et al. 2021); that is right where each task has runs of it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ Array = NDArray[np.floating[Any]]
 Statistic = Callable[[Array], Array]
 Unit = Literal["run", "task"]
 Method = Literal["t", "bca", "percentile"]
+ROUNDING = 1e-24  # a variance below is that of rounding
+EXACT_FROM = 4  # runs of each from which the exact test of two groups that are apart can show something
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,13 @@ def difference(
     paired: bool = False,
     resamples: int = 2_000,
     confidence: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """statistic(x) - statistic(y) for scores x [runs, tasks] and y [runs, tasks], with its interval.
+    """statistic(x) - statistic(y) for scores x [runs, tasks] and y [runs, tasks], with its interval, cut at `bounds`.
 
     Paired, run i of x and run i of y are drawn together (as when they share a seed that matters) and there must be as
-    many of each; else Welch's degrees of freedom are used.
+    many of each; else Welch's degrees of freedom are used, and, where every run of one is above every run of the other
+    and there are 4 or more of each, or no spread at all, p is that of the exact rank test.
     """
     n, m = len(x), len(y)
     if paired and n != m:
@@ -134,14 +138,25 @@ def difference(
         variance, freedom = float(np.var(statistic(x[rows]) - statistic(y[others]))) * n / (n - 1), n - 1.0
     else:
         variance, freedom = _welch(statistic(x[rows]), statistic(y[others]), n, m)
+    variance = variance if variance > ROUNDING else 0.0
     spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
-    note = "" if spread else "all runs scored the same"
-    p = (
-        float(2 * special.stdtr(freedom, -abs(estimate) / np.sqrt(variance)))
-        if spread
-        else float(estimate == 0)
-    )
-    return Interval(estimate, estimate - spread, estimate + spread, min(n, m), confidence, "t", note, p)
+    p = float(2 * special.stdtr(freedom, -abs(estimate) / np.sqrt(variance))) if spread else 1.0
+    note, method = "" if spread else "all runs scored the same", "paired t" if paired else "Welch's t"
+    if not paired and are_apart(x, y) and (min(n, m) >= EXACT_FROM or not spread):
+        p, method = exact_p(n, m), "exact rank"
+    low, high = max(estimate - spread, bounds[0]), min(estimate + spread, bounds[1])
+    return Interval(estimate, low, high, min(n, m), confidence, method, note, p)
+
+
+def are_apart(x: Array, y: Array) -> bool:
+    """Whether every run of one, by its mean over tasks, is above every run of the other."""
+    a, b = x.mean(-1), y.mean(-1)
+    return bool(a.min() > b.max() or b.min() > a.max())
+
+
+def exact_p(n: int, m: int) -> float:
+    """The chance, two-sided, that n runs lie all above or all below m others that are drawn as they are."""
+    return float(2 / special.comb(n + m, n))
 
 
 def minimum_difference(spread: float, runs: int, *, confidence: float = 0.95) -> float:
@@ -188,11 +203,84 @@ def improvement_interval(
     of_y = (others @ wins.mean(1)[..., None])[..., 0].mean(0) / m
     variance, freedom = _welch(of_x, of_y, n, m)
     if not variance:
-        note = "every run of one does as well against every run of the other: no interval"
-        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, method, note)
+        return _without_spread(estimate, min(n, m), confidence)
     spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
     low, high = max(estimate - spread, 0.0), min(estimate + spread, 1.0)
     return Interval(estimate, low, high, min(n, m), confidence, method)
+
+
+def _without_spread(estimate: float, pairs: int, confidence: float) -> Interval:
+    """Where every run of one does alike against every run of the other: exact, from pairs of runs, each drawn once."""
+    if estimate not in (0, 1):
+        note = "every run of one does as well against every run of the other: no interval"
+        return Interval(estimate, np.nan, np.nan, pairs, confidence, "t", note)
+    low, high = binomial_interval(round(estimate * pairs), pairs, confidence=confidence)
+    return Interval(estimate, low, high, pairs, confidence, "exact")
+
+
+def binomial_interval(count: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a rate of which `count` of `trials` were seen; Clopper and Pearson 1934."""
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(count, trials - count + 1, tail)) if count else 0.0
+    high = float(special.betaincinv(count + 1, trials - count, 1 - tail)) if count < trials else 1.0
+    return low, high
+
+
+def trend_p(
+    places: Array, values: Array, generator: np.random.Generator, *, resamples: int = 10_000
+) -> float:
+    """How likely a rank correlation as strong between places [n] and values [n] is where there is none, two-sided.
+
+    Spearman's, among shuffled values; beyond 60 of them by its normal limit.
+    """
+    a, b = (_ranks(each) - (len(each) + 1) / 2 for each in (places, values))
+    seen = abs(float(a @ b))
+    if len(a) > 60:
+        scale = np.sqrt((a @ a) * (b @ b) / (len(a) - 1))
+        return float(2 * special.ndtr(-seen / scale)) if scale else 1.0
+    shuffled = generator.permuted(np.tile(b, (resamples, 1)), axis=1) @ a
+    return float((1 + (np.abs(shuffled) >= seen * (1 - 1e-9)).sum()) / (1 + resamples))
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(count) - (count - 1) / 2)[place])
+
+
+def fisher_p(won: int, trials: int, others_won: int, others: int) -> float:
+    """The chance that of so many successes in all at least `won` fall on the first `trials`; Fisher's, one-sided."""
+    successes, everything = won + others_won, trials + others
+    k = np.arange(won, min(trials, successes) + 1)
+    log_ways = _log_ways(trials, k) + _log_ways(others, successes - k) - _log_ways(everything, successes)
+    return float(min(1.0, np.exp(log_ways[np.isfinite(log_ways)]).sum()))
+
+
+def _log_ways(n: int, k: Any) -> Any:
+    """log of n over k; minus infinity where k is not from 0 to n."""
+    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - np.asarray(k) + 1)
+
+
+def rate_trend_p(counts: Sequence[int], trials: Sequence[int]) -> float:
+    """How likely a trend of rates over ordered groups as strong as that of `counts` of `trials` is by chance.
+
+    Exact and two-sided: Cochran and Armitage's statistic, the sum of the groups' places, over every way in which as
+    many could be spread over the groups. 1 where none or all were counted.
+    """
+    ways = {(0, 0): 1.0}  # (counted so far, sum of places) -> number of ways
+    for place, n in enumerate(trials):
+        chances = [float(special.comb(n, k, exact=True)) for k in range(n + 1)]
+        more: dict[tuple[int, int], float] = {}
+        for (done, total), way in ways.items():
+            for k, chance in enumerate(chances[: sum(counts) - done + 1]):
+                key = (done + k, total + place * k)
+                more[key] = more.get(key, 0.0) + way * chance
+        ways = more
+    here = {total: way for (done, total), way in ways.items() if done == sum(counts)}
+    middle = sum(total * way for total, way in here.items()) / sum(here.values())
+    seen = abs(sum(place * k for place, k in enumerate(counts)) - middle)
+    extreme = sum(way for total, way in here.items() if abs(total - middle) >= seen - 1e-9)
+    return float(extreme / sum(here.values()))
 
 
 def performance_profile(scores: Array, thresholds: Array) -> Array:
@@ -253,6 +341,21 @@ def steps_to(threshold: float, steps: Array, curves: Array) -> Array:
     share = np.where(high > low, (threshold - low) / np.where(high > low, high - low, 1), 1.0)
     crossing = steps[before] + share.clip(0, 1) * (steps[first] - steps[before])
     return np.asarray(np.where(reached.any(-1), crossing, np.inf))
+
+
+def isotonic(curves: Array) -> Array:
+    """The rising curves [..., evaluations] nearest to `curves` by squares; pool adjacent violators.
+
+    The value at each place is the largest, over starts before it, of the smallest mean up to an end after it.
+    """
+    n = curves.shape[-1]
+    sums = np.concatenate([np.zeros((*curves.shape[:-1], 1)), np.cumsum(curves, axis=-1)], axis=-1)
+    start, end = np.arange(n)[:, None], np.arange(1, n + 1)
+    means = (sums[..., None, 1:] - sums[..., :-1, None]) / np.where(end > start, end - start, 1)
+    means = np.where(end > start, means, np.inf)  # [..., start, end]
+    least = np.minimum.accumulate(means[..., ::-1], axis=-1)[..., ::-1]  # over ends from each on
+    rising = np.where(end > start, least, -np.inf)
+    return np.asarray(rising.max(-2))
 
 
 def plateau(steps: Array, curve: Array, *, tolerance: float = 0.02, window: int = 5) -> float:

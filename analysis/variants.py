@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.gridding import GRID_DIMS, to_runs
+from analysis.scores import Score, evaluations, scores
 from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PLAIN = "mtmhsac"  # the system that goes without saying
 PLASTICITY = (
@@ -26,6 +29,9 @@ PLASTICITY = (
     ),
 )
 FINISHED = ("done", "diverged")  # a diverged run counts with the score it had, 0 where it had none
+
+
+PARTS = ("actor", "critic", "target", "total")
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,17 @@ class Variant:
     diverged_runs: NDArray[np.bool_]  # [runs]
     causes: tuple[str, ...]  # of the diverged runs: the metric that told; empty where that is not known
     unfinished: int  # runs still going or failed
-    scores: NDArray[np.float64]  # [finished runs, tasks], success at the last evaluation
+    unscored: int  # runs that ended without any success of some task
+    lacking: int  # finished runs whose last evaluation lacks a task
+    scores: NDArray[np.float64]  # [finished runs, tasks], as scores.py has it
+    score_episodes: int  # behind each score, per task
     random: NDArray[
         np.float64
     ]  # [tasks], success of a uniform random policy; NaN where that was not measured
     env_steps: NDArray[np.int64]  # [evaluations]
     curves: NDArray[np.float64]  # [runs, evaluations, tasks], success; NaN where a run has not come
     metrics: dict[str, NDArray[np.float64]]  # of plasticity, each [runs, evaluations]
+    config: dict[str, Any]  # of the first run
 
     @property
     def diverged(self) -> int:
@@ -70,6 +80,15 @@ class Variant:
     def width(self) -> int | None:
         """The width of actor and critic where they are the same."""
         return self.actor_width if self.actor_width == self.critic_width else None
+
+    def known_curves(self, task: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Env steps per task, and success [runs, evaluations] there: of a task, or the mean over all.
+
+        Only evaluations that some run has.
+        """
+        curves = self.curves.mean(-1) if task is None else self.curves[:, :, task]
+        known = (self.env_steps >= 0) & np.isfinite(curves).any(0)
+        return self.env_steps[known] / self.task_count, curves[:, known]
 
     def late(self, task: int) -> list[tuple[float, int]]:
         """For each finished run, success on task number `task` over the last third of training, and its episodes."""
@@ -96,6 +115,13 @@ def short_name(benchmark: str) -> str:
     return " + ".join(task.removesuffix("-v3") for task in benchmark.split("+"))
 
 
+def by_benchmark(found: Iterable[Variant]) -> dict[str, list[Variant]]:
+    by: dict[str, list[Variant]] = {}
+    for variant in found:
+        by.setdefault(variant.benchmark, []).append(variant)
+    return by
+
+
 def groups(found: Iterable[Variant]) -> dict[str, list[Variant]]:
     """The variants by what they share, but for their size."""
     by: dict[str, list[Variant]] = {}
@@ -104,77 +130,143 @@ def groups(found: Iterable[Variant]) -> dict[str, list[Variant]]:
     return by
 
 
-def variants(dataset: xr.Dataset) -> list[Variant]:
+def variants(dataset: xr.Dataset, score: Score = "last") -> list[Variant]:
     """The variants of a sweep's dataset, sorted by benchmark, system and size."""
-    runs = to_runs(dataset)
-    settings = [name for name, value in runs.coords.items()
-                if value.dims == ("run",) and "." in str(name) and not _goes_without_saying(runs, name)]  # fmt: skip
+    runs = to_runs(dataset).sortby("seed")
+    configs = [json.loads(str(text)) for text in runs.config.values]
+    tasks = [tuple(config["env"]["tasks"]) for config in configs]
+    settings = splitting_settings(runs)
     groups: dict[tuple[Any, ...], list[int]] = {}
-    places = zip(*(runs[name].values.tolist() for name in (*GRID_DIMS[:-1], *settings)), strict=True)
-    for number, place in enumerate(places):
+    columns = [runs[name].values.tolist() for name in (*GRID_DIMS[:-1], *settings)]
+    for number, place in enumerate(zip(tasks, *columns, strict=True)):
         groups.setdefault(place, []).append(number)
-    found = [_variant(runs.isel(run=members), settings) for members in groups.values()]
-    return sorted(found, key=lambda c: (c.task_count, c.benchmark, c.system, c.parameters["total"], c.name))
+    arrays = _Arrays(runs)
+    found = [
+        _variant(arrays, np.array(members), configs[members[0]], settings, score)
+        for members in groups.values()
+    ]
+    found = _told_apart(found)
+    return sorted(found, key=lambda v: (v.task_count, v.benchmark, v.system, v.parameters["total"], v.name))
 
 
-def _goes_without_saying(runs: xr.Dataset, setting: Any) -> bool:
-    """Whether the setting follows from the benchmark and the system, as a system's number of experts does."""
-    values: dict[Any, set[Any]] = {}
-    for place, value in zip(
-        zip(runs.benchmark.values.tolist(), runs.system.values.tolist(), strict=True),
-        runs[setting].values.tolist(),
-        strict=True,
-    ):
+def _told_apart(found: list[Variant]) -> list[Variant]:
+    """The variants, those of one benchmark's name but other tasks with the tasks in the name."""
+    sets: dict[str, set[tuple[str, ...]]] = {}
+    for variant in found:
+        sets.setdefault(variant.benchmark, set()).add(variant.tasks)
+    return [
+        replace(v, benchmark=f"{v.benchmark} ({_few(v.tasks)})") if len(sets[v.benchmark]) > 1 else v
+        for v in found
+    ]
+
+
+def _few(tasks: tuple[str, ...]) -> str:
+    names = [task.removesuffix("-v3") for task in tasks]
+    return " + ".join(names) if len(names) < 4 else f"{names[0]} + {names[1]} + {len(names) - 2} more"
+
+
+def splitting_settings(runs: xr.Dataset) -> list[str]:
+    """The configuration fields whose values make variants of their own."""
+    return [name for name in _settings(runs) if not _follows(runs, name) and name not in derived(runs)]
+
+
+def following_settings(runs: xr.Dataset) -> list[str]:
+    """The fields that change with the size alone and of which no manifest says that the grid derived them."""
+    return [
+        name
+        for name in _settings(runs)
+        if not _follows(runs, name, GRID_DIMS[:2]) and _follows(runs, name) and name not in derived(runs)
+    ]
+
+
+def derived(runs: xr.Dataset) -> list[str]:
+    """The fields that the grid computed from others, as the sweep's manifest says."""
+    return [str(name) for name in json.loads(runs.attrs.get("derived", "[]"))]
+
+
+def _settings(runs: xr.Dataset) -> list[str]:
+    return [str(name) for name, value in runs.coords.items() if value.dims == ("run",) and "." in str(name)]
+
+
+def _follows(runs: xr.Dataset, setting: str, of: Sequence[str] = GRID_DIMS[:-1]) -> bool:
+    """Whether the setting is a function of the benchmark, the system and the widths, as a system's experts are."""
+    values: dict[Any, set[str]] = {}
+    places = zip(*(runs[name].values.tolist() for name in of), strict=True)
+    for place, value in zip(places, runs[setting].values.tolist(), strict=True):
         values.setdefault(place, set()).add(str(value))
     return all(len(each) == 1 for each in values.values())
 
 
-def _variant(runs: xr.Dataset, settings: list[Any]) -> Variant:
-    runs = runs.sortby("seed")
-    first = runs.isel(run=0)
-    config = json.loads(str(first.config.values))
-    tasks, agent = tuple(config["env"]["tasks"]), config.get("agent", {})
-    success = runs.success.sel(task=list(tasks)).values.astype(float)  # [runs, evaluations, tasks]
-    committed = runs.committed.values
-    diverged = runs.outcome.values == "diverged"
-    ready = np.isin(runs.outcome.values, FINISHED) & ((committed > 0) | diverged)
-    last = success[np.flatnonzero(ready), committed[ready] - 1]
-    last[committed[ready] == 0] = 0
-    return Variant(
-        benchmark=str(first.benchmark.values),
-        system=str(first.system.values),
-        actor_width=int(first.actor_width),
-        critic_width=int(first.critic_width),
-        settings=tuple((name, first[name].item()) for name in settings),
-        parameters={
-            part: int(first[f"parameters_{part}"]) for part in ("actor", "critic", "target", "total")
-        },
-        tasks=tasks,
-        task_count=int(first.tasks),
-        episodes=int(config["evaluate"]["episodes"]),
-        vector_steps=int(config["train"]["vector_steps"]),
-        batch=int(agent.get("batch") or agent.get("batch_per_task", 0) * int(first.tasks)),
-        seeds=tuple(runs.seed.values[ready].tolist()),
-        finished=ready,
-        diverged_runs=diverged,
-        causes=tuple(runs.diverged_by.values[diverged].tolist())
-        if "diverged_by" in runs
-        else ("",) * int(diverged.sum()),
-        unfinished=int((~ready).sum()),
-        scores=last,
-        random=(
-            runs.random_success.sel(task=list(tasks)).values.astype(float).mean(0)
-            if "random_success" in runs
-            else np.full(len(tasks), np.nan)
-        ),
-        env_steps=runs.env_steps.values.max(0),
-        curves=success,
-        metrics={
-            str(name): value.values.astype(float)
+class _Arrays:
+    """The variables of a flat dataset as plain arrays: taking a few runs of each is then cheap."""
+
+    def __init__(self, runs: xr.Dataset) -> None:
+        self.places = {str(task): number for number, task in enumerate(runs.task.values.tolist())}
+        self.of_runs = {
+            str(name): value.values for name, value in (*runs.coords.items(), *runs.data_vars.items())
+            if value.dims == ("run",)
+        }  # fmt: skip
+        self.success = runs.success.values
+        self.env_steps = runs.env_steps.values
+        self.random = runs.random_success.values if "random_success" in runs else None
+        self.metrics = {
+            str(name): value.values
             for name, value in runs.data_vars.items()
             if value.dims == ("run", "eval") and str(name).startswith(PLASTICITY)
-        }
-        | _of_layers_and_tasks(runs),
+        } | _of_layers_and_tasks(runs)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return np.asarray(self.of_runs[name])
+
+
+def _variant(
+    arrays: _Arrays, members: NDArray[Any], config: dict[str, Any], settings: list[str], score: Score
+) -> Variant:
+    first = members[0]
+    tasks, agent = tuple(config["env"]["tasks"]), config.get("agent", {})
+    columns = [arrays.places[task] for task in tasks]
+    success = arrays.success[members][..., columns].astype(float)
+    steps = arrays.env_steps[members].max(0)
+    known = int(max(1, (steps >= 0).sum()))
+    outcomes = arrays["outcome"][members]
+    diverged = outcomes == "diverged"
+    seen = np.isfinite(success).any(1)  # [runs, tasks]
+    ready = np.isin(outcomes, FINISHED) & (seen.all(-1) | diverged)
+    success_or_0 = np.where(
+        seen[:, None] | ~diverged[:, None, None], success, 0
+    )  # 0: it diverged before any evaluation
+    found = scores(score, success_or_0[:, :known], steps[:known])
+    task_count = int(arrays["tasks"][first])
+    return Variant(
+        benchmark=str(arrays["benchmark"][first]),
+        system=str(arrays["system"][first]),
+        actor_width=int(arrays["actor_width"][first]),
+        critic_width=int(arrays["critic_width"][first]),
+        settings=tuple((name, _plain(arrays[name][first])) for name in settings),
+        parameters={part: int(arrays[f"parameters_{part}"][first]) for part in PARTS},
+        tasks=tasks,
+        task_count=task_count,
+        episodes=int(config["evaluate"]["episodes"]),
+        vector_steps=int(config["train"]["vector_steps"]),
+        batch=int(agent.get("batch") or agent.get("batch_per_task", 0) * task_count),
+        seeds=tuple(arrays["seed"][members][ready].tolist()),
+        finished=ready,
+        diverged_runs=diverged,
+        causes=tuple(arrays["diverged_by"][members][diverged].tolist())
+        if "diverged_by" in arrays.of_runs
+        else ("",) * int(diverged.sum()),
+        unfinished=int((~np.isin(outcomes, FINISHED)).sum()),
+        unscored=int((np.isin(outcomes, FINISHED) & ~ready).sum()),
+        lacking=int((ready & ~diverged & _ends_early(success)).sum()),
+        scores=found[ready],
+        score_episodes=int(config["evaluate"]["episodes"]) * evaluations(score, known),
+        random=arrays.random[members][:, columns].astype(float).mean(0)
+        if arrays.random is not None
+        else np.full(len(tasks), np.nan),
+        env_steps=steps,
+        curves=success,
+        metrics={name: values[members].astype(float) for name, values in arrays.metrics.items()},
+        config=config,
     )
 
 
@@ -192,3 +284,16 @@ def _of_layers_and_tasks(runs: xr.Dataset) -> dict[str, NDArray[np.float64]]:
         known = np.isfinite(cosine).sum(-1)
         found[f"cosine_{name}"] = np.nansum(cosine, axis=-1) / np.where(known, known, np.nan)
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
+def _ends_early(success: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the last evaluation that a run has lacks a task that the run has elsewhere. [runs]"""
+    known: NDArray[np.bool_] = np.isfinite(success)  # [runs, evaluations, tasks]
+    last = known.shape[1] - 1 - np.argmax(np.any(known, axis=2)[:, ::-1], axis=1)
+    there = np.take_along_axis(known, last[:, None, None], 1)[:, 0]
+    missing: NDArray[np.bool_] = np.any(np.any(known, axis=1) & ~there, axis=-1)
+    return missing
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import frames
-from analysis.frames import SweepError, load, open_sweep, save
+from analysis.errors import SweepError
+from analysis.frames import load, open_sweep, save
 from analysis.gridding import last, to_runs
 from analysis.variants import variants
 from mtrl.config import Config
@@ -297,8 +298,9 @@ def test_a_run_of_two_sweeps_counts_once(tmp_path: Path) -> None:
     (longer,) = write_sweep(tmp_path / "b", [config_of(seed=0)])
     dataset = to_runs(open_sweep(tmp_path / "a", tmp_path / "b"))
     assert dataset.committed.sortby("seed").values.tolist() == [4, 1]
-    (line,) = dataset.attrs["skipped"]
-    assert line.endswith(f"is the same run as {longer}, and counted once")
+    (line,) = dataset.attrs["repeated"]
+    assert line.endswith(f"is the same run as {longer}, and read once")
+    assert dataset.attrs["skipped"] == []
 
 
 def test_several_sweeps_are_gathered_again_from_what_changed(

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.frames import SweepError
+from analysis.errors import SweepError
 from analysis.gridding import to_runs
-from analysis.history_table import MEAN, is_history, open_history
+from analysis.history_table import MEAN, are_histories, open_histories
 from analysis.sweep_study import study
 from analysis.variants import variants
 
@@ -28,7 +28,7 @@ def test_every_value_is_in_its_place(tmp_path: Path) -> None:
         "a,1000,reach-v3,0.75,32,0,1000,,crashed",
         "a,3000,,,32,0,1000,0.9,crashed",  # logged something else
     )
-    dataset = to_runs(open_history(table))
+    dataset = to_runs(open_histories([table]))
     assert dataset.run_id.values.tolist() == ["b", "a"]
     assert dataset.benchmark.values.tolist() == ["push-v3+reach-v3", "reach-v3"]
     assert dataset.outcome.values.tolist() == ["done", "failed"]
@@ -55,8 +55,8 @@ def test_what_weights_and_biases_exports(tmp_path: Path) -> None:
         "big,finished,MT10,64,3,100,200",
         "small,running,MT10,32,4,10,20",
     )
-    assert is_history(chart)
-    dataset = to_runs(open_history(chart, runs))
+    assert are_histories([chart], {})
+    dataset = to_runs(open_histories([chart], runs))
     small, big = dataset.isel(run=0), dataset.isel(run=1)
     assert big.success.values[:, 0].tolist() == [0.5, 0.75]
     np.testing.assert_array_equal(small.success.values[:, 0], [0.25, np.nan])
@@ -69,9 +69,9 @@ def test_what_weights_and_biases_exports(tmp_path: Path) -> None:
 def test_columns_of_another_name(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", "id,_step,charts/sr,parameters_total", "x,10,0.5,100")
     columns = {"run": "id", "success": "charts/sr"}
-    assert not is_history(table)
-    assert is_history(table, columns)
-    assert to_runs(open_history(table, columns=columns)).success.values.ravel().tolist() == [0.5]
+    assert not are_histories([table], {})
+    assert are_histories([table], columns)
+    assert to_runs(open_histories([table], columns=columns)).success.values.ravel().tolist() == [0.5]
 
 
 def test_a_history_becomes_a_study(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_history_becomes_a_study(tmp_path: Path) -> None:
                 for part in range(1, 4):
                     values = [f"w{width}s{seed}", 1000 * part, final * part / 3]
                     rows.writerow([*values, "MT10", width, seed, 9 * width**2, 50])
-    page = study(open_history(tmp_path / "theirs.csv"), "theirs")
-    assert any(line.startswith("MT10: failure falls with parameters") for line in page.shows)
+    page = study(open_histories([tmp_path / "theirs.csv"]), "theirs")
+    assert any(line.startswith("MT10: ") and "failure falls as N^-" in line for line in page.shows)
     assert any("the random policy is not known" in line for line in page.does_not_show)
 
 
@@ -102,4 +102,4 @@ def test_a_history_becomes_a_study(tmp_path: Path) -> None:
 )
 def test_a_bad_table_is_named(tmp_path: Path, header: str, row: str, message: str) -> None:
     with pytest.raises(SweepError, match=message):
-        open_history(write_table(tmp_path / "t.csv", header, row))
+        open_histories([write_table(tmp_path / "t.csv", header, row)])

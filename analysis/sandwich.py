@@ -1,0 +1,139 @@
+"""Intervals of least-squares numbers whose points are not alike: several points of one run, noise that varies by size.
+
+The covariance is the cluster-robust one with Bell and McCaffrey's correction for few clusters (CR2), and each
+combination of the numbers has degrees of freedom of its own, after Satterthwaite (Bell and McCaffrey 2002;
+Pustejovsky and Tipton 2018). A cluster is one run: its evaluations go together, however many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, its p (two-sided, of 0) and the degrees of freedom behind both."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    freedom: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+    def summary(self) -> dict[str, float | None]:
+        """Everything to keep, for JSON, which has no NaN."""
+        values = {"estimate": self.value, "low": self.low, "high": self.high, "p": self.p}
+        return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """What a fit leaves: its numbers [p], their covariance [p, p], and what degrees of freedom are found from."""
+
+    numbers: Array  # [p]
+    covariance: Array  # [p, p]
+    jacobian: Array  # [points, p]
+    reach: Array  # [points, p]: what an error at a point does to the numbers, corrected for few clusters
+    clusters: NDArray[np.int64]  # [points], from 0
+    within: float = 0.0  # correlation of two points of one cluster
+    known_freedom: float | None = None  # where errors are alike
+
+    def estimate(self, contrast: Array, *, confidence: float = 0.95, value: float | None = None) -> Estimate:
+        """The combination `contrast` [p] of the numbers; of a function of them, its gradient, and its `value`."""
+        at = float(contrast @ self.numbers) if value is None else value
+        error = float(np.sqrt(max(float(contrast @ self.covariance @ contrast), 0.0)))
+        freedom = self.freedom(contrast)
+        if not error:
+            return Estimate(at, at, at, float(at == 0), freedom)
+        spread = error * float(special.stdtrit(freedom, (1 + confidence) / 2))
+        p = float(2 * special.stdtr(freedom, -abs(at) / error))
+        return Estimate(at, at - spread, at + spread, p, freedom)
+
+    def freedom(self, contrast: Array) -> float:
+        """Satterthwaite's degrees of freedom of the variance of a combination, at least 1.
+
+        The variance is a quadratic form in the residuals; with errors alike but for their correlation within clusters
+        its mean and variance are known.
+        """
+        if self.known_freedom is not None:
+            return self.known_freedom
+        shares = self.reach @ contrast  # [points]
+        inverse = np.linalg.pinv(self.jacobian.T @ self.jacobian)
+        own = np.bincount(self.clusters, shares**2)
+        drawn = _sums(self.clusters, self.jacobian * shares[:, None])  # [clusters, p]
+        if not self.within:
+            away = np.einsum("gp,pq,gq->g", drawn, inverse, drawn)
+            square = inverse @ drawn.T @ drawn
+            mean, spread = own.sum() - away.sum(), (own**2 - 2 * own * away).sum() + np.trace(square @ square)
+            return float(max(1.0, mean**2 / spread)) if mean > 0 else 1.0
+        apart = np.diag(own) - drawn @ inverse @ drawn.T
+        diagonal = np.diag(np.bincount(self.clusters, shares))
+        levels = diagonal - drawn @ inverse @ _sums(self.clusters, self.jacobian).T
+        form = (1 - self.within) * apart + self.within * levels @ levels.T
+        return float(max(1.0, np.trace(form) ** 2 / np.sum(form**2))) if np.trace(form) > 0 else 1.0
+
+
+def sandwich(numbers: Array, jacobian: Array, residual: Array, runs: NDArray[Any]) -> Sandwich:
+    """Of a least-squares fit: jacobian [points, p] and residual [points] at the optimum, runs [points]."""
+    inverse = np.linalg.pinv(jacobian.T @ jacobian)
+    clusters = np.unique(runs, return_inverse=True)[1]
+    reach = np.empty_like(jacobian)
+    for own in _members(clusters):
+        leave = np.eye(len(own)) - jacobian[own] @ inverse @ jacobian[own].T
+        reach[own] = _inverse_root(leave) @ jacobian[own] @ inverse
+    shares = _sums(clusters, reach * residual[:, None])
+    return Sandwich(numbers, shares.T @ shares, jacobian, reach, clusters, _correlation(residual, clusters))
+
+
+def student(numbers: Array, jacobian: Array, residual: Array) -> Sandwich:
+    """The same where all errors are alike and independent: Student's intervals."""
+    inverse = np.linalg.pinv(jacobian.T @ jacobian)
+    freedom = len(residual) - len(numbers)
+    covariance = inverse * float(residual @ residual) / freedom
+    return Sandwich(
+        numbers,
+        covariance,
+        jacobian,
+        jacobian @ inverse,
+        np.arange(len(residual)),
+        known_freedom=float(freedom),
+    )
+
+
+def _members(clusters: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The places of each cluster's points."""
+    order = np.argsort(clusters, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(clusters))[:-1])
+
+
+def _sums(clusters: NDArray[np.int64], values: Array) -> Array:
+    """Sums over the points of each cluster of values [points, p]. [clusters, p]"""
+    return np.stack([np.bincount(clusters, column) for column in values.T], axis=-1)
+
+
+def _inverse_root(matrix: Array) -> Array:
+    values, vectors = np.linalg.eigh(matrix)
+    roots = np.where(values > 1e-9, 1 / np.sqrt(np.maximum(values, 1e-9)), 0)
+    return np.asarray((vectors * roots) @ vectors.T)
+
+
+def _correlation(residual: Array, clusters: NDArray[np.int64]) -> float:
+    """Mean correlation of two residuals of one cluster, at least 0."""
+    counts = np.bincount(clusters)
+    pairs = float((counts * (counts - 1)).sum())
+    if not pairs:
+        return 0.0
+    together = float((np.bincount(clusters, residual) ** 2).sum() - (residual**2).sum()) / pairs
+    return float(np.clip(together / max(float(np.mean(residual**2)), 1e-300), 0, 0.99))

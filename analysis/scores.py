@@ -1,0 +1,46 @@
+"""The score of a run, chosen before looking: success at its last evaluation, over its last three, or all along."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.statistics import curve_area
+
+Score = Literal["last", "last3", "height"]
+Array = NDArray[np.floating[Any]]
+
+WORDS: dict[Score, str] = {
+    "last": "success at the last evaluation",
+    "last3": "mean success over the last three evaluations",
+    "height": "mean height of the learning curve",
+}
+EVALUATIONS = {"last": 1, "last3": 3}  # that a score is the mean of; height is of all
+
+
+def scores(kind: Score, curves: Array, steps: NDArray[np.int64]) -> Array:
+    """The scores [runs, tasks] of curves [runs, evaluations, tasks] at `steps` [evaluations].
+
+    A value that is missing (NaN) is passed over: each task counts with what is known of it. A curve that ends early,
+    as a diverged run's, keeps its last height to the end. A task without any value stays NaN.
+    """
+    filled = _filled(curves)
+    if kind == "height" and len(steps) > 1:
+        return curve_area(steps.astype(float), np.moveaxis(filled, 1, 2))
+    return np.asarray(filled[:, -EVALUATIONS.get(kind, 1) :].mean(1))
+
+
+def evaluations(kind: Score, planned: int) -> int:
+    """How many evaluations a score is the mean of, of so many planned."""
+    return min(planned, EVALUATIONS.get(kind, planned))
+
+
+def _filled(curves: Array) -> Array:
+    """Curves whose missing values are the last before them; before the first value, that one."""
+    known = np.isfinite(curves)
+    places = np.arange(curves.shape[1])[None, :, None]
+    latest = np.maximum.accumulate(np.where(known, places, -1), axis=1)
+    first = known.argmax(1)[:, None, :]
+    return np.take_along_axis(curves, np.where(latest < 0, first, latest), 1)
