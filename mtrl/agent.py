@@ -17,6 +17,7 @@ from mtrl.cpus import allowed_threads
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
+from mtrl.noise import Noise
 from mtrl.objective import losses
 from mtrl.objective.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
 from mtrl.objective.return_scale import ReturnScale
@@ -52,8 +53,15 @@ class Transitions(Protocol):
 
 
 class Update(NamedTuple):
-    metrics: dict[str, Tensor]  # UPDATE_METRICS, each 0-d
+    names: tuple[str, ...]  # UPDATE_METRICS and those of the value head
+    values: list[float] | Tensor  # of these metrics; a tensor [M] where they were computed by torch or a GPU
     priority: Tensor  # [B], mean over critics of |Q - y|
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics as numbers. On a GPU this waits for the update."""
+        values = self.values if isinstance(self.values, list) else self.values.tolist()
+        return dict(zip(self.names, values, strict=True))
 
 
 class _CriticLoss(NamedTuple):
@@ -128,26 +136,29 @@ class Agent:
         self.return_scale = ReturnScale(len(config.env.tasks), settings.discount)
         self.fused = self._build_fused(actor_starts, critic_starts)
         self.tasks = torch.arange(len(config.env.tasks), device=self.device)
-        self.act_generator = _generator(config.train.seed, 1, device=self.device)
-        self.update_generator = _generator(config.train.seed, 2, device=self.device)
+        self.act_noise = Noise(_generator(config.train.seed, 1, device=self.device))
+        self.update_noise = Noise(_generator(config.train.seed, 2, device=self.device))
 
-    @torch.no_grad()
     def act(
-        self, observation: ArrayLike, tasks: ArrayLike | None = None, *, deterministic: bool = False
+        self, observation: ArrayLike, tasks: NDArray[np.int64] | None = None, *, deterministic: bool = False
     ) -> NDArray[np.float32]:
         """Actions [N, 4] for observations [N, 39] of `tasks` [N]; by default row i is task i's.
 
         Deterministic ones draw nothing.
         """
-        rows = torch.as_tensor(np.ascontiguousarray(observation, dtype=np.float32), device=self.device)
+        rows = np.ascontiguousarray(observation, dtype=np.float32)
+        noise = None if deterministic else self.act_noise.draw(len(rows), ACTION_SIZE)
+        if isinstance(self.fused, ops.SacUpdate):
+            return self.fused.act(self.actor_adam.value, rows, self.tasks if tasks is None else tasks, noise)
         task = self.tasks if tasks is None else torch.as_tensor(tasks, device=self.device)
-        noise = None if deterministic else self._noise(len(rows), self.act_generator)
-        if self.fused:
-            action = self.fused.act(self.actor_adam.value, rows, task, noise)
-        else:
-            output = self.actor(rows, task)[0]
-            action = tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
-        return action.cpu().numpy()
+        return self._act_by_torch(torch.as_tensor(rows, device=self.device), task, noise).cpu().numpy()
+
+    @torch.no_grad()
+    def _act_by_torch(self, rows: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        if self.fused is not None and not isinstance(self.fused, ops.SacUpdate):
+            return self.fused.act(self.actor_adam.value, rows, task, noise)
+        output = self.actor(rows, task)[0]
+        return tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
 
     def observe(
         self, reward: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
@@ -160,8 +171,8 @@ class Agent:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
         if self.config.run.check_inputs:
             _check_finite(batch)
-        next_noise = self._noise(len(batch.reward), self.update_generator)
-        noise = self._noise(len(batch.reward), self.update_generator)
+        rows = batch.reward.shape[0]
+        next_noise, noise = (self.update_noise.draw(rows, ACTION_SIZE) for _ in range(2))
         reward = self._scaled(batch.reward, batch.task)
         if self.fused:
             return self._update_fused(self.fused, batch, reward, next_noise, noise)
@@ -169,7 +180,8 @@ class Agent:
         weight = self._loss_weight(batch.task)
         critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise)
         actor, log_prob = self._update_actor(batch, weight, temperature, noise)
-        return Update(critic | actor | self._update_temperature(batch.task, log_prob), priority)
+        metrics = critic | actor | self._update_temperature(batch.task, log_prob)
+        return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
 
     def reset(self, vector_step: int) -> None:
         """Draws the networks that `agent.reset` names anew, their optimisers too (Nikishin et al. 2022)."""
@@ -206,7 +218,7 @@ class Agent:
         )
         for adam in adams:
             adam.steps += 1
-        return Update(dict(zip(UPDATE_METRICS, torch.as_tensor(metrics).unbind(), strict=True)), priority)
+        return Update(UPDATE_METRICS, metrics, priority)
 
     def _build_fused(
         self, actor_starts: list[int], critic_starts: list[int]
@@ -353,7 +365,7 @@ class Agent:
         Noise comes from a generator of its own, the same at every call: losses differ by the networks alone.
         """
         generator = _generator(self.config.train.seed, 6, device=self.device)
-        next_noise, noise = (self._noise(len(batch.reward), generator) for _ in range(2))
+        next_noise, noise = Noise(generator).draw(2, len(batch.reward), ACTION_SIZE)
         reward, weight = self._scaled(batch.reward, batch.task), self._loss_weight(batch.task)
         temperature = self._own(self.log_temperature.exp(), batch.task)
         critic = self._critic_loss(batch, reward, weight, temperature, next_noise)
@@ -393,8 +405,6 @@ class Agent:
             **{name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in modules.items()},
             "log_temperature": self.log_temperature.clone(),
             **{name: part.state_dict() for name, part in self._parts().items()},
-            "act_generator": self.act_generator.get_state(),
-            "update_generator": self.update_generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -406,11 +416,10 @@ class Agent:
             module.load_state_dict(state[name])
         self.log_temperature.copy_(state["log_temperature"])
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        for name in ("act_generator", "update_generator"):
-            _restore(getattr(self, name), state[name].cpu())
+            if name in state:  # weights of an earlier version have no state of the noise
+                part.load_state_dict(state[name])
 
-    def _parts(self) -> dict[str, Adam | GradientRule | ReturnScale]:
+    def _parts(self) -> dict[str, Adam | GradientRule | ReturnScale | Noise]:
         return {
             "actor_adam": self.actor_adam,
             "critic_adam": self.critic_adam,
@@ -418,6 +427,8 @@ class Agent:
             "actor_rule": self.actor_rule,
             "critic_rule": self.critic_rule,
             "return_scale": self.return_scale,
+            "act_noise": self.act_noise,
+            "update_noise": self.update_noise,
         }
 
     def _sample(self, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -428,9 +439,6 @@ class Agent:
         """The temperature [T], or [1] where the tasks share one, of each row's task [B]."""
         shared = self.config.agent.shared_temperature
         return temperature.expand(len(task)).contiguous() if shared else temperature[task]
-
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        return torch.randn((rows, ACTION_SIZE), generator=generator, device=self.device)
 
 
 def _check_finite(batch: Transitions) -> None:
@@ -449,10 +457,3 @@ def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Gen
     """A generator of its own for each stream of random numbers of a seed."""
     state = np.random.SeedSequence((seed, *stream)).generate_state(1)
     return torch.Generator(device).manual_seed(int(state[0]))
-
-
-def _restore(generator: torch.Generator, state: Tensor) -> None:
-    if generator.get_state().shape == state.shape:
-        generator.set_state(state)
-    else:
-        log.warning("the checkpoint comes from another kind of device; random numbers start anew")

@@ -12,7 +12,9 @@ import functools
 import importlib
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl import _core, devices  # type: ignore[attr-defined]
@@ -139,9 +141,15 @@ class SacUpdate:
         priority = torch.empty_like(batch[2])
         return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
 
-    def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+    def act(
+        self,
+        actor: Tensor,
+        observation: NDArray[np.float32],
+        task: Tensor | NDArray[np.int64],
+        noise: Tensor | None,
+    ) -> NDArray[np.float32]:
         """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
-        action = observation.new_empty((len(observation), self._actions))
+        action = np.empty((len(observation), self._actions), np.float32)
         self._update.act(actor, observation, task, noise, action)
         return action
 

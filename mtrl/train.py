@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtrl.agent import Update
 from mtrl.checkpoint import save_tensors
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
@@ -74,7 +73,7 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
         exploring = run.step < config.train.random_steps
         with log.clock("env_seconds"):
             action = run.random_action() if exploring else agent.act(run.observation)
-            guard.check(run.step, {"action": float(np.sum(action))})
+            guard.check(run.step, {"action": float(action.sum())})
             next_observation, reward, terminated, truncated, info = envs.step(action)
             replay.add(run.observation, action, reward, terminated, truncated, info["final_obs"])
             agent.observe(reward, terminated, truncated)
@@ -89,7 +88,7 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
             for i in range(0 if exploring else config.train.updates_per_step):
                 batch = replay.sample(_rows_of_tasks(config, replay.size, (run.step, i)))
                 update = agent.update(batch)
-                guard.check(run.step, read_metrics(update))
+                guard.check(run.step, update.metrics)
                 if config.replay.mode.startswith("prioritized"):
                     replay.update_priorities(batch.id, update.priority)
 
@@ -102,12 +101,6 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
         if stopping:
             return False
     return True
-
-
-def read_metrics(update: Update) -> dict[str, float]:
-    """The metrics of an update as numbers: the one moment at which a GPU is waited for."""
-    values = torch.stack(list(update.metrics.values())).tolist()
-    return dict(zip(update.metrics, values, strict=True))
 
 
 def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, int]) -> Sequence[int]:

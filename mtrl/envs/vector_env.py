@@ -254,11 +254,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise ValueError(
                 f"actions have shape {np.shape(actions)}; {self._buffers.action.shape} is needed"
             )
-        finite = np.isfinite(actions).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
+        if not np.isfinite(actions).all():
+            row = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise ValueError(f"the action of row {row} ({self.tasks[row]}) is not finite: {actions[row]}")
-        np.clip(actions, -1.0, 1.0, out=self._buffers.action, casting="same_kind")
+        np.asarray(actions).clip(-1.0, 1.0, out=self._buffers.action, casting="same_kind")
 
     def _results(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         b = self._buffers

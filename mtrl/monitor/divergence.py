@@ -62,8 +62,10 @@ def find_divergence(
     limits are those of `Config.divergence_limits`: "q" is for `q_mean` and `q_max`, "loss" for every `*_loss`. Any
     other metric only has to be finite.
     """
-    exceeding = None
+    exceeding, least = None, min(limits.values())
     for name, value in metrics.items():
+        if abs(value) <= least:  # nearly always, and every step asks
+            continue
         limit = _limit(name, limits)
         if not math.isfinite(value):
             return Divergence(vector_step, name, value, limit)

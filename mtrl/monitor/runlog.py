@@ -84,7 +84,7 @@ class RunLog:
                 per_task = self._evaluator.evaluate(partial(_act, agent), number)
             except _NoActionError as error:
                 return {"evaluation_action": error.value}
-        per_run = {} if update is None else {name: float(value) for name, value in update.metrics.items()}
+        per_run = {} if update is None else update.metrics
         measured = Measured({}, {})
         if batch is not None:
             with self.clock("measure_seconds"):

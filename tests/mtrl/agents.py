@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mtrl.agent import Agent
+from mtrl.noise import Noise
 from mtrl.overrides import build_config
 from mtrl.tasks import BENCHMARKS
 from tests.mtrl.reference_critic import first_update
@@ -59,9 +60,9 @@ def make_agent(backend="fused", tasks=3, width=24, **more):
 
 def noises(agent, rows):
     """What the agent's next update will draw."""
-    generator = torch.Generator()
-    generator.set_state(agent.update_generator.get_state())
-    return [torch.randn((rows, 4), generator=generator).double().numpy() for _ in range(2)]
+    noise = Noise(torch.Generator())
+    noise.load_state_dict(agent.update_noise.state_dict())
+    return [noise.draw(rows, 4).double().numpy() for _ in range(2)]
 
 
 def by_name(vector, module):

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from mtrl.agent import Update
 from mtrl.monitor.divergence import find_divergence
 from mtrl.monitor.plasticity import measure
 from mtrl.overrides import build_config
@@ -64,7 +65,7 @@ def test_a_limit_ends_the_run_at_that_update_and_is_kept_with_its_cause(tmp_path
 
 def test_every_rows_q_is_looked_at_in_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One task of many may explode while the mean stays small."""
-    monkeypatch.setattr("mtrl.train.read_metrics", lambda update: {})
+    monkeypatch.setattr(Update, "metrics", {})
     assert train(short_config(**WEAK), tmp_path) == "diverged"
     run = read_run(tmp_path / "run.h5")
     assert run.divergence is not None
