@@ -41,7 +41,7 @@ def submit_array(sweep: Path, record: Record) -> str:
     profile = Profile.model_validate(record.profile)
     running = f"%{profile.max_running}" if profile.max_running else ""
     options = {
-        "array": f"0-{len(record.tasks) - 1}{running}",
+        "array": f"0-{record.size - 1}{running}",
         "signal": f"B:USR2@{profile.signal_seconds}",
         "requeue": True,
     }

@@ -7,6 +7,7 @@ outlives a cell that is killed, as by the kernel for want of memory, and writes 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import multiprocessing
@@ -15,8 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -26,11 +26,12 @@ import submitit
 
 from mtrl.run_ids import as_meant
 from slurm.commands import SlurmError, call
-from slurm.records import Task, read_record
-from slurm.state import cell_directory, is_cancelled, read_json, read_state, write_json
-from slurm.worker import CellJob, StopFlag, run_cell, slurm_job
+from slurm.records import Record, Task, read_record
+from slurm.state import cancelled_cells, cell_directory, is_cancelled, read_state, write_failed
+from slurm.worker import CellJob, StopFlag, is_held, run_cell, slurm_job
 
 FAILED = 1
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def run_task(sweep: str, token: str) -> NoReturn:
@@ -52,8 +53,8 @@ def run_commands(commands: Sequence[Sequence[str]]) -> NoReturn:
 def run_job(sweep: Path, token: str) -> int:
     """Runs the cells that the record `token` gives to this array task. Returns the exit code of the job.
 
-    Told to stop (time limit, preemption), it lets the cells save, and asks Slurm for another go unless the sweep was
-    cancelled or the job is already on its way out of the queue.
+    Told to stop (time limit, preemption), it lets the cells save, and requeues itself unless the sweep was cancelled or
+    the job is already on its way out of the queue.
     """
     with StopFlag() as stop:  # first of all, over submitit's own handlers
         _unlink_call()
@@ -61,43 +62,105 @@ def run_job(sweep: Path, token: str) -> int:
         if record is None:
             print(f"{token} was withdrawn; nothing to do")
             return 0
-        tasks = record.tasks[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
-        tasks = [task for task in tasks if not is_cancelled(sweep, task.run_id)]
-        profile = record.profile
-        jobs = [_read_job(sweep, task, profile) for task in tasks]
-        run_packed(jobs, profile["cells_per_job"], stop)
-        states = [read_state(sweep, task.run_id) for task in tasks]
-        if stop() and not all(state.finished or state.state == "failed" for state in states):
+        cells = SharedCells(sweep, record) if record.jobs else OwnCells(sweep, record, array_task())
+        run_packed(cells.take, record.profile["cells_per_job"], stop)
+        states = [(task, read_state(sweep, task.run_id)) for task in cells.taken]
+        left = [
+            task for task, state in states if not (state.finished or state.state == "failed")
+        ] + cells.waiting
+        if stop() and left:
             moved = any(
-                (state.heartbeat.get("vector_step") or 0) > task.history.vector_step
-                for state, task in zip(states, tasks, strict=True)
+                (state.heartbeat.get("vector_step") or 0) > task.history.vector_step for task, state in states
             )
-            if moved and not all(is_cancelled(sweep, task.run_id) for task in tasks):
-                _ask_for_another_go()
+            if moved and not all(is_cancelled(sweep, task.run_id) for task in left):
+                _requeue()
             return FAILED
-        return 0 if all(state.finished for state in states) else FAILED
+        return 0 if all(state.finished for _, state in states) else FAILED
 
 
-def run_packed(jobs: Sequence[CellJob], slots: int, stop: StopFlag) -> None:
-    """Runs the cells, `slots` at a time, each bound to its share of the cores. Once `stop` says so the running ones
-    are told to save and no more are started.
+def array_task() -> int:
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
 
-    A cell says that it is over, and the next one starts while the kernel still takes the first one's process apart.
+
+class OwnCells:
+    """The cells of one array task, which no other task has."""
+
+    def __init__(self, sweep: Path, record: Record, number: int) -> None:
+        self._sweep, self._profile = sweep, record.profile
+        self.waiting = list(record.tasks[number])
+        self.taken: list[Task] = []
+
+    def take(self) -> CellJob | None:
+        """The next cell to run; None where none is left."""
+        cancelled = cancelled_cells(self._sweep)
+        self.waiting = [task for task in self.waiting if task.run_id not in cancelled]
+        if not self.waiting:
+            return None
+        self.taken.append(self.waiting.pop(0))
+        return _read_job(self._sweep, self.taken[-1], self._profile)
+
+
+class SharedCells:
+    """The cells of an array whose tasks share them: each takes the next one that is free. A cell's lock keeps two jobs
+    from running it at once. A cell that this array failed, or that ended three attempts without a word, is left to
+    `retry`; and no job takes a cell twice, so a cell that kills its job cannot end all jobs of the array."""
+
+    ATTEMPTS = 3
+
+    def __init__(self, sweep: Path, record: Record) -> None:
+        self._sweep, self._record = sweep, record
+        self.waiting = list(record.tasks[0])
+        self.taken: list[Task] = []
+
+    def take(self) -> CellJob | None:
+        """The first cell that is free; None where none is."""
+        cancelled = cancelled_cells(self._sweep)
+        held: list[Task] = []
+        job = None
+        while self.waiting and job is None:
+            task = self.waiting.pop(0)
+            if task.run_id in cancelled or self._is_over(task):
+                continue
+            if is_held(cell_directory(self._sweep, task.run_id)):
+                held.append(task)
+                continue
+            self.taken.append(task)
+            job = _read_job(self._sweep, task, self._record.profile)
+        self.waiting = held + self.waiting
+        return job
+
+    def _is_over(self, task: Task) -> bool:
+        state = read_state(self._sweep, task.run_id)
+        if state.state == "failed":
+            return self._record.submitted_as(state.marker.get("job"))
+        attempts = state.heartbeat.get("attempt", 0) - task.history.begun
+        silent = state.heartbeat.get("state") == "running" and attempts >= self.ATTEMPTS
+        return state.finished or (silent and not is_held(cell_directory(self._sweep, task.run_id)))
+
+
+def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -> None:
+    """Runs the cells that `take` gives, `slots` at a time, each bound to its share of the cores, until there are none
+    and all have ended. Once `stop` is set, the running ones are told to save and no more are started.
+
+    A cell reports that it is over, and the next one starts while the kernel still takes the first one's process apart.
     """
     import_trainer()
     context = multiprocessing.get_context("fork")
-    waiting = list(reversed(jobs))
     running: dict[Connection, tuple[ForkProcess, CellJob, int]] = {}
     told = False
-    while running or (waiting and not stop()):
+    more = True
+    while running or (more and not stop()):
         free = sorted(set(range(slots)) - {slot for _, _, slot in running.values()})
-        while waiting and free and not stop():
-            job, slot = waiting.pop(), free.pop(0)
-            over, says_over = multiprocessing.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(job, slot, slots, stop, says_over))
-            process.start()
-            says_over.close()
-            running[over] = process, job, slot
+        while more and free and not stop():
+            job = take()
+            more = job is not None
+            if job:
+                slot = free.pop(0)
+                over, says_over = multiprocessing.Pipe(duplex=False)
+                process = context.Process(target=_run, args=(job, slot, slots, stop, says_over, os.getpid()))
+                process.start()
+                says_over.close()
+                running[over] = process, job, slot
         if stop() and not told:
             told = True
             for process, _, _ in running.values():
@@ -105,6 +168,7 @@ def run_packed(jobs: Sequence[CellJob], slots: int, stop: StopFlag) -> None:
         for heard in wait(list(running), timeout=0.2):
             assert isinstance(heard, Connection)
             process, job, _ = running.pop(heard)
+            more = True
             with heard:
                 try:
                     heard.recv_bytes()
@@ -123,8 +187,9 @@ def import_trainer() -> None:
     gc.freeze()
 
 
-def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connection) -> None:
-    """In the child: takes its share of cores and GPUs, runs the cell, and says that it is over."""
+def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connection, parent: int) -> None:
+    """In the child: takes its share of cores and GPUs, runs the cell, and reports that it is over."""
+    _end_with(parent)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[slot::slots] or cores)
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
@@ -132,6 +197,14 @@ def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connect
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     run_cell(job, told_to_stop=stop)
     says_over.send_bytes(b"over")
+
+
+def _end_with(parent: int) -> None:
+    """Asks the kernel for a TERM once the job's process has died, so that the cell saves and ends. Where there are no
+    cgroups, Slurm would leave it training."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before that
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _unlink_call() -> None:
@@ -158,21 +231,13 @@ def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob:
 def _note_death(job: CellJob, exit_code: int) -> None:
     """A cell's process died without a word: a signal that no program can catch, or a crash in native code."""
     how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
-    cause = "killed" if exit_code == -9 else "exception"
-    heartbeat = read_json(job.directory / "heartbeat.json") or {}
-    facts: dict[str, Any] = {
-        "run_id": job.run_id,
-        "error": f"the process was {how}",
-        "traceback": "",
-        "cause": cause,
-    }
-    facts |= {"attempts": heartbeat.get("attempt", 1), "job": slurm_job(), "time": time.time()}
     print(f"{job.run_id}: {how}", file=sys.stderr)
     if job.directory.is_dir():
-        write_json(job.directory / "FAILED.json", facts)
+        cause = "killed" if exit_code == -9 else "exception"
+        write_failed(job.directory, job.run_id, f"the process was {how}", cause=cause, job=slurm_job())
 
 
-def _ask_for_another_go() -> None:
+def _requeue() -> None:
     """Requeues this job, unless Slurm is already ending or requeueing it. Without an answer the job just ends, and the
     next launch or retry finds its cells."""
     job = slurm_job()

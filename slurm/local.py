@@ -15,7 +15,7 @@ from types import FrameType
 
 import submitit
 
-from slurm.state import Outcome, read_json, write_json
+from slurm.state import Outcome, read_json, write_failed
 from slurm.worker import CellJob, StopFlag, run_cell
 
 POLL_SECONDS = 0.2
@@ -113,9 +113,7 @@ def _outcome(handle: submitit.Job[Outcome], job: CellJob) -> Outcome:
         outcome: Outcome = handle.result()
         return outcome
     error = (handle.stderr() or "").strip() or "the worker was killed; is the machine short of memory?"
-    facts = {"run_id": job.run_id, "error": error.splitlines()[-1], "traceback": error, "cause": "killed"}
-    attempts = (read_json(job.directory / "heartbeat.json") or {}).get("attempt", 1)
-    write_json(job.directory / "FAILED.json", {**facts, "attempts": attempts, "time": time.time()})
+    write_failed(job.directory, job.run_id, error.splitlines()[-1], cause="killed", traceback=error)
     return "failed"
 
 

@@ -18,6 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mtrl.names import nearest
 
 DEFAULT = "default"  # the user's profile of this name is used where none is named
+OF_THE_LAUNCHER = (
+    "array",
+    "dependency",
+    "error",
+    "job-name",
+    "output",
+    "parsable",
+    "test-only",
+    "wait",
+    "wrap",
+)
 FOLDER = Path(__file__).resolve().parent / "profiles"
 
 
@@ -45,6 +56,7 @@ class Profile(BaseModel):
     gpu_type: str = ""
     cells_per_job: int = Field(1, ge=1)  # cells that share one job at the same time
     max_running: int = Field(0, ge=0)  # array tasks at once; 0 leaves it to the cluster
+    pull: bool = False  # jobs share all cells and take the next free one, instead of a fixed list each
     heartbeat_seconds: float = Field(30.0, gt=0)
     setup: tuple[str, ...] = ()  # shell lines before Python starts: modules, scratch folders
     container: tuple[str, ...] = ()  # words before Python, as ["apptainer", "exec", "--nv", "mtrl.sif"]
@@ -76,6 +88,13 @@ class Profile(BaseModel):
         for option in options:
             if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
                 raise ValueError(f"'{option}' is no long option of sbatch; write it without dashes in front")
+            if option in ("cluster", "clusters"):
+                raise ValueError(
+                    f"'{option}' sends jobs where the queue is not asked; write a profile for each cluster, with its "
+                    "slurm_conf"
+                )
+            if option in OF_THE_LAUNCHER:
+                raise ValueError(f"'{option}' is set by the launcher; leave it out")
         return options
 
 

@@ -26,6 +26,7 @@ class History:
     """What a cell went through before a submission; `retry` decides by it."""
 
     attempts: int = 0  # submissions before this one
+    begun: int = 0  # attempts that its heartbeat had counted
     exceptions: int = 0  # that ended by an exception
     stalls: int = 0  # the latest ones in a row that brought no vector step forward
     grown: int = 0  # times the memory was raised
@@ -44,7 +45,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """One array. `tasks[i]` lists the cells that array task i works on."""
+    """One array. `tasks[i]` lists the cells of array task i; where `jobs` is not 0, as many array tasks share the cells
+    of `tasks[0]`."""
 
     token: str
     tasks: list[list[Task]]
@@ -52,6 +54,16 @@ class Record:
     memory_mb: int
     created: float = field(default_factory=time.time)
     job: str | None = None
+    jobs: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many array tasks there are."""
+        return self.jobs or len(self.tasks)
+
+    def submitted_as(self, job: object) -> bool:
+        """Whether `job`, as 123_4, is one of the array's tasks."""
+        return self.job is not None and str(job).startswith(f"{self.job}_")
 
     @property
     def name(self) -> str:

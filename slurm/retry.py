@@ -37,7 +37,8 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
     if cell.state not in ("failed", "stopped", "missing", "held"):
         return Verdict("leave", cell.state, before)
     step = int(cell.heartbeat.get("vector_step") or 0)
-    after = replace(before, attempts=before.attempts + 1, vector_step=step)
+    begun = int(cell.heartbeat.get("attempt") or 0)
+    after = replace(before, attempts=before.attempts + 1, begun=begun, vector_step=step)
     state = queued.state if queued else ""
     cause = str(cell.marker.get("cause", ""))
     if cell.state == "missing" and not queued and not cell.reason:

@@ -1,11 +1,12 @@
 """What a cell's folder says about it. Markers are small JSON files that appear whole or not at all.
 
 DONE.json       the run is over: outcome done or diverged, its seconds, the size and time stamp of run.h5
-FAILED.json     the latest attempt raised: error, traceback, attempts, cause
-CANCEL          asked to stop for good, here or in the sweep's folder
-heartbeat.json  where the latest attempt stood when it last said so
+FAILED.json     the latest attempt failed: error, traceback, attempts, cause
+heartbeat.json  where the latest attempt stood when it last wrote
 lock            held (flock) by the process that works on the cell
 log.txt         everything that the attempts printed
+
+CANCELLED.json in the sweep's folder names the cells that must not run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,6 +100,24 @@ def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None
     stamp = {"run_bytes": status.st_size, "run_mtime_ns": status.st_mtime_ns}
     write_json(directory / "DONE.json", {"run_id": run_id, "outcome": outcome, **facts, **stamp}, sync=True)
     (directory / "FAILED.json").unlink(missing_ok=True)
+
+
+def write_failed(directory: Path, run_id: str, error: str, *, cause: str, **facts: Any) -> None:
+    """Declares that the latest attempt failed. `cause` is what `slurm.retry` decides by: exception, memory, no gpu or
+    killed."""
+    attempts = (read_json(directory / "heartbeat.json") or {}).get("attempt", 1)
+    content = {
+        "run_id": run_id,
+        "error": error,
+        "traceback": "",
+        "cause": cause,
+        "attempts": attempts,
+        **facts,
+    }
+    try:
+        write_json(directory / "FAILED.json", {**content, "time": time.time()})
+    except OSError as problem:
+        print(f"FAILED.json not written: {problem}", file=sys.stderr)
 
 
 def write_json(path: Path, content: dict[str, Any], *, sync: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ class CellRequest:
 
     task: Task
     memory_mb: int
+    seconds: float = 0.0  # that it is thought to take
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,35 @@ class Submitted:
 
 def plan_arrays(cells: Sequence[CellRequest], profile: Profile, limits: Limits) -> list[Record]:
     """The arrays, not yet submitted: cells of one memory class together, cells_per_job to a task, at most
-    limits.max_array tasks to an array."""
-    classes: dict[int, list[Task]] = defaultdict(list)
+    limits.max_array tasks to an array. Where the profile says `pull`, the tasks of an array share its cells."""
+    classes: dict[int, list[CellRequest]] = defaultdict(list)
     for cell in cells:
-        classes[memory_class(cell, profile)].append(cell.task)
-    records = []
-    for memory, tasks in sorted(classes.items()):
-        packed = _chunks(tasks, profile.cells_per_job)
-        for part in _chunks(packed, limits.max_array):
-            used = min(profile.cells_per_job, max(map(len, part)))
-            records.append(Record(new_token(), part, profile.model_dump(mode="json"), memory * used))
-    return records
+        classes[memory_class(cell, profile)].append(cell)
+    arrays = _pull_array if profile.pull else _arrays
+    return [
+        record
+        for memory, alike in sorted(classes.items())
+        for record in arrays(alike, memory, profile, limits)
+    ]
+
+
+def _arrays(cells: Sequence[CellRequest], memory: int, profile: Profile, limits: Limits) -> Iterator[Record]:
+    packed = _chunks([cell.task for cell in cells], profile.cells_per_job)
+    for part in _chunks(packed, limits.max_array):
+        used = min(profile.cells_per_job, max(map(len, part)))
+        yield Record(new_token(), part, profile.model_dump(mode="json"), memory * used)
+
+
+def _pull_array(
+    cells: Sequence[CellRequest], memory: int, profile: Profile, limits: Limits
+) -> Iterator[Record]:
+    """One array of as many jobs as may run at once. Long cells come first, so that none is left alone at the end."""
+    tasks = [cell.task for cell in sorted(cells, key=lambda cell: -cell.seconds)]
+    used = min(profile.cells_per_job, len(tasks))
+    jobs = min(
+        -(-len(tasks) // profile.cells_per_job), limits.max_array, profile.max_running or limits.max_array
+    )
+    yield Record(new_token(), [tasks], profile.model_dump(mode="json"), memory * used, jobs=jobs)
 
 
 def memory_class(cell: CellRequest, profile: Profile) -> int:
@@ -85,13 +104,13 @@ def submit(
     waiting = list(reversed(records))
     while waiting:
         record = waiting.pop()
-        left = len(record.tasks) if room is None else room - sum(len(one.tasks) for one in accepted)
+        left = record.size if room is None else room - sum(one.size for one in accepted)
         if left <= 0:
             why = f"you may have {room} more jobs in the queue"
             return Submitted(
                 accepted, _tasks([*refused, record, *reversed(waiting)]), refusal or why, bool(refusal)
             )
-        if left < len(record.tasks):
+        if left < record.size:
             waiting += reversed(_split(record, left))
             continue
         write_record(sweep, record)
@@ -100,8 +119,8 @@ def submit(
         except SlurmError as error:
             withdraw_record(sweep, record.token)
             full = any(text in str(error) for text in NO_ROOM)
-            if full and len(record.tasks) > 1:
-                waiting += reversed(_split(record, len(record.tasks) // 2))
+            if full and record.size > 1:
+                waiting += reversed(_split(record, record.size // 2))
             elif full or error.passing:
                 left_over = _tasks([*refused, record, *reversed(waiting)])
                 return Submitted(accepted, left_over, refusal or str(error), bool(refusal))
@@ -113,15 +132,6 @@ def submit(
         accepted.append(record)
         report(record)
     return Submitted(accepted, _tasks(refused), refusal, bool(refusal))
-
-
-def submit_after(
-    sweep: Path, records: Sequence[Record], profile: Profile, commands: Sequence[Sequence[str]]
-) -> str:
-    """Submits one job that runs `commands` once all those arrays have ended, however they ended. Returns its number."""
-    from slurm.executor import submit_commands
-
-    return submit_commands(sweep, new_token(), profile, commands, [str(record.job) for record in records])
 
 
 def _submit_one(sweep: Path, record: Record) -> str:
@@ -142,6 +152,9 @@ def _submit_one(sweep: Path, record: Record) -> str:
 
 
 def _split(record: Record, first: int) -> list[Record]:
+    """The array as one of `first` tasks and one of the others; where its tasks share the cells, as one of `first`."""
+    if record.jobs:
+        return [replace(record, token=new_token(), jobs=first)]
     parts = record.tasks[:first], record.tasks[first:]
     return [replace(record, token=new_token(), tasks=part) for part in parts]
 

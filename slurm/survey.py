@@ -19,6 +19,9 @@ from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, latest_tasks, read_records
 from slurm.state import CellState, cancelled_cells, parse_lines, read_state
 
+OUTPUT_BYTES = 1_000_000  # of a job's output that are read, from its end
+SAYS_NOTHING = re.compile(r"^submitit (INFO|WARNING)|\*\*\* JOB \d+|was withdrawn; nothing to do")
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -38,6 +41,10 @@ class Survey:
         if self.queue is None or run_id not in self.submitted:
             return None
         record, number, _ = self.submitted[run_id]
+        return self._shared(run_id, record) if record.jobs else self._task(record, number)
+
+    def _task(self, record: Record, number: int) -> QueuedTask | None:
+        assert self.queue is not None
         job = record.job or self.queue.jobs.get(record.name, "")
         task = self.queue.tasks.get((job, number))
         if task and task.name != record.name:
@@ -46,19 +53,54 @@ class Survey:
             return replace(task, state="OUT_OF_MEMORY")
         return task
 
+    def _shared(self, run_id: str, record: Record) -> QueuedTask | None:
+        """The job that works on a cell which several share, or had it last; where that one has ended and others have
+        not, a pending one: one of them will take the cell."""
+        cell = self.cells[run_id]
+        last = str(cell.marker.get("job") or cell.heartbeat.get("job"))
+        mine = self._task(record, int(last.partition("_")[2])) if record.submitted_as(last) else None
+        if mine and mine.alive and cell.state in ("running", "failed"):
+            return mine
+        others = [task for number in range(record.jobs) if (task := self._task(record, number))]
+        alive = [task for task in others if task.alive]
+        if alive:
+            return replace(alive[0], state="PENDING", reason="until a job of its array takes it", node="")
+        return next((task for task in others if task.held), mine or (others[0] if others else None))
+
     def is_of_latest_job(self, state: CellState) -> bool:
         """Whether the cell's marker was left by its latest submission."""
         if state.run_id not in self.submitted:
             return True
         record, number, _ = self.submitted[state.run_id]
-        return state.marker.get("job") == f"{record.job}_{number}"
+        job = state.marker.get("job")
+        return record.submitted_as(job) if record.jobs else job == f"{record.job}_{number}"
+
+    def last_words(self, record: Record, job: QueuedTask) -> str:
+        """The last line that the job itself, and not a cell of it, printed; and the file."""
+        path = self.sweep / "slurm" / f"{record.token}.out"
+        lines = [
+            line
+            for line in self._output(record).splitlines()
+            if line.strip() and not SAYS_NOTHING.search(line)
+        ]
+        own = [line for line in lines if job.number and re.search(rf"job0*{job.number}\b", line)]
+        return f"{(own or lines)[-1].strip()} (in {path})" if lines else ""
+
+    def _output(self, record: Record) -> str:
+        """The end of what the jobs of an array printed."""
+        path = self.sweep / "slurm" / f"{record.token}.out"
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
 
     def _killed_for_memory(self, record: Record) -> set[str]:
         """The jobs of an array that Slurm says, in their output, it killed for their memory. Where cgroups do not
         limit the memory, the queue shows such a job as failed."""
         if record.token not in self.outputs:
-            path = self.sweep / "slurm" / f"{record.token}.out"
-            text = path.read_text(errors="replace") if path.exists() else ""
+            text = self._output(record)
             self.outputs[record.token] = set(re.findall(r"StepId=(\d+)\S* exceeded memory limit", text))
             self.outputs[record.token] |= set(re.findall(r"oom.kill event\S* in StepId=(\d+)", text))
         return self.outputs[record.token]
@@ -110,27 +152,35 @@ def _with_ended(found: Survey, run_ids: Sequence[str]) -> Survey:
 def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellState:
     """The state of an unfinished cell, once its job's state is known."""
     queued = found.queued(state.run_id)
+    record = found.submitted[state.run_id][0] if state.run_id in found.submitted else None
+    waits = queued is not None and queued.state == "PENDING"
     at_work = queued is not None and queued.alive
     if state.state == "failed" and not found.is_of_latest_job(state):
-        state = replace(state, state="stopped", reason="", marker={})  # an earlier attempt's word
+        state = replace(state, state="stopped", reason="", marker={})  # of an earlier attempt
+    if record and record.jobs and waits:
+        at_work = False  # jobs that share their cells take none that is cancelled or that one of them failed
+        waits = state.state != "failed"
     if cancelled and not at_work:
         return replace(state, state="cancelled", reason="")
-    if state.run_id not in found.submitted:
+    if record is None:
         return state
     if found.queue is None:
-        waiting = state.state == "missing"
-        return (
-            replace(state, state="pending", reason="as last seen; Slurm was not asked") if waiting else state
-        )
+        last_seen = replace(state, state="pending", reason="as last seen; Slurm was not asked")
+        return last_seen if state.state == "missing" else state
     if queued is None:
         return _over(state, "no longer in Slurm's queue")
     if queued.held:
         return replace(state, state="held", reason=queued.reason)
-    if queued.state == "PENDING":
+    if waits:
         return replace(state, state="pending", reason="" if queued.reason == "None" else queued.reason)
     if at_work:
         return state if state.state == "failed" else replace(state, state="running", reason=queued.node)
-    return _over(state, f"job {queued.state}" + (f" on {queued.node}" if queued.node else ""))
+    reason = f"job {queued.state}" + (f" on {queued.node}" if queued.node else "")
+    # Before any cell began, the cause is in the job's own output: a setup line, or Python.
+    began = state.state != "missing"
+    if queued.state == "FAILED" and not began and (words := found.last_words(record, queued)):
+        reason = f"{reason}: {words}"
+    return _over(state, reason)
 
 
 def _over(state: CellState, reason: str) -> CellState:

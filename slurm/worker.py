@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from slurm.state import Outcome, read_json, unreadable_run, write_done, write_json
+from slurm.state import Outcome, read_json, unreadable_run, write_done, write_failed, write_json
 
 if TYPE_CHECKING:
     from mtrl.train import Progress
@@ -172,6 +172,20 @@ def hold_cell(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a living process has the cell's lock."""
+    try:
+        with (directory / "lock").open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return True
+    return False
+
+
 def slurm_job() -> str | None:
     """This process's job as `123` or, in an array, `123_4`; None outside Slurm."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -197,7 +211,10 @@ def _run_held_cell(job: CellJob, stop: StopFlag) -> Outcome:
     except Exception as error:
         traceback.print_exc()
         outcome = "failed"
-        _write_failed(job, error, heartbeat)
+        write_failed(
+            job.directory, job.run_id, f"{type(error).__name__}: {error}", cause=_cause_of(error),
+            traceback=traceback.format_exc(), vector_step=heartbeat.vector_step, job=slurm_job(),
+        )  # fmt: skip
     heartbeat.write(outcome)
     return outcome
 
@@ -219,23 +236,6 @@ def _refuse_to_go_without_gpu() -> None:
 
     if reason := why_no_gpu():
         raise NoGpuError(f"the job was given a GPU, but {reason}")
-
-
-def _write_failed(job: CellJob, error: Exception, heartbeat: Heartbeat) -> None:
-    facts = {
-        "run_id": job.run_id,
-        "error": f"{type(error).__name__}: {error}",
-        "traceback": traceback.format_exc(),
-        "attempts": heartbeat.attempt,
-        "vector_step": heartbeat.vector_step,
-        "cause": _cause_of(error),
-        "job": slurm_job(),
-        "time": time.time(),
-    }
-    try:
-        write_json(job.directory / "FAILED.json", facts)
-    except OSError as second:
-        print(f"FAILED.json not written: {second}", file=sys.stderr)
 
 
 def _cause_of(error: Exception) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slurm.commands import call
-from slurm.queue import read_queue
-from slurm.records import read_records, record_path
-from slurm.state import cancelled_cells, write_cancelled
+from slurm.queue import Queue, read_queue
+from slurm.records import Record, Task, read_records, record_path
+from slurm.state import cancelled_cells, read_state, write_cancelled
 
 
 def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
     """Makes these cells final: they are not run any more. Ends the jobs that have nothing else to do. Returns how many
-    array tasks were ended, and the cells that go on because a cell of the same job does."""
-    write_cancelled(sweep, cancelled_cells(sweep) | run_ids)
+    array tasks were ended, and the cells that go on because their job has other cells to run."""
+    final = cancelled_cells(sweep) | run_ids
+    write_cancelled(sweep, final)
     records = [
         record
         for record in read_records(sweep)
@@ -22,24 +24,36 @@ def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
     if not records:
         return 0, []
     queue = read_queue()
-    targets, shared = [], []
+    ended, targets, going_on = 0, [], []
     for record in records:
         job = record.job or queue.jobs.get(record.name)
         if job is None:
-            record_path(
-                sweep, record.token
-            ).unlink()  # its sbatch may be on its way: the job will find nothing to do
+            # Its sbatch may be on its way: the job will find nothing to do.
+            record_path(sweep, record.token).unlink()
             continue
-        for number, tasks in enumerate(record.tasks):
-            queued = queue.tasks.get((job, number))
-            if queued and queued.name != record.name:
-                continue
+        for name, numbers, tasks in _jobs_of(record, job):
+            alive = [number for number in numbers if _is_in(queue, record, job, number)]
             chosen = [task.run_id for task in tasks if task.run_id in run_ids]
-            if chosen and queued and (queued.alive or queued.held):
-                if len(chosen) == len(tasks):
-                    targets.append(f"{job}_{number}")
-                else:
-                    shared += chosen
+            if not (alive and chosen):
+                continue
+            if all(task.run_id in final or read_state(sweep, task.run_id).finished for task in tasks):
+                targets.append(name)
+                ended += len(alive)
+            else:
+                going_on += [run_id for run_id in chosen if read_state(sweep, run_id).state == "running"]
     for start in range(0, len(targets), 500):
         call(["scancel", *targets[start : start + 500]])
-    return len(targets), shared
+    return ended, going_on
+
+
+def _jobs_of(record: Record, job: str) -> Iterator[tuple[str, Sequence[int], list[Task]]]:
+    """What scancel ends at once: its name, the array tasks in it, and the cells that they have."""
+    if record.jobs:
+        yield job, range(record.jobs), record.tasks[0]
+    else:
+        yield from ((f"{job}_{number}", [number], tasks) for number, tasks in enumerate(record.tasks))
+
+
+def _is_in(queue: Queue, record: Record, job: str, number: int) -> bool:
+    task = queue.tasks.get((job, number))
+    return bool(task and task.name == record.name and (task.alive or task.held))

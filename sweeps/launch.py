@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -230,7 +231,8 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
     sweep = find_sweep(name, runs)
     folder = last_at_work(sweep, _choose(read_manifest(sweep), [cell] if cell else []))
     if folder is None:
-        raise click.ClickException(f"no cell of {sweep} has written anything yet")
+        _show_output(sweep, lines, as_json)
+        return
     log, stands = folder / "log.txt", where_it_stands(folder)
     if as_json:
         text = last_lines(folder, lines)
@@ -251,6 +253,7 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
 def cancel(name: str, cells: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """End CELLS of SWEEP, or all that are not over. They save a checkpoint; `retry --cancelled` goes on with them."""
     from sweeps.cancel import cancel as cancel_cells
+    from sweeps.follow import end_follower
     from sweeps.manifest import find_sweep, read_manifest
     from sweeps.watch import look
 
@@ -259,6 +262,8 @@ def cancel(name: str, cells: tuple[str, ...], runs: Path, as_json: bool) -> None
     found = look(sweep, entries)
     chosen = {entry.run_id for entry in _choose(entries, cells) if not found.cells[entry.run_id].finished}
     ended, shared = cancel_cells(sweep, chosen)
+    if not cells and found.queue:
+        end_follower(sweep, found.queue)
     if as_json:
         click.echo(json.dumps({"cancelled": sorted(chosen), "jobs_ended": ended, "go_on": shared}))
         return
@@ -341,6 +346,20 @@ def doctor(words: tuple[str, ...], as_json: bool) -> None:
         click.echo(
             f"profile {profile.name}: ok, {profile.cells_per_job} cells per job, {profile.minutes} minutes"
         )
+
+
+def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
+    """The end of what the latest job itself printed: before a cell begins, a setup line or Python may fail."""
+    outputs = sorted((sweep / "slurm").glob("*.out"), key=lambda path: path.stat().st_mtime)
+    if not outputs:
+        raise click.ClickException(f"no cell of {sweep} has written anything yet")
+    with outputs[-1].open(errors="replace") as file:
+        text = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+    if as_json:
+        click.echo(json.dumps({"run_id": None, "log": str(outputs[-1]), "stands": "", "lines": text}))
+        return
+    click.echo(f"== {outputs[-1]}\nno cell has written anything yet; this is what the job printed", err=True)
+    click.echo("\n".join(text))
 
 
 def _follow(log: Path) -> None:

@@ -15,9 +15,9 @@ from slurm.profiles import Profile, point_at
 from slurm.queue import Queue, read_queue
 from slurm.records import History, Record, Task, close_record, read_records, record_path, write_record
 from slurm.retry import Verdict, blamed_nodes, insist, judge
-from slurm.submit import CellRequest, plan_arrays, submit, submit_after
+from slurm.submit import CellRequest, plan_arrays, submit
 from slurm.survey import Survey, survey
-from sweeps.after import commands_after
+from sweeps.follow import follow
 from sweeps.launched import Launched
 from sweeps.manifest import Entry, hold_sweep, record_launch
 from sweeps.plan import check_disk, plan_cells
@@ -50,6 +50,8 @@ def launch_on_slurm(
         over = sum(cell.finished for cell in found.cells.values())
         cancelled = sum(cell.state == "cancelled" for cell in found.cells.values())
         if not todo:
+            if then and (over or any(cell.state in ("pending", "running") for cell in found.cells.values())):
+                follow(sweep, then, profile, [], queue)
             return Launched(0, over, given_up, cancelled=cancelled)
         planned = plan_cells([entry.cell for entry in todo], gpu=profile.gpus > 0)
         check_disk(sweep, planned, len(planned))
@@ -57,7 +59,9 @@ def launch_on_slurm(
         profile = profile.model_copy(update={"exclude": tuple(dict.fromkeys(excluded))})
         requests = [
             CellRequest(
-                Task(entry.run_id, entry.offset, verdicts[entry.run_id].history), item.estimate.memory_mb
+                Task(entry.run_id, entry.offset, verdicts[entry.run_id].history),
+                item.estimate.memory_mb,
+                item.estimate.seconds,
             )
             for entry, item in zip(todo, planned, strict=True)
         ]
@@ -65,8 +69,8 @@ def launch_on_slurm(
         record_launch(sweep, cells=len(entries), submitted=len(todo), profile=profile.name)
         limits = read_limits(profile.account, profile.qos)
         done = submit(sweep, plan_arrays(requests, profile, limits), _announce, room=_room(limits, queue))
-        if then and done.records:
-            _submit_then(sweep, done.records, profile, then)
+        if done.records:
+            follow(sweep, then, profile, done.records, queue)
         _close_records(sweep, found, queue)
         return Launched(
             submitted=len(todo) - len(done.left_over),
@@ -98,7 +102,14 @@ def _settled_queue(sweep: Path) -> Queue:
     unsettled = [record for record in read_records(sweep) if record.job is None]
     if not unsettled:
         return queue
-    time.sleep(max(0.0, max(record.created for record in unsettled) + SETTLING_SECONDS - time.time()))
+    # A record of a node whose clock runs ahead is no reason to wait longer.
+    left = max(record.created for record in unsettled) + SETTLING_SECONDS - time.time()
+    if left > 0:
+        pause = min(left, SETTLING_SECONDS)
+        click.echo(
+            f"a launcher died while it submitted; waiting {pause:.0f} s for its job to appear", err=True
+        )
+        time.sleep(pause)
     queue = read_queue()
     for record in unsettled:
         if job := queue.jobs.get(record.name):
@@ -110,13 +121,11 @@ def _settled_queue(sweep: Path) -> Queue:
 
 def _drop_held_jobs(found: Survey, todo: Sequence[Entry]) -> None:
     """Takes held tasks out of the queue before their cells are submitted again."""
-    held = [
-        f"{found.submitted[entry.run_id][0].job}_{found.submitted[entry.run_id][1]}"
-        for entry in todo
-        if found.cells[entry.run_id].state == "held"
-    ]
+    places = [found.submitted[entry.run_id] for entry in todo if found.cells[entry.run_id].state == "held"]
+    held = [str(record.job) if record.jobs else f"{record.job}_{number}" for record, number, _ in places]
+    held = list(dict.fromkeys(held))
     for start in range(0, len(held), 500):
-        call(["scancel", *dict.fromkeys(held[start : start + 500])])
+        call(["scancel", *held[start : start + 500]])
 
 
 def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
@@ -130,7 +139,7 @@ def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
     for record in found.records:
         alive = any(
             (task := queue.tasks.get((record.job or "", number))) and task.alive
-            for number in range(len(record.tasks))
+            for number in range(record.size)
         )
         cells = (task.run_id for tasks in record.tasks for task in tasks)
         if not alive and all(
@@ -139,12 +148,6 @@ def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
             close_record(sweep, record)
 
 
-def _submit_then(sweep: Path, records: Sequence[Record], profile: Profile, then: Sequence[str]) -> None:
-    single = profile.model_copy(update={"gpus": 0, "cells_per_job": 1})
-    job = submit_after(sweep, records, single, commands_after([sweep], then))
-    click.echo(f"job {job}: {', then '.join(then)}, once the arrays have ended", err=True)
-
-
 def _announce(record: Record) -> None:
-    tasks = len(record.tasks)
-    click.echo(f"job {record.job}: {sum(map(len, record.tasks))} cells in {tasks} tasks", err=True)
+    kind = "jobs that share them" if record.jobs else "tasks"
+    click.echo(f"job {record.job}: {sum(map(len, record.tasks))} cells in {record.size} {kind}", err=True)

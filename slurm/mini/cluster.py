@@ -1,4 +1,5 @@
-"""A real Slurm on this one machine, on loopback only: a controller, a few pretended nodes, pretended GPUs.
+"""A real Slurm on this one machine, on loopback only: a controller and a few pretended nodes, in tests with pretended
+GPUs.
 
     python slurm/mini/cluster.py start      then: python sweeps/launch.py grid=smoke profile=mini
     python slurm/mini/cluster.py start --accounting       with a database behind it, so that sacct works
@@ -216,7 +217,7 @@ class MiniSlurm:
         accounting = "AccountingStorageType=accounting_storage/none"
         nodes = [
             f"NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 1 + node} CPUs={self.cpus} "
-            f"RealMemory={self.memory} Gres=gpu:fake:{self.gpus} State=UNKNOWN"
+            f"RealMemory={self.memory}{f' Gres=gpu:fake:{self.gpus}' if self.gpus else ''} State=UNKNOWN"
             for node in range(self.nodes)
         ]
         text = CONFIGURATION.format(
@@ -240,7 +241,7 @@ class MiniSlurm:
             f"NodeName=n{node} Name=gpu Type=fake File=/dev/tty[0-{self.gpus - 1}]"
             for node in range(self.nodes)
         ]
-        (self.folder / "etc/gres.conf").write_text("\n".join(devices) + "\n")
+        (self.folder / "etc/gres.conf").write_text("\n".join(devices if self.gpus else []) + "\n")
         (self.folder / "etc/cgroup.conf").write_text("ConstrainCores=no\n")
         (self.folder / "etc/slurm.conf").write_text(text)
 
@@ -383,7 +384,8 @@ def _free_ports(count: int) -> int:
 def main() -> None:
     default = f"/tmp/mtrl-mini-slurm-{getpass.getuser()}"
     folder = Path(os.environ.get("MTRL_MINI_SLURM", default))
-    cluster = MiniSlurm(folder, accounting="--accounting" in sys.argv)
+    # No GPUs: a job that is given one fails where torch sees none.
+    cluster = MiniSlurm(folder, gpus=0, accounting="--accounting" in sys.argv)
     match sys.argv[1:]:
         case ["start"] | ["start", "--accounting"]:
             try:

@@ -13,9 +13,20 @@ from typing import Any
 
 import pytest
 
-from slurm.job import run_packed
-from slurm.state import cell_directory, read_json, read_state
-from slurm.worker import CellJob, StopFlag
+from slurm.job import SharedCells, run_packed
+from slurm.profiles import Profile
+from slurm.records import History, Record, Task
+from slurm.state import (
+    cell_directory,
+    read_json,
+    read_state,
+    write_cancelled,
+    write_done,
+    write_failed,
+    write_json,
+)
+from slurm.worker import CellJob, StopFlag, hold_cell
+from tests.slurm.slurm_cluster import wait_until
 from tests.slurm.stand_in import CONFIG, progress, write_run_file
 
 Trainer = Callable[..., str]
@@ -34,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[s
         with StopFlag() as stop:
             if stop_after is not None:
                 threading.Timer(stop_after, os.kill, (os.getpid(), signal.SIGUSR2)).start()
-            run_packed(jobs, slots, stop)
+            run_packed(lambda: jobs.pop(0) if jobs else None, slots, stop)
         return [read_state(tmp_path, name).state for name in names]
 
     return run
@@ -97,3 +108,66 @@ def test_told_to_stop_the_running_save_and_no_more_start(run: Callable[..., list
         return "stopped"
 
     assert run(train, count=4, slots=2, stop_after=1.0) == ["stopped", "stopped", "missing", "missing"]
+
+
+def test_a_killed_main_process_takes_its_cells_with_it_and_they_save(
+    run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    def train(config: Any, directory: Path, *, stop: Any, report: Any) -> str:
+        report(progress(5))
+        while not stop():
+            time.sleep(0.01)
+        return "stopped"
+
+    main = os.fork()
+    if not main:
+        run(train, count=2, slots=2)
+        os._exit(1)
+    beats = [cell_directory(tmp_path, f"{number:012x}") / "heartbeat.json" for number in range(2)]
+    try:
+        wait_until(lambda: all((read_json(path) or {}).get("state") == "running" for path in beats))
+    finally:
+        os.kill(main, signal.SIGKILL)
+        os.waitpid(main, 0)
+    wait_until(lambda: all((read_json(path) or {})["state"] == "stopped" for path in beats))
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Record:
+    """The record of job 7, whose two tasks share six cells that the manifest has."""
+    tasks = []
+    with (tmp_path / "manifest.jsonl").open("wb") as file:
+        for number in range(6):
+            tasks.append(Task(f"{number:012x}", file.tell(), History(begun=2)))
+            cell_directory(tmp_path, tasks[-1].run_id).mkdir(parents=True)
+            file.write(json.dumps({"run_id": tasks[-1].run_id, "config": {}}).encode() + b"\n")
+    return Record("1-a", [tasks], Profile(name="lab").model_dump(mode="json"), 100, job="7", jobs=2)
+
+
+def taken(sweep: Path, record: Record) -> list[int]:
+    cells = SharedCells(sweep, record)
+    jobs = [job for _ in range(10) if (job := cells.take())]
+    return [number_of(job.directory) for job in jobs]
+
+
+def test_jobs_that_share_cells_take_those_that_are_free(tmp_path: Path, shared: Record) -> None:
+    places = [cell_directory(tmp_path, task.run_id) for task in shared.tasks[0]]
+    assert taken(tmp_path, shared) == [0, 1, 2, 3, 4, 5]
+    write_run_file(places[0])
+    write_done(places[0], places[0].name, "done")
+    write_failed(places[1], places[1].name, "E", cause="exception", job="7_1")
+    write_failed(places[2], places[2].name, "E", cause="exception", job="6_1")
+    write_cancelled(tmp_path, {places[3].name})
+    assert taken(tmp_path, shared) == [2, 4, 5], "6_1 belongs to an earlier array"
+    cells = SharedCells(tmp_path, shared)
+    with hold_cell(places[2]):
+        first = cells.take()
+    second = cells.take()
+    assert first is not None
+    assert second is not None
+    assert (number_of(first.directory), number_of(second.directory)) == (4, 2), "its lock is free again"
+    write_json(places[4] / "heartbeat.json", {"state": "running", "attempt": 4})
+    write_json(places[5] / "heartbeat.json", {"state": "running", "attempt": 5})
+    assert taken(tmp_path, shared) == [2, 4], "a third attempt of this array ended without a word"
+    write_json(places[5] / "heartbeat.json", {"state": "stopped", "attempt": 50})
+    assert taken(tmp_path, shared) == [2, 4, 5]

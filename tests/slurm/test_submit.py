@@ -66,6 +66,22 @@ def test_memory_grows_by_half_for_each_time_it_ran_out() -> None:
     assert sizes == [4_000, 6_000, 9_000]
 
 
+def test_jobs_that_share_their_cells_are_as_many_as_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest cells come first; a limit on jobs leaves no cell out."""
+    cells = [CellRequest(one.task, 1_000, seconds=index % 7) for index, one in enumerate(requests(50))]
+    [array] = plan_arrays(cells, profile(pull=True, cells_per_job=3, max_running=8), Limits())
+    assert (array.size, len(array.tasks[0])) == (8, 50)
+    seconds = {cell.task.run_id: cell.seconds for cell in cells}
+    assert [seconds[task.run_id] for task in array.tasks[0]] == sorted(seconds.values(), reverse=True)
+    assert plan_arrays(cells, profile(pull=True, cells_per_job=3), Limits())[0].size == 17
+    monkeypatch.setattr("slurm.submit._submit_one", lambda sweep, record: "7")
+    done = submit(tmp_path, [array], lambda record: None, room=5)
+    assert (done.left_over, [record.size for record in done.records]) == ([], [5])
+    assert read_records(tmp_path) == done.records
+
+
 @pytest.mark.parametrize("room", [0, 1, 37, 63, 64, 100])
 def test_what_fits_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """A cluster that refuses an array with more tasks than it has room for, and says no more than that."""
@@ -230,6 +246,8 @@ def test_bad_profiles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("minutes = 0", "minutes"),
         ("minutes = ", "is not TOML"),
         ('[options]\n"x; rm" = "y"', "no long option of sbatch"),
+        ('[options]\nclusters = "a,b"', "write a profile for each cluster"),
+        ('[options]\narray = "0-3"', "set by the launcher"),
         ('account = "a\\nb"', "must not span lines"),
     ):
         own.write_text(text)

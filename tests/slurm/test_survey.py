@@ -7,7 +7,7 @@ import pytest
 
 from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, write_record
-from slurm.state import cell_directory, write_cancelled, write_done, write_json
+from slurm.state import cell_directory, read_json, write_cancelled, write_done, write_failed, write_json
 from slurm.survey import survey
 
 RUN = "aaaaaaaaaaaa"
@@ -96,6 +96,46 @@ def test_memory_kills_are_read_from_the_output(sweep: Path) -> None:
     assert state(sweep, queue("FAILED", number="8")) == ("stopped", "job FAILED on n1")
     output.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\n")
     assert state(sweep, queue("CANCELLED")) == ("stopped", "job OUT_OF_MEMORY on n1")
+
+
+def test_a_job_that_fails_before_its_cell_begins_is_quoted(sweep: Path) -> None:
+    output = sweep / "slurm/1-a.out"
+    output.write_text(
+        "/spool/job00007/slurm_script: line 9: module: command not found\n"
+        "/spool/job00008/slurm_script: line 9: another job's\n"
+        "submitit INFO (2026-01-01) - Starting with JobEnvironment\n"
+    )
+    reason = state(sweep, queue("FAILED"))[1]
+    assert reason.startswith(
+        "job FAILED on n1: /spool/job00007/slurm_script: line 9: module: command not found"
+    )
+    assert str(output) in reason
+    begin(sweep)
+    assert state(sweep, queue("FAILED")) == ("stopped", "job FAILED on n1"), "its cell has a log of its own"
+
+
+def shared_queue(*states: str) -> Queue:
+    tasks = {
+        ("7", n): QueuedTask(state, "None", f"n{n}", str(7 + n), "mtrl-1-a") for n, state in enumerate(states)
+    }
+    return Queue(tasks, {"mtrl-1-a": "7"})
+
+
+def test_states_of_a_cell_that_jobs_share(sweep: Path) -> None:
+    write_record(sweep, Record("1-a", [[Task(RUN, 0)]], {"name": "lab"}, 100, job="7", jobs=2))
+    waits = "until a job of its array takes it"
+    assert state(sweep, shared_queue("PENDING", "PENDING")) == ("pending", waits)
+    assert state(sweep, shared_queue("COMPLETED", "RUNNING")) == ("pending", waits)
+    assert state(sweep, shared_queue("FAILED", "COMPLETED"))[0] == "missing"
+    directory = begin(sweep)
+    beat = read_json(directory / "heartbeat.json") or {}
+    write_json(directory / "heartbeat.json", {**beat, "job": "7_1"})
+    assert state(sweep, shared_queue("RUNNING", "RUNNING")) == ("running", "n1")
+    assert state(sweep, shared_queue("RUNNING", "NODE_FAIL")) == ("pending", waits)
+    assert state(sweep, shared_queue("COMPLETED", "NODE_FAIL")) == ("stopped", "job NODE_FAIL on n1")
+    write_failed(directory, RUN, "E", cause="exception", job="7_1")
+    for states in (("RUNNING", "RUNNING"), ("RUNNING", "PENDING"), ("COMPLETED", "COMPLETED")):
+        assert state(sweep, shared_queue(*states)) == ("failed", "E"), states
 
 
 def test_cancelled_is_final_once_its_job_has_ended(sweep: Path) -> None:
