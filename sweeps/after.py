@@ -1,25 +1,44 @@
-"""What runs once the cells of a sweep have ended, by the words that `--then` takes."""
+"""What runs once the cells of a sweep have ended, by the words that `--then` takes.
+
+A word is gather, fit, or a command for the shell, as in --then 'gather,fit,"cp -r runs/a/report ~/results"'.
+"""
 
 from __future__ import annotations
 
+import csv
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtrl.names import nearest
 from sweeps.manifest import SweepError
 
 MODULES = {"gather": "analysis.gather", "fit": "analysis.fit_scaling_laws"}
 
 
+def split_words(text: str | None) -> list[str]:
+    """The words of `--then`. Commas part them; a word that holds a comma stands in double quotes."""
+    [words] = csv.reader([text or ""], skipinitialspace=True)
+    return [word.strip() for word in words if word.strip()]
+
+
 def commands_after(sweeps: Sequence[Path], words: Sequence[str]) -> list[list[str]]:
-    """The commands that `words` mean, for these sweeps taken together. Raises SweepError for an unknown word."""
-    for word in words:
-        if word not in MODULES:
-            raise SweepError(f"--then knows {', '.join(MODULES)}, not '{word}'")
+    """The commands that `words` mean, for these sweeps taken together. Raises SweepError for a word that means none."""
     places = [str(sweep.resolve()) for sweep in sweeps]
-    return [[sys.executable, "-m", MODULES[word], *places] for word in words]
+    return [_command(word, places) for word in words]
+
+
+def _command(word: str, places: Sequence[str]) -> list[str]:
+    if word in MODULES:
+        return [sys.executable, "-m", MODULES[word], *places]
+    if word.isidentifier() and not shutil.which(word):  # more likely a slip than a command
+        raise SweepError(
+            f"--then knows {', '.join(MODULES)} and commands, and '{word}' is none{nearest(word, MODULES)}"
+        )
+    return ["/bin/sh", "-c", word]
 
 
 def run_after(commands: Sequence[Sequence[str]]) -> None:

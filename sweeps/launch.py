@@ -98,14 +98,16 @@ CAP = click.option(
 @click.option("--dry-run", is_flag=True, help="The same as the command `plan`.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than 100 hours or 100,000 cells.")
 @click.option("--wait", is_flag=True, help="Stay, and retry by cause until every cell is over (Slurm).")
-@click.option("--then", metavar="gather,fit", help="Do these once the cells have ended (on Slurm: as a job).")
+@click.option(
+    "--then", metavar='gather,fit,"COMMAND"', help="Do these once the cells have ended (on Slurm: as a job)."
+)
 @click.option("--without-kernels", is_flag=True, help="Allow GPU jobs of a build without CUDA kernels.")
 def launch(
     words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None,
     dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
     """Run what is missing of a grid."""
-    from sweeps.after import commands_after
+    from sweeps.after import commands_after, split_words
     from sweeps.approval import approve
     from sweeps.cluster import check_cluster, on_cluster, settle_profile
     from sweeps.execute import run
@@ -124,7 +126,7 @@ def launch(
     approve(plan, max_gpu_hours, yes=yes or settled, without_kernels=without_kernels)
     if request.profile and not settled:
         check_cluster(request.profile)
-    after = [word for word in (then or "").split(",") if word]
+    after = split_words(then)
     commands_after([request.sweep], after)
     open_sweep_folder(request.sweep)
     entries = add_cells(request.sweep, request.cells)

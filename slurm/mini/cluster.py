@@ -7,7 +7,8 @@ GPUs.
 
 Works as root or as an ordinary user, without systemd and without cgroups. Everything lives in one folder
 (MTRL_MINI_SLURM, by default /tmp/mtrl-mini-slurm-<user>), which must be reachable by all because munge insists on it.
-Nodes are n0, n1, ...; partition `main` is the default, `low` gives way to `high` (its jobs are requeued).
+Nodes are n0, n1, ...; partition `main` is the default, `low` gives way to `high` (its jobs are requeued). Slurm's mail
+is written to log/mail in that folder.
 Packages: slurmctld slurmd slurm-client munge; for accounting also slurmdbd slurm-wlm-mysql-plugin
 mariadb-server-core mariadb-client-core.
 """
@@ -50,6 +51,7 @@ SlurmctldPidFile={folder}/run/slurmctld.pid
 SlurmdPidFile={folder}/run/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
+MailProg={folder}/etc/mail
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -104,6 +106,12 @@ StorageHost=127.0.0.1
 StoragePort={database_port}
 StorageUser=root
 StorageLoc=accounts
+"""
+
+
+MAIL = """\
+#!/bin/sh
+echo "$@" >> {folder}/log/mail
 """
 
 
@@ -207,6 +215,8 @@ class MiniSlurm:
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name).chmod(0o755)
         self.folder.chmod(0o755)
+        (self.folder / "etc/mail").write_text(MAIL.format(folder=self.folder))
+        (self.folder / "etc/mail").chmod(0o755)
         port = self.port or _free_ports(self.nodes + 3)
         host, database = socket.gethostname().partition(".")[0], port + self.nodes + 1
         if self.accounting:

@@ -493,12 +493,24 @@ def test_hostile_values_stay_values(make: Make, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("owned"))
 
 
-def test_gather_and_fit_follow_as_a_job(make: Make) -> None:
+def test_gather_fit_and_a_command_follow_as_a_job(make: Make) -> None:
     sweep = make(cells=2)
-    sweep.launch("--then", "gather,fit")
+    sweep.launch("--then", f'gather,fit,"echo over, and {sweep.place.name} > {sweep.folder}/told"')
     sweep.wait_until_done()
-    wait_until(lambda: (sweep.place / "report" / "report.html").exists(), what=sweep.output)
+    told = sweep.folder / "told"
+    wait_until(lambda: told.exists() and bool(told.read_text()), what=sweep.output)
+    assert told.read_text() == "over, and tiny\n"
     assert (sweep.place / "dataset.nc").exists()
+    assert (sweep.place / "report" / "report.html").exists()
+
+
+def test_slurm_mails_at_the_end(make: Make) -> None:
+    sweep = make(profile={"options": {"mail-type": "END", "mail-user": "me@example.org"}})
+    [job] = sweep.launch()["jobs"]
+    mail = sweep.cluster.folder / "log/mail"
+    wait_until(lambda: mail.exists() and f"Job_id={job}" in mail.read_text(), what=sweep.output)
+    assert "me@example.org" in mail.read_text()
+    assert "Ended" in mail.read_text()
 
 
 def test_what_follows_a_sweep_ends_with_it_and_comes_again_with_a_retry(make: Make) -> None:

@@ -176,7 +176,7 @@ def wait_until(condition: object, seconds: float = 60) -> None:
             ["grid=smoke", "train.seed=range(100000)"],
             "'smoke' has 800,000 cells. Nobody is here to ask: say --yes",
         ),
-        (["grid=smoke", "--then", "gather,fitt"], "--then knows gather, fit, not 'fitt'"),
+        (["grid=smoke", "--then", "gather,fitt"], "and 'fitt' is none; did you mean 'fit'?"),
         (["doctor", "mini"], "write profile=NAME"),
         (["grid=smoke", "--runs", "/proc/runs"], "cannot write to /proc/runs/smoke"),
     ],
