@@ -1,4 +1,4 @@
-"""Collects the run files of sweeps into the first one's dataset.nc: python -m analysis.gather SWEEP [SWEEP]..."""
+"""Collects the run files of sweeps into one dataset: python -m analysis.gather SWEEP [SWEEP]..."""
 
 from __future__ import annotations
 
@@ -8,19 +8,37 @@ import click
 
 from analysis.errors import SweepError
 from analysis.frames import open_sweep, save
+from analysis.missing import tell_missing
 from analysis.sources import DATASET
 
 
 @click.command()
 @click.argument("sweeps", nargs=-1, required=True, type=click.Path(path_type=Path))
-def main(sweeps: tuple[Path, ...]) -> None:
-    """Collect the results of SWEEPS, taken together, into dataset.nc in the first of them."""
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file.  [default: dataset.nc beside the cells]"
+)
+def main(sweeps: tuple[Path, ...], out: Path | None) -> None:
+    """Collect the results of SWEEPS, taken together, and say which cells are missing where."""
+    path = out or dataset_path(sweeps)
     try:
-        save(open_sweep(*sweeps), sweeps[0] / DATASET)
+        dataset = open_sweep(*sweeps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(dataset, path)
     except SweepError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot write {sweeps[0] / DATASET}: {error.strerror}") from None
+        raise click.ClickException(
+            f"cannot write {path}: {error.strerror}; name another file with --out"
+        ) from None
+    for line in tell_missing(sweeps):
+        click.echo(line, err=True)
+    click.echo(path)
+
+
+def dataset_path(sweeps: tuple[Path, ...]) -> Path:
+    """Where the dataset goes: into the sweep, or for several beside the first, into a folder named by all."""
+    first, name = sweeps[0], "+".join(sweep.resolve().name for sweep in sweeps)
+    return (first if len(sweeps) == 1 else first.with_name(name)) / DATASET
 
 
 if __name__ == "__main__":

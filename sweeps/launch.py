@@ -87,6 +87,9 @@ NAME = click.option("--name", help="Name of the sweep.  [default: the grid's]")
 CAP = click.option(
     "--max-gpu-hours", type=float, help="Refuse more (core hours where the profile has no GPU)."
 )
+SHARD = click.option(
+    "--shard", metavar="K/N", help="Only part K of N, for one of N clusters (docs/cluster.md)."
+)
 
 
 @main.command()
@@ -95,6 +98,7 @@ CAP = click.option(
 @NAME
 @JSON
 @CAP
+@SHARD
 @click.option("--dry-run", is_flag=True, help="The same as the command `plan`.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than 100 hours or 100,000 cells.")
 @click.option("--wait", is_flag=True, help="Stay, and retry by cause until every cell is over (Slurm).")
@@ -104,7 +108,7 @@ CAP = click.option(
 @click.option("--without-kernels", is_flag=True, help="Allow GPU jobs of a build without CUDA kernels.")
 def launch(
     words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None,
-    dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
+    shard: str | None, dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
     """Run what is missing of a grid."""
     from sweeps.after import commands_after, split_words
@@ -117,7 +121,7 @@ def launch(
     from sweeps.show import show_end, show_launch, show_plan
     from sweeps.watch import watch as watch_sweep
 
-    request = on_cluster(read_request(words, runs, name, yes=yes or dry_run))
+    request = on_cluster(read_request(words, runs, name, shard=shard, yes=yes or dry_run))
     if dry_run:
         show_plan(make_plan(request), as_json, max_gpu_hours)
         return
@@ -144,16 +148,18 @@ def launch(
 @NAME
 @JSON
 @CAP
+@SHARD
 def plan(
-    words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None
-) -> None:
+    words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None,
+    shard: str | None,
+) -> None:  # fmt: skip
     """Show what a launch would run and cost."""
     from sweeps.cluster import on_cluster
     from sweeps.plan import make_plan
     from sweeps.request import read_request
     from sweeps.show import show_plan
 
-    request = on_cluster(read_request(words, runs, name))
+    request = on_cluster(read_request(words, runs, name, shard=shard))
     show_plan(make_plan(request), as_json, max_gpu_hours)
 
 
@@ -308,22 +314,23 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
 
 
 @main.command()
-@SWEEP
+@click.argument("names", nargs=-1, required=True, metavar="SWEEP...", shell_complete=complete_sweep)
 @RUNS
 @JSON
-def gather(name: str, runs: Path, as_json: bool) -> None:
-    """Collect the results of SWEEP into its dataset.nc."""
+def gather(names: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Collect the results of SWEEP into its dataset.nc, of several into one, and say which cells are missing where."""
     import subprocess
 
     from sweeps.after import commands_after
     from sweeps.manifest import find_sweep
 
-    sweep = find_sweep(name, runs)
-    for command in commands_after([sweep], ["gather"]):
-        if subprocess.run(command).returncode:
-            sys.exit(1)
-    dataset = str(sweep / "dataset.nc")
-    click.echo(json.dumps({"sweep": str(sweep), "dataset": dataset}) if as_json else dataset)
+    places = [find_sweep(name, runs) for name in names]
+    (command,) = commands_after(places, ["gather"])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(1)
+    dataset = done.stdout.strip()
+    click.echo(json.dumps({"sweeps": list(map(str, places)), "dataset": dataset}) if as_json else dataset)
 
 
 @main.command()

@@ -11,6 +11,7 @@ from slurm.profiles import Profile, load_profile
 from sweeps.grid import Cell, GridError, combinations, expand, load_grid, override
 from sweeps.manifest import recorded_cells
 from sweeps.question import confirm
+from sweeps.shard import take_shard
 
 EXECUTORS = ("inline", "local", "slurm")
 LONGEST_NAME = 200  # bytes: file systems take 255, and files beside the folder add to it
@@ -29,10 +30,13 @@ class Request:
     named: bool  # whether the words name an executor or a profile
 
 
-def read_request(words: Sequence[str], runs: Path, name: str | None, *, yes: bool = True) -> Request:
+def read_request(
+    words: Sequence[str], runs: Path, name: str | None, *, shard: str | None = None, yes: bool = True
+) -> Request:
     """The request in `words`. Raises GridError or ProfileError for what is unknown, with the nearest names.
 
-    More than ASK_ABOVE_CELLS cells take minutes to write down: it asks first, unless `yes`.
+    `shard`, as 1/2, keeps the cells of that shard alone. More than ASK_ABOVE_CELLS cells take minutes to write down: it
+    asks first, unless `yes`.
     """
     named = dict.fromkeys(NAMED, "")
     overrides = []
@@ -63,5 +67,8 @@ def read_request(words: Sequence[str], runs: Path, name: str | None, *, yes: boo
     grid = override(grid, overrides)
     if (count := combinations(grid)) > ASK_ABOVE_CELLS:
         confirm(f"Grid '{grid.name}' has {count:,} cells.", yes=yes)
-    cells = recorded_cells(sweep, expand(grid))
+    cells = expand(grid)
+    if shard:
+        cells = take_shard(cells, shard)
+    cells = recorded_cells(sweep, cells)
     return Request(cells, sweep, executor, profile, bool(named["executor"] or profile))
