@@ -183,6 +183,8 @@ class TrainSettings(Section):
     vector_steps: int = Field(2_000_000, ge=1)  # one step of every task's env
     random_steps: int = Field(4_000, ge=0)  # vector steps of uniform random actions before the first update
     updates_per_step: int = Field(1, ge=1)  # gradient updates per vector step
+    # update while env workers step; the batch lacks the transitions of that step
+    overlap: bool = False
 
 
 class EvaluateSettings(Section):
@@ -230,7 +232,8 @@ class RunSettings(Section):
     threads: int = Field(1, ge=1)  # of torch and of the kernels; fewer where OMP_NUM_THREADS or the CPUs are
     matmul: Literal["auto", "own", "blas"] = "auto"  # what the kernels' products run on (docs/kernels.md)
     cublaslt: Literal["auto", "off"] = "auto"  # on a GPU: layers by cuBLASLt where it serves (docs/gpu.md)
-    # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU, else 0.
+    # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU and with
+    # train.overlap, else 0.
     env_workers: int | None = Field(None, ge=0)
     env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
     prefetch: bool | None = None  # replay.lag = 1 draws on a thread; None: where it may use more than one CPU
@@ -272,6 +275,11 @@ class Config(Section):
             raise ValueError(
                 "agent.scaling = return needs an episode of each task before the first update: "
                 f"use train.random_steps of at least env.horizon = {self.env.horizon}"
+            )
+        if self.train.overlap and self.train.random_steps < self.replay.n_step:
+            raise ValueError(
+                "train.overlap = true updates before the first step has given its transitions: "
+                f"use train.random_steps of at least replay.n_step = {self.replay.n_step}"
             )
         if agent.reset_every >= self.train.vector_steps:
             raise ValueError(

@@ -107,8 +107,12 @@ def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
 
 
 def resolve_env_workers(config: Config, device: torch.device) -> Config:
-    """`config` with a number for run.env_workers. On a CPU, several runs at a time are the better use of its cores."""
+    """`config` with a number for run.env_workers.
+
+    On a CPU none without `train.overlap`: several runs at a time are the better use of its cores.
+    """
     if config.run.env_workers is not None:
         return config
-    workers = 0 if device.type == "cpu" else max(1, usable_cpus() - 1)
+    alone = device.type == "cpu" and not config.train.overlap
+    workers = 0 if alone else max(1, usable_cpus() - 1)
     return config.model_copy(update={"run": config.run.model_copy(update={"env_workers": workers})})

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtrl.agent import Update
 from mtrl.checkpoint import save_tensors
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.monitor.divergence import DivergedError
-from mtrl.replay import pooled_counts
+from mtrl.replay import Batch, pooled_counts
 from mtrl.results import ended
 from mtrl.run import Run
 
@@ -68,30 +69,29 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
     evaluate_at = frozenset(config.evaluate.steps(steps))
     save_now = Every(config.run.checkpoint_seconds)
     batch = update = None
+    overlap = config.train.overlap
 
     while run.step < steps:
         exploring = run.step < config.train.random_steps
         with log.clock("env_seconds"):
             action = run.random_action() if exploring else agent.act(run.observation)
             guard.check(run.step, {"action": float(action.sum())})
-            next_observation, reward, terminated, truncated, info = envs.step(action)
+            envs.step_async(action)
+        if overlap and not exploring:
+            batch, update = _update(run, config)
+        with log.clock("env_seconds"):
+            next_observation, reward, terminated, truncated, info = envs.step_wait()
             replay.add(run.observation, action, reward, terminated, truncated, info["final_obs"])
             agent.observe(reward, terminated, truncated)
             log.fixed_batch.offer(run.step, run.observation, action, reward, terminated, info["final_obs"])
         log.count_episodes(info)
-        run.step, run.observation = run.step + 1, next_observation
-        if not exploring and config.agent.resets_at(run.step):
-            agent.reset(run.step)
+        run.observation = next_observation
+        if not exploring and config.agent.resets_at(run.step + 1):
+            agent.reset(run.step + 1)
+        if not overlap and not exploring:
+            batch, update = _update(run, config)
 
-        with log.clock("update_seconds"):
-            replay.anneal(run.step / steps)
-            for i in range(0 if exploring else config.train.updates_per_step):
-                batch = replay.sample(_rows_of_tasks(config, replay.size, (run.step, i)))
-                update = agent.update(batch)
-                guard.check(run.step, update.metrics)
-                if config.replay.mode.startswith("prioritized"):
-                    replay.update_priorities(batch.id, update.priority)
-
+        run.step += 1
         if run.step in evaluate_at:
             guard.check(run.step, log.evaluate(run.step, agent, batch, update))
         report(Progress(run.step, steps, run.step * tasks, log.success))
@@ -101,6 +101,20 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
         if stopping:
             return False
     return True
+
+
+def _update(run: Run, config: Config) -> tuple[Batch, Update]:
+    """Makes the updates of the vector step under way; the last batch and what its update gave."""
+    agent, replay, step = run.agent, run.replay, run.step + 1
+    with run.log.clock("update_seconds"):
+        replay.anneal(step / config.train.vector_steps)
+        for i in range(config.train.updates_per_step):
+            batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
+            update = agent.update(batch)
+            run.guard.check(step, update.metrics)
+            if config.replay.mode.startswith("prioritized"):
+                replay.update_priorities(batch.id, update.priority)
+    return batch, update
 
 
 def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, int]) -> Sequence[int]:

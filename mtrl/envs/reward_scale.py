@@ -28,7 +28,16 @@ class PerTaskRewardScale(gymnasium.vector.VectorWrapper):  # type: ignore[misc]
         self._count = 0
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(actions)
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Array) -> None:
+        """Begins a step; `step_wait` ends it."""
+        self.env.step_async(actions)
+
+    def step_wait(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """The result of the step begun last, as `step` gives it."""
+        observation, reward, terminated, truncated, info = self.env.step_wait()
         self._returns = self._returns * self._discount + reward
         self._count += 1
         deviation = self._returns - self._mean

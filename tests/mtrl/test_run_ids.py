@@ -35,9 +35,9 @@ def test_no_default_changes_unnoticed() -> None:
 
 def test_a_changed_a_new_and_a_removed_default_are_each_named() -> None:
     kept = {"agent.critics": 2, "agent.gone": 1, "train.seed": 0}
-    said = differences({"agent.critics": 3, "train.seed": 0, "train.overlap": False}, kept)
-    assert "new field train.overlap: add this line to defaults.json" in said
-    assert '    "train.overlap": false,' in said
+    said = differences({"agent.critics": 3, "train.seed": 0, "train.warmup": False}, kept)
+    assert "new field train.warmup: add this line to defaults.json" in said
+    assert '    "train.warmup": false,' in said
     assert "agent.critics is gone or has another default (2, now 3)" in said
     assert "agent.gone is gone or has another default (1, now None)" in said
     assert f"as schema {newest_schema() + 1}" in said
@@ -58,11 +58,11 @@ def test_known_ids() -> None:
 def test_a_new_field_at_its_default_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
     config = build_config("debug", {"agent.critics": 3})
     before = config.model_dump(mode="json")
-    after = {**before, "train": {**before["train"], "overlap": False}}
-    kept = {newest_schema(): kept_defaults()[newest_schema()] | {"train.overlap": False}}
+    after = {**before, "train": {**before["train"], "warmup": False}}
+    kept = {newest_schema(): kept_defaults()[newest_schema()] | {"train.warmup": False}}
     monkeypatch.setattr("mtrl.run_ids.kept_defaults", lambda: kept)
     assert run_id_of(after) == run_id_of(before) == config.run_id
-    assert run_id_of({**after, "train": {**after["train"], "overlap": True}}) != config.run_id
+    assert run_id_of({**after, "train": {**after["train"], "warmup": True}}) != config.run_id
 
 
 def test_a_preset_and_a_system_hash_by_what_they_set() -> None:

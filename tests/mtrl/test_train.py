@@ -165,6 +165,7 @@ def test_env_workers_are_for_gpus_unless_asked_for(monkeypatch: pytest.MonkeyPat
     for config, device, workers in (
         (free, "cpu", 0),
         (free, "cuda", 7),
+        (short_config(train__overlap=True), "cpu", 7),
         (fixed, "cpu", 3),
         (fixed, "cuda", 3),
     ):
