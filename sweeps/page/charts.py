@@ -11,6 +11,7 @@ from markupsafe import escape
 
 from sweeps.page.curves import Curve
 from sweeps.page.facts import Facts, Variant
+from sweeps.page.law import Law, ticks
 
 # From viridis, between what shows on white and on black: sizes are ordered, and so are these.
 SHADES = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0a000")
@@ -18,6 +19,7 @@ WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34
 THIN = 300  # runs that are drawn one by one
 NAMED = 8  # variants in a legend
+DOTS = 1_000  # runs in the drawing of a law
 SPARK = (72, 18)
 _SPARK_Y = [round(1 + (SPARK[1] - 2) * (1 - hundredth / 100)) for hundredth in range(101)]
 
@@ -69,10 +71,7 @@ def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, 
         legend.append(f'<li><i style="background:{shade}"></i>{escape(variant.label)} ({len(shown)})</li>')
     if len(legend) > NAMED:
         legend = [*legend[: NAMED // 2], f"<li>… {len(legend) - NAMED} more …</li>", *legend[-NAMED // 2 :]]
-    drawing = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="success against env steps per task">'
-        f"{''.join(parts)}</svg>"
-    )
+    drawing = _drawing("success against env steps per task", parts)
     return f'{drawing}<ul class="legend">{"".join(legend)}</ul>'
 
 
@@ -131,3 +130,46 @@ def _count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
+
+
+def law(found: Law) -> str:
+    """Failure against parameters on logarithmic axes: every run, and the line with its interval."""
+    values = (
+        [failure for _, failure in found.points]
+        + [high for *_, high in found.line]
+        + [low for _, _, low, _ in found.line]
+    )
+    sizes = [size for size, _ in found.points]
+    low, high = max(min(values), 1e-3) / 1.05, min(1.0, max(values)) * 1.05
+    first, last = min(sizes) / 1.15, max(sizes) * 1.15
+
+    def x(size: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(size / first) / math.log(last / first)
+
+    def y(failure: float) -> float:
+        return _y(math.log(max(failure, low) / low) / math.log(high / low))
+
+    parts = []
+    for value in ticks(low, high):
+        parts.append(f'<path class="grid" d="M{LEFT} {y(value)}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4}" text-anchor="end">{100 * value:.3g} %</text>')
+    for value in ticks(first, last):
+        parts.append(
+            f'<text x="{x(value):.0f}" y="{HEIGHT - 16}" text-anchor="middle">{_count(value)}</text>'
+        )
+    parts.append(
+        f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 2}" text-anchor="middle">parameters, actor and critics</text>'
+    )
+    if found.line:
+        middle = [(x(at), y(failure)) for at, failure, _, _ in found.line]
+        edge = [(x(at), y(under)) for at, _, under, _ in found.line]
+        edge += [(x(at), y(over)) for at, _, _, over in reversed(found.line)]
+        parts.append(f'<path class="band" fill="{SHADES[1]}" d="{_path(edge)}Z"/>')
+        parts.append(f'<path class="mean" stroke="{SHADES[1]}" d="{_path(middle)}"/>')
+    shown = sorted({(round(x(size), 1), y(failure)) for size, failure in found.points})[:DOTS]
+    parts += [f'<circle class="run" cx="{across}" cy="{down}" r="3"/>' for across, down in shown]
+    return _drawing("failure against parameters", parts)
+
+
+def _drawing(label: str, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -45,6 +45,8 @@ class Variant:
     tasks: int
     seconds: float  # estimated, of one run
     parameters: int
+    episodes: int  # of each task in an evaluation
+    runs: int
     env_steps: tuple[int, ...]  # at each planned evaluation, summed over tasks
 
 
@@ -164,19 +166,20 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
 
 def _variants(entries: Sequence[Entry], *, gpu: bool) -> dict[str, Variant]:
     """The variant of each cell. Parameters and costs are those of its first cell: seeds do not differ in them."""
-    known: dict[str, Variant] = {}
-    found = {}
+    groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
-        key = json.dumps(varied, sort_keys=True)
-        if key not in known:
-            known[key] = _variant(entry, varied, gpu)
-        found[entry.run_id] = known[key]
-    return found
+        groups[json.dumps(varied, sort_keys=True)].append(entry)
+    variants = {}
+    for some in groups.values():
+        variant = _variant(some[0], len(some), gpu)
+        variants.update(dict.fromkeys((entry.run_id for entry in some), variant))
+    return variants
 
 
-def _variant(entry: Entry, varied: Mapping[str, Any], gpu: bool) -> Variant:
-    cell = replace(entry.cell, coordinates=dict(varied))
+def _variant(entry: Entry, runs: int, gpu: bool) -> Variant:
+    varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
+    cell = replace(entry.cell, coordinates=varied)
     config = cell.config
     tasks = len(config.env.tasks)
     steps = config.evaluate.steps(config.train.vector_steps)
@@ -186,6 +189,8 @@ def _variant(entry: Entry, varied: Mapping[str, Any], gpu: bool) -> Variant:
         tasks=tasks,
         seconds=estimate_cost(config, gpu=gpu).seconds,
         parameters=count_parameters(config).total,
+        episodes=config.evaluate.episodes,
+        runs=runs,
         env_steps=tuple(step * tasks for step in steps),
     )
 

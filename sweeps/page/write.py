@@ -20,6 +20,7 @@ from slurm.survey import Survey
 from sweeps.manifest import Entry
 from sweeps.page import charts
 from sweeps.page.facts import Facts, Row, read_facts
+from sweeps.page.law import laws
 from sweeps.units import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -59,6 +60,7 @@ def render(facts: Sequence[Facts], *, live: bool) -> str:
         sweeps=[
             {
                 "name": name_of(one), "facts": one, "curves": [(n, Markup(d)) for n, d in charts.learning_curves(one)],
+                "laws": [(found, Markup(charts.law(found))) for found in laws(one)],
                 "cells": Markup(cell_table(one)), "next": what_next(one), "pace": pace(one),
             }
             for one in facts

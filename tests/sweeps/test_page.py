@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from mtrl.sizing import count_parameters
 from slurm.state import cell_directory, write_done, write_json
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
+from sweeps.page.law import laws, ticks
 from sweeps.page.serve import serve
 from sweeps.page.write import render, write_page
 from sweeps.watch import look
@@ -126,6 +128,47 @@ def test_hours_left_follow_the_cells_that_finished(tmp_path: Path) -> None:
     assert facts.hours[2] == pytest.approx(2.0 * 1.5)  # half of one cell, and another
     assert facts.ends is not None
     assert facts.ends[1] - NOW == pytest.approx(3600 * 3.0)  # one at a time
+
+
+def test_the_law_so_far_is_that_of_the_planted_truth(tmp_path: Path) -> None:
+    """Failure planted as .5 N^-.1 over five sizes; of the unfinished runs nothing enters."""
+    words = [
+        "env.tasks=reach-v3",
+        "network.actor.width+network.critic.width=16,32,64,128,256",
+        "~network.actor.width",
+    ]
+    entries = make_sweep(tmp_path, *words)
+    for entry in entries[:-1]:
+        parameters = count_parameters(entry.cell.config).total
+        failure = 0.9 * (parameters / 5_000) ** -0.1 + 0.001 * (entry.cell.config.train.seed - 1)
+        finish(tmp_path, entry, [0.0, 0.0, 0.0, 1 - failure])
+    run_file(tmp_path, entries[-1], [0.99])
+    beat(tmp_path, entries[-1])
+    [law] = laws(facts_of(tmp_path))
+    assert (law.runs, law.of_runs) == (14, 15)
+    assert "from 14 of 15 runs" in law.words
+    exponent = float(law.words.split("N^-")[1].split()[0])
+    assert exponent == pytest.approx(0.1, abs=0.005)
+
+
+def test_too_few_sizes_make_no_law(tmp_path: Path) -> None:
+    for entry in make_sweep(tmp_path, "env.tasks=reach-v3"):
+        finish(tmp_path, entry, [0.1, 0.2, 0.3, 0.5])
+    [law] = laws(facts_of(tmp_path))
+    assert law.words == "no law yet from 6 of 6 runs: 2 sizes, 4 needed"
+    assert law.line == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (0.66, 1.05, [0.7, 0.8, 0.9, 1.0]),
+        (900, 40_000, [1_000, 2_000, 5_000, 10_000, 20_000]),
+        (0.5, 0.50001, [0.5, 0.500002, 0.500004, 0.500006, 0.500008, 0.50001]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, found: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(found)
 
 
 def test_a_finished_file_is_read_once_and_a_growing_one_again(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The law so far: how failure at the last evaluation falls with the parameters, over the runs that are over."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeps.page.curves import Curve
+from sweeps.page.facts import Facts, Variant
+
+
+@dataclass(frozen=True)
+class Law:
+    """Of one benchmark. The line is the power law without a floor, with its pointwise 95 % interval."""
+
+    benchmark: str
+    runs: int  # that are over
+    of_runs: int  # in the sweep
+    points: list[tuple[int, float]]  # parameters and failure of each run
+    line: list[tuple[float, float, float, float]]  # parameters, failure, low, high; empty where refused
+    words: str
+
+
+def laws(facts: Facts) -> list[Law]:
+    """One law for each benchmark of several sizes, in the order of the sweep."""
+    groups: dict[str, list[tuple[Variant, list[Curve]]]] = defaultdict(list)
+    for variant, curves in facts.variants:
+        groups[variant.benchmark].append((variant, curves))
+    several = {name: group for name, group in groups.items() if len({v.parameters for v, _ in group}) > 1}
+    return [law for name, group in several.items() if (law := _law(name, group))]
+
+
+def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | None:
+    from analysis.scaling_laws import Points
+    from analysis.slopes import slopes
+
+    ended = [
+        (variant, number, 1 - curve.success[-1])
+        for number, (variant, curves) in enumerate(group)
+        for curve in curves
+        if curve.ended and curve.success
+    ]
+    if not ended:
+        return None
+    parameters = np.array([variant.parameters for variant, _, _ in ended])
+    failure = np.array([value for _, _, value in ended])
+    trials = np.array([variant.episodes * variant.tasks for variant, _, _ in ended])
+    strata = np.array([number for _, number, _ in ended])
+    line = slopes("slope", Points({"parameters": parameters}, 1 - failure, trials, strata))
+    of_runs = sum(variant.runs for variant, _ in group)
+    known = f"{len(ended):,} of {of_runs:,} runs"
+    if line.refusal:
+        words = f"no law yet from {known}: {line.refusal}"
+        drawn = []
+    else:
+        a = line.exponents["parameters"]
+        doubt = line.refused("parameters")
+        interval = f"95 % interval of the exponent {-a.high:.3f} to {-a.low:.3f}"
+        words = f"failure goes as N^{-a.value:.3f} ({interval}), from {known}"
+        words += f"; not established: {doubt}" if doubt else ""
+        at = np.geomspace(parameters.min(), parameters.max(), 24)
+        low, high = line.band(parameters=at)
+        drawn = list(
+            zip(at.tolist(), line.failure(parameters=at).tolist(), low.tolist(), high.tolist(), strict=True)
+        )
+    points = list(zip(parameters.tolist(), failure.tolist(), strict=True))
+    return Law(benchmark, len(ended), of_runs, points, drawn, words)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between the two: 1, 2 and 5 times powers of ten, or even steps where the two lie close."""
+    if high < 8 * low:
+        step = next(step for step in _round_numbers((high - low) / 6, high) if step >= (high - low) / 6)
+        return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [value for value in _round_numbers(low, high) if low <= value <= high]
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
