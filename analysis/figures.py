@@ -262,7 +262,13 @@ def lines(
         )
         shades = _shades(len(group))
         for number, series in enumerate(group):
-            colour = shades[number] if ordered else _colour(series.label, number)
+            colour = (
+                PALE
+                if series.label.startswith(PAPER)
+                else shades[number]
+                if ordered
+                else _colour(series.label, number)
+            )
             style = "o-" if dots else "-"
             axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
             if series.low is not None and series.high is not None:

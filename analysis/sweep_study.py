@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import xarray as xr
 
-from analysis import comparisons, figures, law_items, paper, plasticity_study
+from analysis import beside_paper, comparisons, figures, law_items, paper, plasticity_study
 from analysis.comparisons import Comparison, Pair
 from analysis.errors import SweepError
 from analysis.figures import FEW_TASKS, Series, learning_curves, success_against_parameters
@@ -65,8 +65,11 @@ def study(
     following = following_settings(to_runs(dataset))
     shows, does_not_show = findings(everything, found, laws, compared, dataset.attrs, following)
     runs = sum(len(variant.seeds) for variant in found)
+    of_paper = beside_paper.beside(found, generator)
+    shows += [each.sentence for each in of_paper if each.differs]
+    does_not_show += [each.sentence for each in of_paper if not each.differs]
     sections = [
-        Section("Learning", [_learning_drawing(found), _speed_table(found)]),
+        Section("Learning", [_learning_drawing(found), *beside_paper.items(of_paper), _speed_table(found)]),
         Section("Success and size", [
             _size_drawing(found, scores, laws), *_parts_drawing(found, scores), *_heat_maps(found, scores),
             _score_table(found, scores), *_profile_drawing(found, generator), *_comparison_items(compared),
