@@ -2,10 +2,10 @@
 
     python -m tests.chaos.chaos --seed 1 --cells 120 --faults 29 --node-deaths 4
 
-Faults: kill -9 of a worker, USR2 and TERM to a job, scontrol requeue, scancel, and the death of a node. Between faults
-the sweep is retried as `mtrl-sweep retry --watch` would. In the end every cell must be done, once, and equal bit for
-bit to the same cell trained undisturbed. Work done again: none after a signal, and on average over the faults at most
-half the steps between two saves and one more.
+Faults: kill -9 of a cell's process, of a job's main process and of a launcher while it submits; USR2 and TERM to a job,
+scontrol requeue, scancel, and the death of a node. Between faults the sweep is retried as `mtrl-sweep retry --watch`
+would. In the end every cell must be done, once, and equal bit for bit to the same cell trained undisturbed. Work done
+again: none after a signal, and on average over the faults at most half the steps between two saves and one more.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ import numpy as np
 
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
-from tests.slurm.slurm_cluster import Sweep, wait_until
+from tests.slurm.slurm_cluster import Sweep, main_process, wait_until
 
 NODE_AWAY_SECONDS = 8.0  # longer than the controller waits for a silent node
-KINDS = ("kill", "USR2", "TERM", "requeue", "scancel")
-WITH_WARNING = {"USR2", "TERM", "requeue", "scancel"}
+KINDS = ("kill", "main", "launcher", "USR2", "TERM", "requeue", "scancel")
+WITH_WARNING = {"launcher", "USR2", "TERM", "requeue", "scancel"}
 CHECKPOINT_SECONDS = 1.0
 RESUMED = r"attempt (\d+): goes on at step \d+, (\d+) steps again"
 
@@ -94,6 +94,7 @@ def run_chaos(
     cell_seconds: float,
     slots: int,
     cells_per_job: int = 1,
+    pull: bool = False,
 ) -> Report:
     """Trains the cells undisturbed, then under `faults` faults of which `node_deaths` take a node; compares.
 
@@ -104,7 +105,7 @@ def run_chaos(
     steps = round(cell_seconds * _steps_per_second(cluster, folder / "pace"))
     calm = Sweep(cluster, folder / "calm", cells=cells, steps=steps)
     calm.command(f"grid={calm.folder}/tiny.toml", "executor=inline", seconds=60 + 10 * cells)
-    profile = {"max_running": slots, "cells_per_job": cells_per_job, "heartbeat_seconds": 0.05}
+    profile = {"max_running": slots, "cells_per_job": cells_per_job, "heartbeat_seconds": 0.05, "pull": pull}
     sweep = Sweep(cluster, folder / "chaos", cells=cells, steps=steps, checkpoint_seconds=CHECKPOINT_SECONDS,
                   profile=profile)  # fmt: skip
     strikes = Strikes()
@@ -183,12 +184,28 @@ def _strike(cluster: MiniSlurm, sweep: Sweep, kind: str, generator: random.Rando
                 strikes.note(other, kind)
         if kind == "kill":
             os.kill(beat["pid"], signal.SIGKILL)
+        elif kind == "main":
+            os.kill(main_process(beat["pid"]), signal.SIGKILL)
+        elif kind == "launcher":
+            _kill_a_launcher(sweep, beat["job"], generator)
         elif kind in ("requeue", "scancel"):
             words = ["scontrol", "requeue"] if kind == "requeue" else ["scancel"]
             _call(sweep, *words, beat["job"])
         else:
             _call(sweep, "scancel", f"--signal={kind}", "--batch", beat["job"])
     return True
+
+
+def _kill_a_launcher(sweep: Sweep, job: str, generator: random.Random) -> None:
+    """Ends a job, so that there is something to submit, and kills the launcher that finds it, anywhere on its way."""
+    _call(sweep, "scancel", job)
+    with suppress(AssertionError):
+        wait_until(lambda: all(beat["job"] != job for beat in _at_work(sweep)), seconds=30)
+    launcher = sweep.start(*sweep.launch_words())
+    with suppress(subprocess.TimeoutExpired):
+        launcher.communicate(timeout=generator.uniform(0.5, 4.0))
+    launcher.kill()
+    launcher.communicate()
 
 
 def _call(sweep: Sweep, *words: str) -> None:
@@ -238,6 +255,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cell-seconds", type=float, default=2.0)
+    parser.add_argument("--pull", action="store_true", help="jobs share the cells")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix=f"mtrl-chaos-{getpass.getuser()}-", dir="/tmp") as place:
@@ -249,7 +267,7 @@ def main() -> None:
             report = run_chaos(
                 cluster, folder, seed=options.seed, cells=options.cells, faults=options.faults,
                 node_deaths=options.node_deaths, cell_seconds=options.cell_seconds, slots=options.slots,
-                cells_per_job=options.cells_per_job,
+                cells_per_job=options.cells_per_job, pull=options.pull,
             )  # fmt: skip
         finally:
             cluster.stop()

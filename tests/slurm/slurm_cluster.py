@@ -241,6 +241,18 @@ def _state(pid: int) -> dict[str, str]:
         return {}
 
 
+def main_process(pid: int) -> int:
+    """The main process of the job whose cell has that process. Raises ProcessLookupError once it is gone."""
+    try:
+        parent = int(_state(pid)["PPid"])
+        command = Path(f"/proc/{parent}/cmdline").read_bytes()
+    except (KeyError, OSError):
+        raise ProcessLookupError(pid) from None
+    if b"submitit" not in command:
+        raise ProcessLookupError(pid)
+    return parent
+
+
 def wait_until(
     condition: Callable[[], bool],
     seconds: float = 90,

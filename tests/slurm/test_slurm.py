@@ -19,7 +19,7 @@ import pytest
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
 from sweeps.on_slurm import SETTLING_SECONDS
-from tests.slurm.slurm_cluster import Sweep, start_cluster, wait_until
+from tests.slurm.slurm_cluster import Sweep, main_process, start_cluster, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
@@ -345,10 +345,6 @@ def test_a_killed_worker_and_its_stale_lock_are_no_obstacle(make: Make, undistur
     finished_alike(sweep.directory(), undisturbed)
 
 
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 def test_a_killed_main_process_ends_its_cells_and_nothing_is_done_again(
     make: Make, undisturbed: Path
 ) -> None:
@@ -357,7 +353,7 @@ def test_a_killed_main_process_ends_its_cells_and_nothing_is_done_again(
     sweep.launch()
     sweep.wait_for_step(STEPS // 10)
     pid = sweep.beats()[0]["pid"]
-    os.kill(parent_of(pid), signal.SIGKILL)
+    os.kill(main_process(pid), signal.SIGKILL)
     wait_until(lambda: sweep.beats()[0]["state"] == "stopped")
     sweep.wait_for("stopped")
     assert sweep.retry()["submitted"] == 1
@@ -373,7 +369,7 @@ def test_jobs_that_pull_take_the_cells_of_one_that_died(make: Make) -> None:
     assert (launched["submitted"], len(launched["jobs"])) == (6, 1)
     sweep.wait_for_step(10, cells=2)
     assert sweep.launch()["submitted"] == 0
-    os.kill(parent_of(sweep.beats()[0]["pid"]), signal.SIGKILL)
+    os.kill(main_process(sweep.beats()[0]["pid"]), signal.SIGKILL)
     wait_until(lambda: sweep.states() == ["done"] * 6, what=lambda: f"{sweep.rows()} {sweep.output()}")
     logs = [(path / "log.txt").read_text() for path in (sweep.place / "cells").iterdir()]
     assert [log.count(": done at step") for log in logs] == [1] * 6
