@@ -38,10 +38,10 @@ def discover() -> Profile:
     minutes = min(MINUTES, partition.minutes or MINUTES)
     node = commonest_node(partition)
     shares = node.gpu_count or node.cpus
+    gpus = f", {node.gpu_count} GPUs" if node.gpu_count else ""
     return Profile(
         name=DEFAULT,
-        about=f"Found on the cluster: {node.count} nodes of {node.cpus} CPUs, {node.memory_mb:,} MB and "
-        f"{node.gpu_count} GPUs in partition {partition.name}",
+        about=f"Found on the cluster: {node.count} nodes of {node.cpus} CPUs, {node.memory_mb:,} MB{gpus}",
         partition=partition.name,
         account="" if "SBATCH_ACCOUNT" in os.environ else default_account(),
         minutes=minutes,
@@ -49,6 +49,7 @@ def discover() -> Profile:
         cpus=max(1, node.cpus // shares),
         memory_mb=max(1, node.memory_mb // shares),
         gpus=min(1, node.gpu_count),
+        slurm_conf=os.environ.get("SLURM_CONF", ""),
     )
 
 

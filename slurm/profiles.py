@@ -126,8 +126,9 @@ def load_profile(name: str) -> Profile:
 
 
 def to_toml(profile: Profile) -> str:
-    """The profile as a file: the values that differ from the defaults, and the wall time."""
-    content = profile.model_dump(exclude={"name"}, exclude_defaults=True) | {"minutes": profile.minutes}
+    """The profile as a file: wall time, CPUs and memory, and what else differs from the defaults."""
+    content = profile.model_dump(exclude={"name"}, exclude_defaults=True)
+    content |= profile.model_dump(include={"minutes", "cpus", "memory_mb"})
     options = content.pop("options", {})
     # JSON's strings, numbers and lists are TOML too.
     lines = [f"{key} = {json.dumps(content[key])}" for key in Profile.model_fields if key in content]

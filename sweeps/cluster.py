@@ -21,16 +21,24 @@ from sweeps.show import show_plan
 
 def on_cluster(request: Request) -> Request:
     """The request for Slurm, where its words name neither executor nor profile and this machine has a cluster: with
-    the user's profile `default`, or with one found on the cluster. Any other request as it is."""
+    the user's profile `default`, or with one found on the cluster, which is shown. Any other request as it is."""
     if request.named or not shutil.which("sbatch"):
         return request
     if has_default():
+        click.echo(f"profile default ({own_folder() / f'{DEFAULT}.toml'})", err=True)
         return replace(request, executor="slurm", profile=load_profile(DEFAULT))
     try:
         profile = discover() if has_cluster() else None
     except SlurmError as error:
         raise ValueError(f"{error}\nwrite executor=local to run here, or profile=NAME") from None
-    return replace(request, executor="slurm", profile=profile) if profile else request
+    if profile is None:
+        return request
+    click.echo(f"No profile is named. This one was found on the cluster:\n\n{to_toml(profile)}", err=True)
+    return replace(request, executor="slurm", profile=profile)
+
+
+def has_default() -> bool:
+    return DEFAULT in profile_names()
 
 
 def check_cluster(profile: Profile) -> None:
@@ -40,21 +48,14 @@ def check_cluster(profile: Profile) -> None:
         click.echo(warning, err=True)
 
 
-def has_default() -> bool:
-    return DEFAULT in profile_names()
-
-
 def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
-    """Shows a profile that was found on the cluster, with the plan and its cost, asks, and saves it as `default`.
+    """Shows what the plan costs with a profile that was found on the cluster, asks, and saves it as `default`.
     Returns whether there was such a profile. Raises ValueError without a terminal and without `yes`."""
     request = plan.request
     if request.named or request.profile is None or has_default():
         return False
     check_cluster(request.profile)
     path = own_folder() / f"{DEFAULT}.toml"
-    click.echo(
-        f"No profile is named. This one was found on the cluster:\n\n{to_toml(request.profile)}", err=True
-    )
     with contextlib.redirect_stdout(sys.stderr):
         show_plan(plan, False, max_hours)
     if not yes:

@@ -58,6 +58,7 @@ def test_a_profile_is_found_shown_saved_and_used_again(sweep: Sweep) -> None:
     code, answer, said = run(sweep, "--json")
     assert (code, json.loads(answer)["submitted"]) == (0, 0), said
     assert "No profile is named" not in said
+    assert f"profile default ({saved(sweep)})" in said
 
 
 def test_the_environment_chooses_the_partition(sweep: Sweep) -> None:
