@@ -6,6 +6,7 @@ of `run_id`: a run may move to another machine and stay the same run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from mtrl.networks.kinds import KINDS, kind_of
 from mtrl.run_ids import as_meant, flatten, run_id_of
-from mtrl.tasks import ACTION_SIZE, BENCHMARKS, benchmark_name, resolve_tasks
+from mtrl.tasks import ACTION_SIZE, BENCHMARKS, NO_SUCCESS_WITH_V1, benchmark_name, resolve_tasks
 
 
 class ConfigError(ValueError):
@@ -35,7 +36,9 @@ class EnvSettings(Section):
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
     first_goal: int = Field(0, ge=0)  # goals of the task's stream to leave out before those
-    reward_version: Literal["v1", "v2"] = "v2"
+    reward_version: Literal["v1", "v2"] = (
+        "v2"  # v1: some tasks never report success (tasks.NO_SUCCESS_WITH_V1)
+    )
     terminate_on_success: bool = False
     fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
 
@@ -284,6 +287,16 @@ class Config(Section):
         if agent.reset_every >= self.train.vector_steps:
             raise ValueError(
                 f"agent.reset_every = {agent.reset_every} never comes within {self.train.vector_steps} vector steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warn_of_rewards(self) -> Self:
+        silent = [task for task in self.env.tasks if task in NO_SUCCESS_WITH_V1]
+        if self.env.reward_version == "v1" and silent:
+            warnings.warn(
+                f"env.reward_version=v1: Meta-World never reports success for {', '.join(silent)}; use v2",
+                stacklevel=2,
             )
         return self
 

@@ -11,7 +11,8 @@
     timing     (eval, clock) float64           seconds; the only part that differs between two equal runs
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
-    attributes schema_version, run_id, config (JSON), code_version, parameters_{actor,critic,target,total};
+    attributes schema_version, run_id, config (JSON), code_version, packages (JSON),
+               parameters_{actor,critic,target,total};
                where the run diverged diverged_at_vector_step, diverged_metric, diverged_value, diverged_limit (what
                was first too large or not finite, and the limit) and diverged_trained_on (1 where training went
                on after it); extended_from, the run id of the shorter run whose
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mtrl.config import Config, changed_fields
+from mtrl.packages import installed
 from mtrl.run_ids import as_meant, run_id_of
 
 SCHEMA_VERSION = 2  # of the file's layout
@@ -83,7 +85,7 @@ DIVERGED = (
     "diverged_limit",
     "diverged_trained_on",
 )
-LONG = ("config", "index")  # attributes that `index` does not repeat
+LONG = ("config", "index", "packages")  # attributes that `index` does not repeat
 CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds", "measure_seconds")
 
 
@@ -450,6 +452,7 @@ def _lay_out(
             file[name].dims[position].attach_scale(file[axis])
     file.create_dataset("committed", data=np.int64(0))
     whole = {"schema_version": SCHEMA_VERSION, "run_id": config.run_id, "config": config.model_dump_json()}
+    whole["packages"] = json.dumps(installed())
     for name, value in (whole | dict(attributes)).items():
         file.attrs[name] = value
     file.attrs["index"] = json.dumps(read_index(file))

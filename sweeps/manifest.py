@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from mtrl.config import Config
+from mtrl.packages import installed
 from mtrl.run_ids import as_meant, is_run_id_of, run_id_of
 from slurm.state import parse_lines
 from sweeps.grid import Cell
@@ -172,7 +172,7 @@ def record_launch(sweep: Path, **facts: Any) -> None:
         "host": socket.gethostname(),
         "commit": _git("rev-parse", "HEAD").strip() or None,
         "changes": digest,  # of changes/<digest>.diff; null for a clean tree
-        "packages": _packages_digest(),
+        "packages": installed(),
         "python": sys.version.split()[0],
         **facts,
     }
@@ -215,8 +215,3 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def _packages_digest() -> str:
-    names = sorted(f"{package.name}=={package.version}" for package in distributions())
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]

@@ -1,5 +1,7 @@
 """Configurations: the paper's numbers, errors that name the cure, and run ids."""
 
+import warnings
+
 import pytest
 
 from mtrl.config import Config, ConfigError
@@ -129,3 +131,12 @@ def test_benchmark_is_known_by_its_tasks() -> None:
         build_config("paper", {"env.tasks": "drawer-close-v3+reach-v3"}).benchmark
         == "drawer-close-v3+reach-v3"
     )
+
+
+def test_v1_rewards_warn_of_the_tasks_that_never_report_success() -> None:
+    with pytest.warns(UserWarning, match="v1: Meta-World never reports success for hand-insert-v3; use v2"):
+        build_config("debug", {"env.tasks": "reach-v3+hand-insert-v3", "env.reward_version": "v1"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_config("debug", {"env.tasks": "reach-v3", "env.reward_version": "v1"})
+        build_config("debug", {"env.tasks": "reach-v3+hand-insert-v3"})

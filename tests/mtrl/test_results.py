@@ -6,6 +6,7 @@ import random
 import signal
 import struct
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -46,6 +47,13 @@ def test_what_was_written_is_read(path: Path) -> None:
     np.testing.assert_allclose(data.random_policy[TASK_METRICS.index("success")], 0.2, rtol=1e-6)
     assert data.attributes["parameters_total"] == 9 * 16**2
     assert data.attributes["run_id"] == data.config.run_id
+
+
+def test_the_file_names_the_version_of_every_package(path: Path) -> None:
+    with h5py.File(path) as file:
+        packages = json.loads(file.attrs["packages"])
+    assert packages["mujoco"] == version("mujoco")
+    assert list(packages) == sorted(packages, key=str.lower)
 
 
 def test_what_was_left_out_is_nan(path: Path) -> None:

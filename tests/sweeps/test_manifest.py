@@ -1,6 +1,7 @@
 """The manifest: it only grows, mends itself after a crash, and leads to each line by its offset."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -109,5 +110,6 @@ def test_a_launch_is_recorded_with_its_provenance(tmp_path: Path) -> None:
     first, second = (json.loads(line) for line in (tmp_path / "launches.jsonl").read_text().splitlines())
     assert (first["cells"], second["cells"]) == (3, 4)
     assert {"command", "host", "commit", "changes", "packages", "python", "time"} <= set(first)
+    assert first["packages"]["mujoco"] == version("mujoco")
     if first["changes"]:
         assert (tmp_path / "changes" / f"{first['changes']}.diff").stat().st_size
