@@ -114,6 +114,7 @@ class Replay:
             next=self._sizes[2],
         )
         self._batches: dict[int, list[_ReusedBatch]] = {}
+        self._pinned = False  # memory from which a copy to a GPU needs no second copy; opens a CUDA context
         self._lock = threading.Lock()
         self._ahead: tuple[_core.ReplayOutputs, Batch] | None = None  # what is drawn ahead, or was
         self._one_sampler = threading.Lock()
@@ -259,7 +260,7 @@ class Replay:
                 if reused.outputs.is_intact():
                     return reused.outputs, reused.batch
                 pool.remove(reused)  # its user resized a tensor of it or gave one other memory
-            pool.append(_ReusedBatch(rows, *self._sizes))
+            pool.append(_ReusedBatch(rows, *self._sizes, pinned=self._pinned))
             return pool[-1].outputs, pool[-1].batch
 
 
@@ -325,9 +326,10 @@ def pooled_counts(size: NDArray[np.int64], rows: int, generator: np.random.Gener
 class _ReusedBatch:
     """A batch's tensors, which are written again once nobody holds them: fresh memory costs more than the sampling."""
 
-    def __init__(self, rows: int, observation_size: int, action_size: int, next_size: int) -> None:
+    def __init__(
+        self, rows: int, observation_size: int, action_size: int, next_size: int, *, pinned: bool
+    ) -> None:
         columns = batch_columns(rows, observation_size, action_size, next_size)
-        pinned = torch.cuda.is_available()  # so that copies to the device need no second copy
         memory = torch.empty(block_bytes(columns), dtype=torch.uint8, pin_memory=pinned).numpy()
         self.batch = Batch(**views_of(torch.from_numpy(memory), columns))
         sizes = (rows, observation_size, action_size, next_size)

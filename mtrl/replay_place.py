@@ -74,6 +74,7 @@ class ShippedReplay(Replay):
     ) -> None:
         self._device, self._frame_size, self._stacked = device, frame_size, settings.rows == "frame_stack"
         super().__init__(settings, frame_size=frame_size, compact=self._stacked, **more)
+        self._pinned = device.type == "cuda"
         self._under_way: list[tuple[torch.cuda.Event, Batch]] = []
 
     def sample(self, per_task: int | Sequence[int]) -> Batch:

@@ -1,6 +1,7 @@
 """The replay against its slow twin, by random operations and by cases worked by hand."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mtrl import config
+from mtrl.replay_place import ShippedReplay
 from tests.mtrl.reference_replay import SHARED, ReferenceReplay, uniform_offsets
-from tests.mtrl.replays import MODES, Feed, equal, fill, make
+from tests.mtrl.replays import MODES, SIZES, Feed, equal, fill, make
 
 
 class StackedFeed(Feed):
@@ -459,3 +462,25 @@ class TestFiles:
 
     def test_saving_leaves_no_other_file(self, saved):
         assert [path.name for path in saved[1].parent.iterdir()] == ["replay.bin"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_is_pinned_for_a_gpu_alone(device, monkeypatch):
+    """Pinning opens a CUDA context, which takes hundreds of MB of the GPU."""
+    asked, empty = [], torch.empty
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch,
+        "empty",
+        lambda *size, pin_memory=False, **more: asked.append(pin_memory) or empty(*size, **more),
+    )
+    replay = make()
+    if device == "cuda":
+        more = {"device": torch.device("cuda"), "tasks": 2, "seed": 0, "discount": 0.99}
+        replay = ShippedReplay(config.ReplaySettings(capacity=8, mode="uniform"), **SIZES, **more)
+        monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    replay.add(*Feed(2).step())
+    replay.sample(2)
+    assert any(asked) == (device == "cuda")
