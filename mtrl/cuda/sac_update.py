@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
+from mtrl.cuda.graph import GraphedCall
 
 BETA1, BETA2 = 0.9, 0.999  # as in mtrl.adam
 log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ class SacUpdateCuda:
         self._clip = (settings["log_std_min"], settings["log_std_max"])
         self._actions = actor["outputs"] // 2
         self._calls: dict[int, GraphedCall] = {}
+        self._steps: dict[int, Tensor] = {}
         self._device = device
         self._lt = self._find_lt(lt)
 
@@ -172,12 +174,16 @@ class SacUpdateCuda:
             steps = torch.zeros(3, dtype=torch.int64, device=target.device)
             fused = self._fused_layers(rows)
             self._calls[rows] = GraphedCall(
-                lambda *inputs: self._run(flats, target, steps, fused, inputs), steps, self._graph
+                "the update",
+                lambda *inputs: self._run(flats, target, steps, fused, inputs),
+                self._graph,
+                counter=steps,
+                changes=[*(tensor for flat in flats for tensor in flat), target],
             )
-        call = self._calls[rows]
+            self._steps[rows] = steps
         for place, flat in enumerate((actor, critic, log_temperature)):
-            call.state[place].fill_(flat[4] - 1)  # a graph's own constants are those of its capture
-        metrics, priority = call(*batch, *noise)
+            self._steps[rows][place].fill_(flat[4] - 1)  # a graph's own constants are those of its capture
+        metrics, priority = self._calls[rows](*batch, *noise)
         return metrics, priority
 
     @torch.no_grad()
@@ -305,46 +311,3 @@ class SacUpdateCuda:
             settings["polyak"],
         )
         return ops.adam_polyak(value, gradient, (mean, square), target, numbers, steps)
-
-
-class GraphedCall:
-    """A function of tensors that becomes a CUDA graph at its third call: two calls as usual set up what libraries
-    set up at their first. `state` is what the caller may change in place between calls.
-    """
-
-    def __init__(self, function: Callable[..., Tensors], state: Tensor, mode: Literal["auto", "on", "off"]):
-        self.state, self._function, self._mode = state, function, mode
-        self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: Tensors = ()
-        self._outputs: Tensors = ()
-
-    def __call__(self, *inputs: Tensor) -> Tensors:
-        """The outputs, which are the caller's to keep."""
-        self._calls += 1
-        if self._mode != "off" and self._graph is None and self._calls > 2:
-            self._capture(inputs)
-        if self._graph is None:
-            return self._function(*inputs)
-        for held, given in zip(self._inputs, inputs, strict=True):
-            held.copy_(given)
-        self._graph.replay()
-        return tuple(output.clone() for output in self._outputs)
-
-    def _capture(self, inputs: Tensors) -> None:
-        self._inputs = tuple(given.clone() for given in inputs)
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._outputs = self._function(*self._inputs)
-        except RuntimeError as error:
-            if self._mode == "on":
-                raise RuntimeError(
-                    f"CUDA refused to capture the update: {error}; use agent.cuda_graph=auto"
-                ) from error
-            log.warning(
-                "updates run without a CUDA graph, which CUDA refused: %s", str(error).splitlines()[0]
-            )
-            self._mode, self._inputs, self._outputs = "off", (), ()
-            return
-        self._graph = graph

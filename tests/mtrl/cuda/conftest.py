@@ -7,11 +7,18 @@ import torch
 
 from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
+from tests.mtrl.cuda.graph_on_host import CudaOnHost
 
 
 @pytest.fixture(params=cuda_on_host.WAYS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return cuda_on_host.take(request.param, monkeypatch)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> CudaOnHost:
+    """The kernels, streams and graphs on the host, whatever there is."""
+    return cuda_on_host.take_host(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

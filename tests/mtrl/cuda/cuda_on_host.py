@@ -22,6 +22,7 @@ import torch
 from mtrl import devices
 from mtrl.cuda import cublaslt
 from mtrl.cuda import ops as cuda_ops
+from tests.mtrl.cuda import graph_on_host
 
 TREE = Path(__file__).resolve().parents[3] / "build" / str(sysconfig.get_config_var("SOABI"))
 MODULE = TREE / f"cuda_on_host{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -75,8 +76,14 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The device of one of WAYS: a GPU, or the CPU, whose tensors take the GPU's way until the test ends."""
     if way == "cuda":
         return torch.device("cuda")
-    monkeypatch.setattr(cuda_ops, "kernels", kernels())
-    monkeypatch.setattr(cuda_ops, "stream_of", lambda x: 0)
+    take_host(monkeypatch)
+    return torch.device("cpu")
+
+
+def take_host(monkeypatch: pytest.MonkeyPatch) -> graph_on_host.CudaOnHost:
+    """Lets the CPU's tensors take the GPU's way until the test ends."""
+    cuda = graph_on_host.take(monkeypatch)
+    monkeypatch.setattr(cuda_ops, "kernels", graph_on_host.RecordedKernels(kernels(), cuda))
     monkeypatch.setattr(devices, "is_gpu", lambda device: True)
     take_cublaslt(CUBLASLT, monkeypatch)
-    return torch.device("cpu")
+    return cuda

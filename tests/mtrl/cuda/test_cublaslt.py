@@ -25,7 +25,7 @@ from mtrl import _core, doctor
 from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
 from tests.mtrl.cuda import cuda_on_host
-from tests.mtrl.cuda.recorded_graphs import StartedKernels
+from tests.mtrl.cuda.graph_on_host import StartedKernels
 from tests.mtrl.cuda.updates import (
     assert_same_networks,
     assert_same_update,

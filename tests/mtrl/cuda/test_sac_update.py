@@ -6,6 +6,7 @@ On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 from mtrl import devices
 from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
+from mtrl.cuda.graph import GraphedCall
 from tests.mtrl.cuda import cuda_on_host
-from tests.mtrl.cuda.recorded_graphs import Recorder, StartedKernels, record_graphs
+from tests.mtrl.cuda.graph_on_host import CudaOnHost, StartedKernels
 from tests.mtrl.cuda.updates import (
     PER_TASK,
     assert_same_networks,
@@ -75,11 +77,6 @@ def test_a_state_moves_to_another_kind_of_device(
     assert torch.equal(cpu.act_noise.draw(3, 4), new.act_noise.draw(3, 4))
 
 
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
-    return record_graphs(monkeypatch)
-
-
 def compare_graphed(device: torch.device, critics: int) -> None:
     settings = {"reset": "critic", "reset_every": 100, "critics": critics}
     eager, graphed = (Agent(config(cuda_graph=mode, **settings), device=device) for mode in ("off", "on"))
@@ -102,10 +99,11 @@ CRITICS = (2, cuda_ops.ROUTED_FROM)  # the minimum's gradient masked, and by rou
 
 
 @pytest.mark.parametrize("critics", CRITICS)
-def test_a_graph_gives_the_same_bits(graphs: list[Recorder], critics: int) -> None:
+def test_a_graph_gives_the_same_bits(host: CudaOnHost, critics: int) -> None:
     compare_graphed(torch.device("cpu"), critics)
-    assert len(graphs) == 1, "the third update is captured, the later ones are played back"
-    assert len(graphs[0].work) > 40
+    (graph,) = host.graphs  # the third update is captured, the later ones are played back
+    assert len(graph.work) > 40
+    assert host.current == 0, "the current device is as it was"
 
 
 @cuda_on_host.on_gpu
@@ -128,27 +126,65 @@ def test_routed_rows_give_the_masked_gradient(device: torch.device, monkeypatch:
     assert_same_update(*updates, 1e-5)
 
 
-def test_what_asks_the_host_is_refused(
-    graphs: list[Recorder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def refuse(host: CudaOnHost, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lets the next capture go wrong; gives the reason that must be named."""
+    if how == "ends badly":
+        host.fault = "operation failed due to a previous error during capture"
+        return host.fault
+    if how != "asks the host":  # the work is done and not captured, as where another device is captured
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream=None: host.graph(graph, host.first))
+    if how == "wrong device":
+        return "it ran while it was captured"
+    if how == "does nothing":
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream=None: nullcontext())
+        monkeypatch.setattr(GraphedCall, "_record", lambda call: (host.make_graph(), ()))
+        return "the graph is empty"
+    rows_by_task = cuda_ops.rows_by_task
+
     def asking(task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
         assert int(task[0]) == 0
         return rows_by_task(task, tasks)
 
-    rows_by_task = cuda_ops.rows_by_task
-    monkeypatch.setattr(cuda_ops, "rows_by_task", asking)
-    agent = Agent(config(cuda_graph="auto"))
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if how == "asks the host":
+        monkeypatch.setattr(cuda_ops, "rows_by_task", asking)
+        return "operation not permitted when stream is capturing: aten::_local_scalar_dense"
+    kernel = cuda_ops.kernels.tanh_gaussian_backward
+    monkeypatch.setattr(
+        cuda_ops.kernels,
+        "tanh_gaussian_backward",
+        lambda *arguments: (no_memory if host.in_capture else kernel)(*arguments),
+        raising=False,
+    )
+    return "CUDA out of memory"
+
+
+REFUSALS = ("asks the host", "ends badly", "wrong device", "does nothing", "breaks half-way")
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_a_refused_capture_updates_exactly_once(
+    host: CudaOnHost, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager, graphed = (Agent(config(cuda_graph=mode)) for mode in ("off", "auto"))
+    before = host.current_stream(graphed.device)
+    reason = refuse(host, how, monkeypatch)
     with caplog.at_level(logging.WARNING):
         for step in range(5):
-            agent.update(batch(step, 3, agent.device))
-    assert [record.message for record in caplog.records if "without a CUDA graph" in record.message] == [
-        "updates run without a CUDA graph, which CUDA refused: "
-        "operation not permitted when stream is capturing: aten::_local_scalar_dense"
-    ]
+            one, other = (agent.update(batch(step, 3, agent.device)) for agent in (eager, graphed))
+            assert torch.equal(one.priority, other.priority)
+            assert torch.equal(eager.critic_adam.value, graphed.critic_adam.value)
+            assert torch.equal(eager.actor_adam.square, graphed.actor_adam.square)
+    assert caplog.messages == [f"the update runs without a CUDA graph, which CUDA refused: {reason}"]
+    assert (host.current, host.current_stream(graphed.device)) == (0, before), (
+        "device and stream are as they were"
+    )
     strict = Agent(config(cuda_graph="on"))
     for step in range(2):
         strict.update(batch(step, 3, strict.device))
-    with pytest.raises(RuntimeError, match=r"refused to capture.*use agent\.cuda_graph=auto"):
+    with pytest.raises(RuntimeError, match=f"{reason}; use agent.cuda_graph=auto"):
         strict.update(batch(2, 3, strict.device))
 
 

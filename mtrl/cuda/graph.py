@@ -1,0 +1,113 @@
+"""A function of tensors as a CUDA graph: recorded once, then started as a whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+Mode = Literal["auto", "on", "off"]
+WARM_UPS = 2  # calls before the capture, in which libraries set up what they set up at their first
+log = logging.getLogger(__name__)
+
+
+class GraphedCall:
+    """A function that becomes a CUDA graph at its third call, on a stream of its own.
+
+    `counter` is an int64 tensor that every call counts up; `changes` are the other tensors that a call changes in
+    place. Where CUDA cannot capture the function, or captures nothing, they get back what they held, and the call takes
+    place launch by launch, as all later ones do; with mode `on` it raises RuntimeError instead.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Tensors],
+        mode: Mode,
+        *,
+        counter: Tensor,
+        changes: Sequence[Tensor] = (),
+    ) -> None:
+        self._name, self._function, self._mode = name, function, mode
+        self._counter, self._changes = counter, changes
+        self._device = counter.device
+        self._stream: torch.cuda.Stream | None = None
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: Tensors = ()
+        self._outputs: Tensors = ()
+
+    def __call__(self, *inputs: Tensor) -> Tensors:
+        """The outputs. Those of a graph are written again by the next call."""
+        if self._mode == "off":
+            return self._function(*inputs)
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self._device)
+            self._calls += 1
+            if self._graph is None and self._calls > WARM_UPS and self._capture(inputs):
+                return self._outputs
+            if self._graph is None:
+                return self._run_aside(inputs)
+            for held, given in zip(self._inputs, inputs, strict=True):
+                held.copy_(given)
+            self._graph.replay()
+            return self._outputs
+
+    def _run_aside(self, inputs: Tensors) -> Tensors:
+        """One call on the stream of the capture, so that autograd's nodes belong to it."""
+        assert self._stream is not None
+        present = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(present)
+        with torch.cuda.stream(self._stream):
+            outputs = self._function(*inputs)
+        present.wait_stream(self._stream)
+        return outputs
+
+    def _capture(self, inputs: Tensors) -> bool:
+        """Captures the function and runs it once. False, with everything as it was, where CUDA refuses."""
+        before: list[tuple[Tensor, Tensor]] = []
+        try:
+            before = [(tensor, tensor.clone()) for tensor in (self._counter, *self._changes)]
+            self._inputs = tuple(given.clone() for given in inputs)
+            self._graph, self._outputs = self._record()
+            if not torch.equal(*before[0]):
+                raise RuntimeError("it ran while it was captured")
+            self._graph.replay()
+            if torch.equal(*before[0]):
+                raise RuntimeError("the graph is empty")
+            return True
+        except RuntimeError as error:
+            self._graph, self._inputs, self._outputs = None, (), ()
+            for tensor, held in before:
+                tensor.copy_(held)
+            self._give_up(error)
+            return False
+
+    def _record(self) -> tuple[torch.cuda.CUDAGraph, Tensors]:
+        present, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
+        reason: RuntimeError | None = None
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                try:
+                    return graph, self._function(*self._inputs)
+                except RuntimeError as error:
+                    reason = error
+                    raise
+        except RuntimeError as error:  # the capture's end says less than what broke it
+            raise (reason or error) from None
+        finally:
+            torch.cuda.set_stream(present)  # torch stays on the capture's own where its end fails
+
+    def _give_up(self, error: RuntimeError) -> None:
+        reason = str(error).splitlines()[0]
+        if self._mode == "on":
+            raise RuntimeError(
+                f"CUDA refused to capture {self._name}: {reason}; use agent.cuda_graph=auto"
+            ) from error
+        log.warning("%s runs without a CUDA graph, which CUDA refused: %s", self._name, reason)
+        self._mode = "off"
