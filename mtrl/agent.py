@@ -94,10 +94,11 @@ class Agent:
         self.backend: Literal["core", "torch"] = settings.backend
         if devices.is_gpu(self.device):
             from mtrl.cuda import ops as cuda_ops
+            from mtrl.cuda import preflight
 
             cuda_ops.set_products(settings.products)
-            if cuda_ops.kernels is None and self.backend == "core":
-                log.warning("mtrl was built without CUDA kernels (docs/gpu.md): the agent is plain torch")
+            if self.backend == "core" and (fault := preflight.fault(self.device)):
+                log.error("the agent is plain torch, many times slower than the CUDA kernels: %s", fault)
                 self.backend = "torch"
         initial = _generator(config.train.seed, 0, device="cpu")
         self.actor = build_actor(config, initial, self.backend).to(self.device)

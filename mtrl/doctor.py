@@ -93,6 +93,11 @@ def _cuda() -> Finding:
     if build is None:
         cure = "make build CUDA=1 (docs/gpu.md); until then agents are plain torch"
         return Finding("CUDA", "missing", f"{found}; mtrl was built without CUDA kernels", cure)
+    preflight = importlib.import_module("mtrl.cuda.preflight")
+    for index in range(torch.cuda.device_count()):
+        if faults := preflight.faults(torch.device("cuda", index)):
+            cure = "until then agents are plain torch, many times slower"
+            return Finding("CUDA", "missing", f"{found}; on cuda:{index}: {'; '.join(faults)}", cure)
     try:
         cublaslt = importlib.import_module("mtrl.cuda.cublaslt")
         products = cublaslt.name_of(cublaslt.library(torch.cuda.current_device()))

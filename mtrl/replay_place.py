@@ -41,10 +41,10 @@ def build_replay(
 
 def _obstacle(settings: config.ReplaySettings, device: torch.device, tasks: int, folder: object) -> str:
     """Why the rows cannot lie on the GPU; empty where they can."""
-    from mtrl.cuda import ops
+    from mtrl.cuda import ops, preflight
 
-    if ops.kernels is None:
-        return "mtrl was built without CUDA kernels (docs/gpu.md)"
+    if fault := preflight.fault(device):
+        return fault
     if folder:
         return "run.replay_folder puts its rows into a file"
     if settings.rows != "full":

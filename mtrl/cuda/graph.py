@@ -47,7 +47,7 @@ class GraphedCall:
             return self._function(*inputs)
         with torch.cuda.device(self._device):
             if self._stream is None:
-                self._stream = torch.cuda.Stream(self._device)
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._calls += 1
             if self._graph is None and self._calls > WARM_UPS and self._capture(inputs):
                 return self._outputs
