@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -13,6 +15,11 @@ from mtrl.config import ConfigError
 def is_gpu(device: torch.device) -> bool:
     """Whether tensors on `device` take the CUDA kernels (`mtrl.cuda`)."""
     return device.type == "cuda"
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Within, a GPU is torch's current one: its streams, events and pinned memory open no context on GPU 0."""
+    return torch.cuda.device(device) if is_gpu(device) else nullcontext()
 
 
 def resolve_device(name: str) -> torch.device:

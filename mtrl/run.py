@@ -14,7 +14,7 @@ from mtrl.agent import Agent
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
-from mtrl.devices import resolve_device
+from mtrl.devices import current, resolve_device
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.monitor.divergence import DivergenceGuard
@@ -40,6 +40,7 @@ class Run:
             raise ConfigError(f"agent.products = '{config.agent.products}' is for GPUs; use float32 on a CPU")
         self._checkpoints = directory / "checkpoint"
         with ExitStack() as stack:
+            stack.enter_context(current(self.device))
             self.envs = stack.enter_context(closing(_make_envs(config)))
             self.agent = Agent(config, device=self.device)
             self.replay = build_replay(

@@ -24,6 +24,7 @@ import torch
 from mtrl import _core, doctor
 from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
+from mtrl.cuda import preflight
 from tests.mtrl.cuda import cuda_on_host
 from tests.mtrl.cuda.graph_on_host import StartedKernels
 from tests.mtrl.cuda.updates import (
@@ -168,6 +169,7 @@ def test_doctor_names_what_products_run_on(host: torch.device, monkeypatch: pyte
     for name, value in (("is_available", True), ("device_count", 1), ("current_device", -1)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(preflight, "faults", lambda device: [])
     monkeypatch.setattr(_core, "cuda_build", lambda: {"architectures": "90"})
     assert doctor._cuda().found.endswith("kernels for 90; products on cuBLASLt 123456")
     cuda_on_host.take_cublaslt(Path("/nowhere/libcublasLt.so.0"), monkeypatch)

@@ -15,7 +15,7 @@ from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda import preflight
 from mtrl.replay_place import ShippedReplay, build_replay
 from tests.mtrl.cuda import cuda_on_host
-from tests.mtrl.cuda.test_sac_update import batch, config
+from tests.mtrl.cuda.updates import batch, config
 
 KERNELS = {  # of the binding -> the check that must name it
     "td_target": "td_target",
@@ -39,12 +39,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> None:
+def tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels on the host, which other tests take for tried."""
+    untried = preflight._fault
     cuda_on_host.take_host(monkeypatch)
-    monkeypatch.undo()  # keeps the module built; what follows is patched anew
-    whole = preflight._fault
-    cuda_on_host.take_host(monkeypatch)
-    monkeypatch.setattr(preflight, "_fault", whole)
+    monkeypatch.setattr(preflight, "_fault", untried)
 
 
 def refusing(*_: Any, **__: Any) -> None:
@@ -57,7 +56,7 @@ def test_sound_kernels_pass(device: torch.device) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_that_does_not_run_or_writes_nothing_is_named(
-    host: None, kernel: str, monkeypatch: pytest.MonkeyPatch
+    tried: None, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = {KERNELS[kernel]: preflight.CHECKS[KERNELS[kernel]]}
     monkeypatch.setattr(preflight, "CHECKS", check)
@@ -66,8 +65,8 @@ def test_a_kernel_that_does_not_run_or_writes_nothing_is_named(
     monkeypatch.setattr(cuda_ops.kernels, kernel, refusing, raising=False)
     (refused,) = preflight.faults(CPU)
     assert refused == (
-        f"{KERNELS[kernel]} cannot run: a kernel: no kernel image is available for execution on the device; the kernels "
-        "were built for 80-real 90-real and this GPU is 75: `CUDAARCHS=75 make build CUDA=1`"
+        f"{KERNELS[kernel]} cannot run: a kernel: no kernel image is available for execution on the device; "
+        "the kernels were built for 80-real 90-real and this GPU is 75: `CUDAARCHS=75 make build CUDA=1`"
     )
     if kernel == "ReplayBuffer":
         return
@@ -76,7 +75,7 @@ def test_a_kernel_that_does_not_run_or_writes_nothing_is_named(
     assert wrong.startswith(f"{KERNELS[kernel]} is off by ")
 
 
-def test_an_old_driver_is_named(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_driver_is_named(tried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise RuntimeError("target: CUDA driver version is insufficient for CUDA runtime version")
 
@@ -89,21 +88,24 @@ def test_an_old_driver_is_named(host: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_run_goes_on_with_torchs_twin_loudly(
-    host: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tried: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(cuda_ops.kernels, "adam_polyak", refusing, raising=False)
     agent, twin = Agent(config()), Agent(config(backend="torch"))
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert "the agent is plain torch, many times slower than the CUDA kernels: adam_polyak cannot run" in record.message
+    assert (
+        "the agent is plain torch, many times slower than the CUDA kernels: adam_polyak cannot run"
+        in record.message
+    )
     one, other = agent.update(batch(0, 3, CPU)), twin.update(batch(0, 3, CPU))
     assert torch.equal(one.priority, other.priority)
     replay = build_replay(ReplaySettings(capacity=8), device=CPU, tasks=2, seed=0, discount=0.9)
     assert isinstance(replay, ShippedReplay)
 
 
-def test_doctor_launches_every_kernel(host: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_launches_every_kernel(tried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("is_available", True), ("device_count", 1), ("current_device", -1)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")

@@ -14,9 +14,11 @@ import torch
 
 from mtrl import devices
 from mtrl.config import ConfigError
+from mtrl.cuda.replay import ReplayCuda
 from mtrl.overrides import build_config
 from mtrl.results import RunData, read_run
 from mtrl.train import train
+from tests.mtrl.cuda.graph_on_host import OWN, CudaOnHost
 
 SHORT: dict[str, Any] = {
     "env.tasks": "drawer-close-v3+reach-v3",
@@ -60,6 +62,22 @@ def test_a_run_is_the_cpus_and_may_move(
         assert np.isfinite(other.per_run[1:]).all()
         if device.type == "cpu":
             np.testing.assert_allclose(other.per_run[1:, place], on_cpu.per_run[1:, place], rtol=1e-3)
+
+
+def test_a_run_makes_its_gpu_the_current_one(
+    host: CudaOnHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPU 0 is current when it starts, and the run is on GPU 1."""
+    seen = set()
+    sample = ReplayCuda.sample
+
+    def sample_and_look(*given: Any) -> Any:
+        seen.add(host.current)
+        return sample(*given)
+
+    monkeypatch.setattr(ReplayCuda, "sample", sample_and_look)
+    run_for(tmp_path, "cpu", 14)
+    assert (seen, host.current) == ({OWN}, 0)
 
 
 def test_products_are_for_gpus(tmp_path: Path) -> None:
