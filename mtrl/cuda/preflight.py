@@ -16,7 +16,6 @@ from torch import Tensor
 from mtrl import _core, config, devices, losses  # type: ignore[attr-defined]
 from mtrl.adam import Adam
 from mtrl.cuda import ops
-from mtrl.networks import tanh_gaussian
 from mtrl.replay import Replay
 
 E, B, T, W, INPUTS, ACTIONS = 2, 37, 3, 20, 11, 4
@@ -187,16 +186,22 @@ def routed_rows(i: Inputs) -> Iterator[Pair]:
 
 def policy(i: Inputs) -> Iterator[Pair]:
     output, noise = i.normal(B, 2 * ACTIONS).requires_grad_(), i.normal(B, ACTIONS)
-    action, density = tanh_gaussian.sample(output, noise, *LOG_STD)
+    mean, log_std = output.double().chunk(2, dim=1)
+    u = mean + log_std.exp() * noise
+    action = u.tanh()
+    density = torch.distributions.Normal(mean, log_std.exp()).log_prob(u) - (1 - action.square()).log()
     got, log_prob, doutput = i.blank(B, ACTIONS), i.blank(B), i.blank(B, 2 * ACTIONS)
     ops.built().tanh_gaussian_sample(output.detach(), noise, *LOG_STD, got, log_prob, i.stream)
     yield got, action
-    yield log_prob, density
+    yield log_prob, density.sum(1)
     daction, ddensity = i.normal(B, ACTIONS), i.normal(B)
     ops.built().tanh_gaussian_backward(
-        output.detach(), noise, *LOG_STD, action.detach(), daction, ddensity, doutput, i.stream
+        output.detach(), noise, *LOG_STD, got, daction, ddensity, doutput, i.stream
     )
-    yield doutput, torch.autograd.grad((action, density), output, (daction, ddensity))[0]
+    yield (
+        doutput,
+        torch.autograd.grad((action, density.sum(1)), output, (daction.double(), ddensity.double()))[0],
+    )
 
 
 def optimiser(i: Inputs) -> Iterator[Pair]:
