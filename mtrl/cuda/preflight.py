@@ -190,7 +190,8 @@ def policy(i: Inputs) -> Iterator[Pair]:
     std = log_std.clamp(*LOG_STD).exp()
     u = mean + std * noise
     action = u.tanh()
-    density = torch.distributions.Normal(mean, std).log_prob(u) - (1 - action.square()).log()
+    log_normal: Tensor = torch.distributions.Normal(mean, std).log_prob(u)  # type: ignore[no-untyped-call]
+    density = log_normal - (1 - action.square()).log()
     got, log_prob, doutput = i.blank(B, ACTIONS), i.blank(B), i.blank(B, 2 * ACTIONS)
     ops.built().tanh_gaussian_sample(output.detach(), noise, *LOG_STD, got, log_prob, i.stream)
     yield got, action
