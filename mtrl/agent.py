@@ -19,7 +19,7 @@ from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
 from mtrl.noise import Noise
 from mtrl.objective import losses
-from mtrl.objective.gradient_surgery import GradientRule, RowLoss, build_gradient_rule
+from mtrl.objective.gradient_surgery import Counts, GradientRule, RowLoss, build_gradient_rule
 from mtrl.objective.return_scale import ReturnScale
 from mtrl.objective.value_heads import build_value_head
 from mtrl.tasks import ACTION_SIZE
@@ -168,8 +168,11 @@ class Agent:
         if self.config.agent.scaling == "return":
             self.return_scale.observe(reward, terminated, truncated)
 
-    def update(self, batch: Transitions) -> Update:
-        """Updates critics, target, actor and temperatures, in this order, all with the old temperature."""
+    def update(self, batch: Transitions, counts: Counts = None) -> Update:
+        """Updates critics, target, actor and temperatures, in this order, all with the old temperature.
+
+        counts: how many rows each task has, where they are ordered by task; per-task gradients then need not ask a GPU.
+        """
         if self.config.run.check_inputs:
             _check_finite(batch)
         rows = batch.reward.shape[0]
@@ -179,8 +182,8 @@ class Agent:
             return self._update_fused(self.fused, batch, reward, next_noise, noise)
         temperature = self._own(self.log_temperature.exp(), batch.task)
         weight = self._loss_weight(batch.task)
-        critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise)
-        actor, log_prob = self._update_actor(batch, weight, temperature, noise)
+        critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise, counts)
+        actor, log_prob = self._update_actor(batch, weight, temperature, noise, counts)
         metrics = critic | actor | self._update_temperature(batch.task, log_prob)
         return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
 
@@ -281,10 +284,16 @@ class Agent:
         return self.loss_weight[task]
 
     def _update_critic(
-        self, batch: Transitions, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
+        self,
+        batch: Transitions,
+        reward: Tensor,
+        weight: Tensor,
+        temperature: Tensor,
+        noise: Tensor,
+        counts: Counts,
     ) -> tuple[dict[str, Tensor], Tensor]:
         parts = self._critic_loss(batch, reward, weight, temperature, noise)
-        loss = self.critic_rule(self.critic_adam.gradient, parts.of_rows, batch.task)
+        loss = self.critic_rule(self.critic_adam.gradient, parts.of_rows, batch.task, counts)
         norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
         metrics = {"critic_loss": loss, "q_mean": parts.q.mean(), "critic_gradient_norm": norm}
         return metrics | self.value_head.metrics(parts.target), parts.error
@@ -313,10 +322,10 @@ class Agent:
         return _CriticLoss(of_rows, y, q, error)
 
     def _update_actor(
-        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor
+        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor, counts: Counts
     ) -> tuple[dict[str, Tensor], Tensor]:
         parts = self._actor_loss(batch, weight, temperature, noise)
-        loss = self.actor_rule(self.actor_adam.gradient, parts.of_rows, batch.task)
+        loss = self.actor_rule(self.actor_adam.gradient, parts.of_rows, batch.task, counts)
         norm = self.actor_adam.step()
         return {"actor_loss": loss, "actor_gradient_norm": norm}, parts.log_prob
 

@@ -109,8 +109,9 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
     with run.log.clock("update_seconds"):
         replay.anneal(step / config.train.vector_steps)
         for i in range(config.train.updates_per_step):
-            batch = replay.sample(_rows_of_tasks(config, replay.size, (step, i)))
-            update = agent.update(batch)
+            counts = _rows_of_tasks(config, replay.size, (step, i))
+            batch = replay.sample(counts)
+            update = agent.update(batch, counts)
             run.guard.check(step, update.metrics)
             if config.replay.mode.startswith("prioritized"):
                 replay.update_priorities(batch.id, update.priority)

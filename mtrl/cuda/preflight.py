@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl import _core, config, devices, losses  # type: ignore[attr-defined]
+from mtrl import _core, config, devices  # type: ignore[attr-defined]
 from mtrl.adam import Adam
 from mtrl.cuda import ops
+from mtrl.objective import losses
 from mtrl.replay import Replay
 
 E, B, T, W, INPUTS, ACTIONS = 2, 37, 3, 20, 11, 4

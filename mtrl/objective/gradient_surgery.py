@@ -7,7 +7,8 @@ is the mean over rows for any number of rows of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,12 +18,16 @@ from mtrl.adam import Adam
 from mtrl.config import AgentSettings
 
 RowLoss = Callable[[Tensor | slice], Tensor]  # which rows -> the loss of each
+Counts = Sequence[int] | None  # rows of each task, where they are ordered by task; None: only `task` tells
 _EPSILON = 1e-8
 
 
 class GradientRule(Protocol):
-    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
-        """Fills `gradient` [P]; `task` [B] says whose each row is. Returns the mean loss, 0-d."""
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
+        """Fills `gradient` [P]; `task` [B] says whose each row is. Returns the mean loss, 0-d.
+
+        Without `counts` a rule that needs them waits for the GPU.
+        """
 
     def reset(self) -> None: ...  # for a network drawn anew
     def state_dict(self) -> dict[str, Any]: ...
@@ -43,7 +48,7 @@ def build_gradient_rule(
 class MeanGradient:
     """The gradient of the mean over rows: no surgery."""
 
-    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
         loss = row_loss(slice(None)).mean()
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -65,8 +70,8 @@ class PCGrad:
     def __init__(self, tasks: int, generator: torch.Generator) -> None:
         self._tasks, self._generator = tasks, generator
 
-    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
-        loss, each = per_task(gradient, row_loss, task, self._tasks)
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
+        loss, each = per_task(gradient, row_loss, task, self._tasks, counts)
         order = torch.randperm(self._tasks, generator=self._generator).tolist()
         shares = pcgrad_shares(each @ each.T, order)
         torch.mv(each.T, shares, out=gradient)
@@ -109,8 +114,8 @@ class GradNorm:
         gradient = torch.zeros_like(self.weight)
         self._adam = Adam(self.weight, gradient, lr=lr, eps=_EPSILON, clip=float("inf"), backend="torch")
 
-    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor) -> Tensor:
-        loss, each = per_task(gradient, row_loss, task, len(self.weight))
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
+        loss, each = per_task(gradient, row_loss, task, len(self.weight), counts)
         torch.mv(each.T, self.weight / len(self.weight), out=gradient)
         self._update_weights(loss.abs(), torch.linalg.vector_norm(each, dim=1))
         return loss.mean()
@@ -141,25 +146,37 @@ class GradNorm:
         self._adam.load_state_dict(state["adam"])
 
 
-def per_task(gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
+def per_task(
+    gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int, counts: Counts = None
+) -> tuple[Tensor, Tensor]:
     """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Uses `gradient` as room."""
     loss = gradient.new_zeros(tasks)
     each = gradient.new_zeros((tasks, len(gradient)))
-    for t, own in each_task(gradient, row_loss, task, tasks):
+    for t, own in each_task(gradient, row_loss, task, tasks, counts):
         loss[t] = own
         each[t] = gradient
     return loss, each
 
 
-def each_task(gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int) -> Iterator[tuple[int, Tensor]]:
+def each_task(
+    gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int, counts: Counts = None
+) -> Iterator[tuple[int, Tensor]]:
     """The tasks that have rows, each with its loss, while `gradient` [P] holds that loss's gradient.
 
     Each task's rows go through the network by themselves: together as much work as one pass over the batch.
     """
-    counts = task.bincount(minlength=tasks).tolist()
-    for t, rows in enumerate(torch.split(task.argsort(stable=True), counts)):
-        if len(rows):
-            gradient.zero_()
-            own = row_loss(rows).sum() * (tasks / len(task))
-            own.backward()  # type: ignore[no-untyped-call]
-            yield t, own.detach()
+    for t, rows in _rows_of_tasks(task, tasks, counts):
+        gradient.zero_()
+        own = row_loss(rows).sum() * (tasks / len(task))
+        own.backward()  # type: ignore[no-untyped-call]
+        yield t, own.detach()
+
+
+def _rows_of_tasks(task: Tensor, tasks: int, counts: Counts) -> Iterator[tuple[int, Tensor | slice]]:
+    if counts is None:
+        found = task.bincount(minlength=tasks).tolist()
+        split = torch.split(task.argsort(stable=True), found)
+        yield from ((t, rows) for t, rows in enumerate(split) if len(rows))
+        return
+    ends = itertools.accumulate(counts)
+    yield from ((t, slice(end - n, end)) for t, (n, end) in enumerate(zip(counts, ends, strict=True)) if n)

@@ -206,6 +206,26 @@ class StartedKernels:
         return getattr(self._kernels, name)
 
 
+def forbid_waiting(patch: pytest.MonkeyPatch) -> None:
+    """Until `patch` is undone, what would wait for a GPU is an error, though the tensors are the CPU's."""
+
+    def waits(*_: Any, **__: Any) -> None:
+        raise AssertionError("this waits for the GPU")
+
+    for name in (
+        "item",
+        "tolist",
+        "cpu",
+        "numpy",
+        "nonzero",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+    ):
+        patch.setattr(Tensor, name, waits)
+
+
 def take(monkeypatch: pytest.MonkeyPatch) -> CudaOnHost:
     """Puts these in the place of torch's until the test ends."""
     cuda = CudaOnHost()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.graph import GraphedCall
 from tests.mtrl.cuda import cuda_on_host
-from tests.mtrl.cuda.graph_on_host import CudaOnHost, StartedKernels
+from tests.mtrl.cuda.graph_on_host import CudaOnHost, StartedKernels, forbid_waiting
 from tests.mtrl.cuda.updates import (
     PER_TASK,
     assert_same_networks,
@@ -186,6 +187,27 @@ def test_a_refused_capture_updates_exactly_once(
         strict.update(batch(step, 3, strict.device))
     with pytest.raises(RuntimeError, match=f"{reason}; use agent.cuda_graph=auto"):
         strict.update(batch(2, 3, strict.device))
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad", "gradnorm"])
+def test_an_update_by_autograd_waits_for_nothing(
+    host: CudaOnHost, surgery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, twin = (Agent(config(gradient_surgery=surgery, q_clip=50.0)) for _ in range(2))
+    assert agent.fused is None
+    rows = batch(0, 3, agent.device)
+    counts = [PER_TASK] * 3
+    monkeypatch.setattr(
+        torch, "randperm", lambda *_, **__: SimpleNamespace(tolist=lambda: [2, 0, 1])
+    )  # the host's
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            forbid_waiting(patch)
+            got = agent.update(rows, counts)
+        expected = twin.update(rows)  # asks how many rows each task has
+        for name, value in expected.metrics.items():
+            assert torch.equal(got.metrics[name], value), name
+    assert torch.equal(agent.actor_adam.value, twin.actor_adam.value)
 
 
 def test_bfloat16_products_stay_near(device: torch.device) -> None:
