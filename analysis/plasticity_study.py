@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from analysis.figures import Series
 from analysis.report import Drawing, Table, Text
 from analysis.statistics import Slope, least_squares
 from analysis.variants import Variant, groups, short_name
-from mtrl.results import NETWORKS
+from mtrl.results import NETWORKS, OWN
 
 Array = NDArray[np.float64]
 Items = list[Text | Table | Drawing]
@@ -48,6 +48,19 @@ def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
     return items, yes, list(dict.fromkeys(no))
 
 
+def own_metrics(found: Sequence[Variant]) -> list[Drawing]:
+    """The metrics of `run.metrics` over training, a panel for each."""
+    names = {name for variant in found for name in variant.metrics if name.startswith(OWN)}
+    benchmark, panels = curve_panels(found, {name: name.removeprefix(OWN) for name in sorted(names)})
+    if not panels:
+        return []
+    caption = (
+        f"{short_name(benchmark)}: mean over runs, in a band that spans them, against env steps per task. "
+        "What each number is, the function that run.metrics names says."
+    )
+    return [Drawing("own_metrics", "Your own metrics over training", caption, figures.measures(panels))]
+
+
 def measured(variant: Variant, name: str) -> Array | None:
     """The metric [runs, evaluations] of that name, or the mean of its layers (`<name>_1`, `<name>_2`, ...)."""
     if name in variant.metrics:
@@ -67,8 +80,8 @@ def at_the_end(variant: Variant, name: str) -> Array:
     return np.concatenate(ends) if ends else np.empty(0)
 
 
-def _curves(found: Sequence[Variant]) -> list[Drawing]:
-    """One panel per measure; a line per variant of the first benchmark with most variants, the mean over its runs."""
+def curve_panels(found: Sequence[Variant], titles: Mapping[str, str]) -> tuple[str, dict[str, list[Series]]]:
+    """The benchmark with most variants, and for each metric {name: title} a panel with a line per variant of it."""
     most = max(
         {variant.benchmark for variant in found},
         key=lambda name: sum(variant.benchmark == name for variant in found),
@@ -78,7 +91,7 @@ def _curves(found: Sequence[Variant]) -> list[Drawing]:
         key=lambda variant: variant.parameters["total"],
     )
     panels: dict[str, list[Series]] = {}
-    for name, title in CURVES.items():
+    for name, title in titles.items():
         for variant in group:
             values = measured(variant, name)
             if values is None or not np.isfinite(values).any():
@@ -88,10 +101,16 @@ def _curves(found: Sequence[Variant]) -> list[Drawing]:
             spread = [f(values[:, known], axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)]
             label = f"{variant.name}  (n = {len(values)})"
             panels.setdefault(title, []).append(Series(label, steps, *spread))
+    return most, panels
+
+
+def _curves(found: Sequence[Variant]) -> list[Drawing]:
+    """One panel per measure; a line per variant of the first benchmark with most variants, the mean over its runs."""
+    benchmark, panels = curve_panels(found, CURVES)
     if not panels:
         return []
     caption = (
-        f"{short_name(most)}: mean over runs, in a band that spans them, against env steps per task. Lighter is "
+        f"{short_name(benchmark)}: mean over runs, in a band that spans them, against env steps per task. Lighter is "
         "larger. Effective rank is the mean over layers, the cosine that over pairs of tasks. The fixed batch stays "
         "the same over a run, the other is that of the latest update."
     )

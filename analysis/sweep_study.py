@@ -77,6 +77,7 @@ def study(
         Section("Scaling laws", law_items.items(laws)),
         Section("How far to trust the laws", law_items.diagnostics(laws)),
         Section("Plasticity", plasticity),
+        Section("Your own metrics", plasticity_study.own_metrics(found)),
         Section("Methods", [Text(text) for text in METHODS]),
         Section("Provenance", _provenance(dataset)),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.gridding import GRID_DIMS, to_runs
 from analysis.scores import Score, evaluations, scores
-from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS
+from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS, OWN
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -212,7 +212,7 @@ class _Arrays:
         self.metrics = {
             str(name): value.values
             for name, value in runs.data_vars.items()
-            if value.dims == ("run", "eval") and str(name).startswith(PLASTICITY)
+            if value.dims == ("run", "eval") and str(name).startswith((*PLASTICITY, OWN))
         } | _of_layers_and_tasks(runs)
 
     def __getitem__(self, name: str) -> NDArray[Any]:

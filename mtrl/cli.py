@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mtrl.agent import Agent
     from mtrl.config import Config
+    from mtrl.sizing import By, Parameters
     from mtrl.train import Progress
 
 
@@ -167,39 +168,38 @@ def export(place: Path, output: Path | None) -> None:
 @click.argument("settings", nargs=-1, metavar="[preset=NAME] [system=NAME] [KEY=VALUE]...")
 @click.option(
     "--match",
-    nargs=2,
-    metavar="system=NAME by=actor|critic|total",
-    help="Give the width of the multi-head MLP with the most nearly as many parameters as that system.",
+    type=click.Choice(["actor", "critic", "total"]),
+    help="Give the width of the multi-head MLP whose count is nearest: of the actor, the critics, or both.",
 )
-def params(settings: tuple[str, ...], match: tuple[str, str] | None) -> None:
-    """Count the parameters of a run's networks, or match an MLP to a system's, without building one.
+def params(settings: tuple[str, ...], match: By | None) -> None:
+    """Count the parameters of a run's networks, or match an MLP to them, without building one.
 
     \b
     mtrl params system=moore env.tasks=MT50
-    mtrl params env.tasks=MT10 --match system=moore by=actor
+    mtrl params system=moore env.tasks=MT10 --match actor
+    mtrl params network.actor.kind=paco network.actor.experts=7 --match actor
     """
     from mtrl.sizing import count_parameters
 
+    config = _read_settings(settings)
+    counted = count_parameters(config)
     if match:
-        settings = (*settings, *_match(settings, match))
-    counted = count_parameters(_read_settings(settings))
+        config = _matched(config, counted, match)
+        counted = count_parameters(config)
     for name in ("actor", "critic", "target", "total"):
         click.echo(f"{name:7}{getattr(counted, name):>14,}")
 
 
-def _match(settings: tuple[str, ...], match: tuple[str, str]) -> tuple[str, ...]:
-    """The settings of the MLP that matches, after saying its width."""
-    from mtrl.sizing import By, count_parameters, matched_width
+def _matched(config: Config, wanted: Parameters, by: By) -> Config:
+    """`config` with the MLP of the count nearest `wanted` for its actor and critics, after saying its width."""
+    from mtrl.config import ActorCriticSettings, NetworkSettings
+    from mtrl.sizing import matched_width
 
-    words = dict(word.partition("=")[::2] for word in match)
-    if set(words) != {"system", "by"} or words["by"] not in get_args(By):
-        raise click.UsageError("write --match system=NAME by=actor, or by=critic, or by=total")
-    config = _read_settings((*settings, f"system={words['system']}"))
-    wanted = count_parameters(config)
-    by = cast("By", words["by"])
-    width = matched_width(wanted, by, len(config.env.tasks), config.agent.critics)
-    click.echo(f"width {width}: {words['system']} has {getattr(wanted, by):,} parameters ({by})")
-    return (f"network.actor.width={width}", f"network.critic.width={width}")
+    outputs = config.agent.critic_outputs
+    width = matched_width(wanted, by, len(config.env.tasks), config.agent.critics, outputs)
+    click.echo(f"width {width}: the MLP nearest to {getattr(wanted, by):,} parameters ({by})")
+    mlp = NetworkSettings(width=width)
+    return config.model_copy(update={"network": ActorCriticSettings(actor=mlp, critic=mlp)})
 
 
 @main.command()

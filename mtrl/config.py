@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mtrl.extensions import is_own
+from mtrl.names import nearest
 from mtrl.networks.kinds import KINDS, kind_of
 from mtrl.run_ids import as_meant, flatten, run_id_of
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, NO_SUCCESS_WITH_V1, benchmark_name, resolve_tasks
@@ -29,6 +31,21 @@ class Section(BaseModel):
 def _split(value: Any) -> Any:
     """One name, or several joined by `+`, as a list of them."""
     return [name for name in value.split("+") if name] if isinstance(value, str) else value
+
+
+def _own(name: str) -> str:
+    if not is_own(name):
+        raise ValueError("write module:name, as in my_module:my_function")
+    return name
+
+
+def _logger(name: str) -> str:
+    known = ("tensorboard", "wandb")
+    if name not in known and not is_own(name):
+        raise ValueError(
+            f"no logger '{name}'{nearest(name, known)}; there are: {', '.join(known)}, or module:Class"
+        )
+    return name
 
 
 class EnvSettings(Section):
@@ -50,6 +67,8 @@ class EnvSettings(Section):
 class ReplaySettings(Section):
     capacity: int = Field(100_000, ge=2)  # transitions per task
     mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
+    # td_error, or module:function for a rule of your own: docs/extend/sampling.md
+    priority: str = "td_error"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
     # Where alpha and beta go in a straight line over the run; None: they stay. Schaul et al. 2016 take beta to 1.
@@ -62,6 +81,11 @@ class ReplaySettings(Section):
     rows: Literal["full", "frame_stack"] = "full"
     lag: Literal[0, 1] = 0  # 1: a batch is drawn, and weighted, when the one before it is given
 
+    @property
+    def prioritized(self) -> bool:
+        """Whether transitions have priorities."""
+        return self.mode.startswith("prioritized")
+
     @model_validator(mode="after")
     def _drawable(self) -> Self:
         if self.mode == "uniform_shared" and not self.balanced:
@@ -70,6 +94,12 @@ class ReplaySettings(Section):
             )
         if self.lag and not self.balanced:
             raise ValueError("lag = 1 needs the same counts in every batch; with balanced=false write lag=0")
+        if self.priority != "td_error":
+            _own(self.priority)
+            if not self.prioritized:
+                raise ValueError(
+                    f"priority = {self.priority} needs mode=prioritized or prioritized_independent"
+                )
         if self.alpha_end is not None and self.alpha == 0:
             raise ValueError("alpha_end needs alpha above 0: with 0 priorities are not kept")
         return self
@@ -169,6 +199,8 @@ class NetworkSettings(Section):
 
     @model_validator(mode="after")
     def _used(self) -> Self:
+        if is_own(self.kind):  # not loaded here: reading a configuration runs no one's code
+            return self
         known = kind_of(self.kind).options
         for name in {option for kind in KINDS.values() for option in kind.options}.difference(known):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -242,9 +274,10 @@ class RunSettings(Section):
     prefetch: bool | None = None  # replay.lag = 1 draws on a thread; None: where it may use more than one CPU
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
-    loggers: Annotated[
-        tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_split)
-    ] = ()  # docs/guide.md
+    # "tensorboard", "wandb", or module:Class; docs/extend/logger.md
+    loggers: Annotated[tuple[Annotated[str, AfterValidator(_logger)], ...], BeforeValidator(_split)] = ()
+    # module:function, each a metric of every evaluation; docs/extend/metric.md
+    metrics: Annotated[tuple[Annotated[str, AfterValidator(_own)], ...], BeforeValidator(_split)] = ()
     # the replay's rows lie in a file there: for more than fits memory; empty: in memory
     replay_folder: str = ""
 

@@ -86,6 +86,7 @@ DIVERGED = (
     "diverged_trained_on",
 )
 LONG = ("config", "index", "packages")  # attributes that `index` does not repeat
+OWN = "own_"  # how the names of a user's metrics begin (run.metrics)
 CLOCKS = ("wall_seconds", "env_seconds", "update_seconds", "evaluate_seconds", "measure_seconds")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mtrl.agent import Agent
+from mtrl.agent import Agent, Update
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.config import Config, ConfigError
 from mtrl.cpus import usable_cpus
 from mtrl.devices import current, resolve_device
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
+from mtrl.extensions import load
 from mtrl.monitor.divergence import DivergenceGuard
 from mtrl.monitor.runlog import RunLog
+from mtrl.replay import Batch
 from mtrl.replay_place import build_replay
 from mtrl.tasks import ACTION_SIZE
 
@@ -38,6 +42,7 @@ class Run:
         self.config = config = resolve_env_workers(config, self.device)
         if config.agent.products != "float32" and self.device.type == "cpu":
             raise ConfigError(f"agent.products = '{config.agent.products}' is for GPUs; use float32 on a CPU")
+        self.priority = _priority_rule(config.replay.priority)
         self._checkpoints = directory / "checkpoint"
         with ExitStack() as stack:
             stack.enter_context(current(self.device))
@@ -97,6 +102,14 @@ class Run:
         self._explorer.bit_generator.state = state["explorer"]
         self.log.load_state_dict(state["log"])
         self.guard.load_state_dict(state.get("guard", state["log"]))  # earlier checkpoints kept it in the log
+
+
+def _priority_rule(name: str) -> Callable[[Batch, Update], Tensor]:
+    """What gives the priorities [B] of a batch from its update: the rule that `replay.priority` names."""
+    if name == "td_error":
+        return lambda batch, update: update.priority
+    rule: Callable[[Batch, Update], Tensor] = load(name, "replay.priority")
+    return rule
 
 
 def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:

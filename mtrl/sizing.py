@@ -71,32 +71,33 @@ def actor_width(target: int, tasks: int, depth: int = 3) -> int:
     )
 
 
-def critic_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> int:
+def critic_width(target: int, tasks: int, critics: int = 2, depth: int = 3, outputs: int = 1) -> int:
     """The multi-head critic width at which `critics` critics together have nearest `target` parameters."""
     return solve_width(
-        target, lambda width: critics * critic_parameters(NetworkSettings(width=width, depth=depth), tasks)
+        target,
+        lambda width: critics * critic_parameters(NetworkSettings(width=width, depth=depth), tasks, outputs),
     )
 
 
-def total_width(target: int, tasks: int, critics: int = 2, depth: int = 3) -> int:
+def total_width(target: int, tasks: int, critics: int = 2, depth: int = 3, outputs: int = 1) -> int:
     """The width, the same for the actor and the critics, at which all together have nearest `target` parameters."""
 
     def count(width: int) -> int:
         shape = NetworkSettings(width=width, depth=depth)
-        return actor_parameters(shape, tasks) + critics * critic_parameters(shape, tasks)
+        return actor_parameters(shape, tasks) + critics * critic_parameters(shape, tasks, outputs)
 
     return solve_width(target, count)
 
 
-def matched_width(parameters: Parameters, by: By, tasks: int, critics: int = 2) -> int:
+def matched_width(parameters: Parameters, by: By, tasks: int, critics: int = 2, outputs: int = 1) -> int:
     """The width of the multi-head MLP, actor and critics alike, whose count `by` is nearest that of `parameters`."""
     match by:
         case "actor":
             return actor_width(parameters.actor, tasks)
         case "critic":
-            return critic_width(parameters.critic, tasks, critics)
+            return critic_width(parameters.critic, tasks, critics, outputs=outputs)
         case "total":
-            return total_width(parameters.total, tasks, critics)
+            return total_width(parameters.total, tasks, critics, outputs=outputs)
 
 
 def match_system(system: str, by: By, tasks: int) -> int:

@@ -113,8 +113,8 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
             batch = replay.sample(counts)
             update = agent.update(batch, counts)
             run.guard.check(step, update.metrics)
-            if config.replay.mode.startswith("prioritized"):
-                replay.update_priorities(batch.id, update.priority)
+            if config.replay.prioritized:
+                replay.update_priorities(batch.id, run.priority(batch, update))
     return batch, update
 
 

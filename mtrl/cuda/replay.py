@@ -58,7 +58,7 @@ class ReplayCuda:
             "n_step": settings.n_step,
             "discount": discount,
         }
-        self._prioritized = settings.mode.startswith("prioritized")
+        self._prioritized = settings.prioritized
         size = self._kernels.replay_bytes(*self._shape.values(), self._prioritized)
         self._memory = torch.zeros(size, dtype=torch.uint8, device=self._device)
         self._core = self._build_core()

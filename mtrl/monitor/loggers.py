@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtrl.config import Config, ConfigError
+from mtrl.extensions import is_own, load
 
 
 class Logger(Protocol):
@@ -88,8 +89,11 @@ def open_loggers(config: Config, directory: Path) -> list[Logger]:
     opened: list[Logger] = []
     for name in config.run.loggers:
         try:
-            opened.append(LOGGERS[name](directory, config))
+            logger = load(name, "run.loggers") if is_own(name) else LOGGERS[name]
+            opened.append(logger(directory, config))
         except ModuleNotFoundError as error:
+            if is_own(name):
+                raise
             raise ConfigError(
                 f"run.loggers has {name}, which is not installed here ({error}): "
                 f"pip install 'mtrl-scaling[{name}]', or leave it out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 
 from mtrl import __version__
 from mtrl.agent import Agent, Update
-from mtrl.config import Config
+from mtrl.config import Config, ConfigError
+from mtrl.extensions import load
 from mtrl.monitor.evaluate import Evaluator
 from mtrl.monitor.fixed_batch import FixedBatch
 from mtrl.monitor.loggers import flatten, open_loggers
 from mtrl.monitor.plasticity import RUN_METRICS, Measured, measure
 from mtrl.replay import Batch
-from mtrl.results import CLOCKS, Divergence, RunFileWriter
+from mtrl.results import CLOCKS, OWN, Divergence, RunFileWriter
+
+OwnMetric = Callable[[Agent, Mapping[str, Batch]], float]  # of an agent and its batches training and fixed
 
 
 class RunLog:
@@ -35,6 +38,7 @@ class RunLog:
         self._episodes = np.zeros((3, len(config.env.tasks)))
         self._since = time.perf_counter()
         self._tasks = len(config.env.tasks)
+        self._own = own_metrics(config.run.metrics)
         path = directory / "run.h5"
         self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
         self._evaluate, self._evaluator = config.evaluate, Evaluator(config)
@@ -45,7 +49,7 @@ class RunLog:
         self._file = RunFileWriter.create(
             path,
             config,
-            run_metrics=(*agent.update_metrics, *RUN_METRICS),
+            run_metrics=(*agent.update_metrics, *RUN_METRICS, *self._own),
             parameters=agent.parameters,
             code_version=__version__,
             layers=agent.layers,
@@ -90,6 +94,7 @@ class RunLog:
             with self.clock("measure_seconds"):
                 batches = {"training": batch, "fixed": self.fixed_batch.batch(agent.device)}
                 measured = measure(agent, batches)
+                per_run = per_run | {name: float(own(agent, batches)) for name, own in self._own.items()}
         self.success = float(per_task["success"].mean())
         whole = per_task | self._training_episodes() | {"temperature": agent.temperature}
         row = (step * self._tasks, whole, per_run | measured.per_run, self._read_clocks())
@@ -147,6 +152,14 @@ class RunLog:
         self._clocks["wall_seconds"] += now - self._since
         self._since = now
         return dict(self._clocks)
+
+
+def own_metrics(names: Sequence[str]) -> dict[str, OwnMetric]:
+    """The functions of `run.metrics` under their names in the run file: "my_module:drift" is own_drift."""
+    found = {f"{OWN}{name.partition(':')[2]}": load(name, "run.metrics") for name in names}
+    if len(found) < len(names):
+        raise ConfigError(f"run.metrics = {'+'.join(names)}: two functions have the same name; rename one")
+    return found
 
 
 class _NoActionError(ArithmeticError):

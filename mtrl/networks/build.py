@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
 from mtrl.config import Config
+from mtrl.extensions import load
 from mtrl.networks.kinds import kind_of
 from mtrl.networks.layers import Backend, Blueprint, Network
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
@@ -46,15 +45,5 @@ def build_critic(config: Config, generator: torch.Generator, backend: Backend) -
 
 def _build(plan: Blueprint) -> Network:
     kind = plan.settings.kind
-    module, _, name = kind_of(kind).network.partition(":")
-    try:
-        network: Network = getattr(importlib.import_module(module), name)(plan)
-    except (ModuleNotFoundError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name != module:
-            raise
-        if isinstance(error, AttributeError) and error.name != name:
-            raise
-        raise ValueError(
-            f"network kind '{kind}': {error}; its entry in mtrl/networks/kinds.py says '{module}:{name}'"
-        ) from None
+    network: Network = load(kind_of(kind).network, f"the network of kind {kind}")(plan)
     return network

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mtrl.extensions import is_own, load
 from mtrl.names import nearest
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ class Kind:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name. Raises ValueError, with the nearest names, where there is none."""
+    """The kind of that name, or the one that "module:name" names. Raises ValueError, with the nearest names."""
+    if is_own(name):
+        kind: Kind = load(name, "network kind")
+        return kind
     if name not in KINDS:
         raise ValueError(
             f"no kind of network '{name}'{nearest(name, KINDS)}; there are: {', '.join(KINDS)}. "
-            "A new kind needs an entry in mtrl/networks/kinds.py (docs/extend/network.md)"
+            "For a kind of your own write module:name (docs/extend/network.md)"
         )
     return KINDS[name]
 

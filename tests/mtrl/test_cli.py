@@ -100,7 +100,7 @@ def test_a_video_of_a_run(tmp_path: Path) -> None:
         (["train", "env.tasks=nothing"], "no task 'nothing'"),
         (["train", "network.actor.width=0"], "network.actor.width = 0"),
         (["train", "widht"], "write key=value"),
-        (["params", "--match", "system=more", "by=actor"], "did you mean 'moore'"),
+        (["params", "system=more", "--match", "actor"], "did you mean 'moore'"),
         (["train", "preset=debug", "--out", "/proc/run"], "/proc/run"),
     ],
 )
@@ -116,10 +116,20 @@ def test_doctor_names_every_part() -> None:
         assert subject in output
 
 
+def total_of(output: str) -> int:
+    return int(output.splitlines()[-1].split()[1].replace(",", ""))
+
+
 def test_params_counts_and_matches() -> None:
     assert "1,379,320" in mtrl("params", "system=moore")
-    output = mtrl("params", "env.tasks=MT10", "--match", "system=moore", "by=actor").splitlines()
-    assert output[0] == f"width {match_system('moore', 'actor', 10)}: moore has 1,379,320 parameters (actor)"
+    output = mtrl("params", "env.tasks=MT10", "system=moore", "--match", "actor").splitlines()
+    assert (
+        output[0]
+        == f"width {match_system('moore', 'actor', 10)}: the MLP nearest to 1,379,320 parameters (actor)"
+    )
     found = int(output[1].split()[1].replace(",", ""))
     assert found == pytest.approx(1_379_320, rel=0.002)
-    assert "by=total" in mtrl("params", "--match", "system=moore", "by=width", code=2)
+    assert "'actor', 'critic', 'total'" in mtrl("params", "--match", "width", code=2)
+    own = ["network.actor.kind=paco", "network.actor.experts=7", "agent.value=c51", "agent.scaling=return"]
+    wanted, matched = (total_of(mtrl("params", *own, *more)) for more in ([], ["--match", "total"]))
+    assert matched == pytest.approx(wanted, rel=0.01)
