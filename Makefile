@@ -62,8 +62,9 @@ sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and 
 test-arm: $(STAMP)  ## the C++ tests built for 64-bit ARM and run under qemu (see tests/csrc/aarch64.cmake)
 	tests/csrc/run build/arm '' -DCMAKE_TOOLCHAIN_FILE=tests/csrc/aarch64.cmake
 
-chaos: build  ## faults of every kind, one after another, on a real Slurm, three seeds; takes long
+chaos: build  ## faults of every kind, one after another, on a real Slurm, four seeds; takes long
 	for seed in 1 2 3; do python -m tests.chaos.chaos --seed $$seed || exit 1; done
+	python -m tests.chaos.chaos --seed 4 --pull
 
 mini-cluster: $(STAMP)  ## a real Slurm on this machine, to try things on; `make mini-cluster-stop` ends it
 	@python slurm/mini/cluster.py start

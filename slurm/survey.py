@@ -32,9 +32,10 @@ class Survey:
     records: list[Record]
     submitted: dict[str, tuple[Record, int, Task]]  # the latest submission of a cell
     queue: Queue | None  # None: Slurm was not asked, or did not answer
-    outputs: dict[str, set[str]] = field(
-        default_factory=dict
-    )  # what was read of the arrays' outputs, by token
+    # Read or put together once for each record, by its token.
+    outputs: dict[str, str] = field(default_factory=dict)
+    last_lines: dict[str, dict[str, str]] = field(default_factory=dict)
+    arrays: dict[str, list[QueuedTask]] = field(default_factory=dict)
 
     def queued(self, run_id: str) -> QueuedTask | None:
         """The cell's latest job as the queue has it."""
@@ -49,7 +50,11 @@ class Survey:
         task = self.queue.tasks.get((job, number))
         if task and task.name != record.name:
             return None  # a controller that lost its latest jobs in a crash gives their numbers away again
-        if task and task.state in ("FAILED", "CANCELLED") and task.number in self._killed_for_memory(record):
+        if (
+            task
+            and task.state in ("FAILED", "CANCELLED")
+            and self._was_killed_for_memory(record, task.number)
+        ):
             return replace(task, state="OUT_OF_MEMORY")
         return task
 
@@ -61,11 +66,15 @@ class Survey:
         mine = self._task(record, int(last.partition("_")[2])) if record.submitted_as(last) else None
         if mine and mine.alive and cell.state in ("running", "failed"):
             return mine
-        others = [task for number in range(record.jobs) if (task := self._task(record, number))]
-        alive = [task for task in others if task.alive]
-        if alive:
-            return replace(alive[0], state="PENDING", reason="until a job of its array takes it", node="")
-        return next((task for task in others if task.held), mine or (others[0] if others else None))
+        if record.token not in self.arrays:
+            tasks = (self._task(record, number) for number in range(record.jobs))
+            # Those alive first, then those held: the first one speaks for all.
+            order = sorted((task for task in tasks if task), key=lambda task: (not task.alive, not task.held))
+            self.arrays[record.token] = order
+        first = next(iter(self.arrays[record.token]), None)
+        if first and first.alive:
+            return replace(first, state="PENDING", reason="until a job of its array takes it", node="")
+        return first if first and first.held else mine or first
 
     def is_of_latest_job(self, state: CellState) -> bool:
         """Whether the cell's marker was left by its latest submission."""
@@ -77,32 +86,38 @@ class Survey:
 
     def last_words(self, record: Record, job: QueuedTask) -> str:
         """The last line that the job itself, and not a cell of it, printed; and the file."""
-        path = self.sweep / "slurm" / f"{record.token}.out"
-        lines = [
-            line
-            for line in self._output(record).splitlines()
-            if line.strip() and not SAYS_NOTHING.search(line)
-        ]
-        own = [line for line in lines if job.number and re.search(rf"job0*{job.number}\b", line)]
-        return f"{(own or lines)[-1].strip()} (in {path})" if lines else ""
+        if record.token not in self.last_lines:
+            found = self.last_lines[record.token] = {}
+            for line in self._output(record).splitlines():
+                if line.strip() and not SAYS_NOTHING.search(line):
+                    number = re.search(r"job0*(\d+)\b", line)
+                    found[""] = found[number[1] if number else ""] = line.strip()
+        lines = self.last_lines[record.token]
+        words = lines.get(job.number) or lines.get("")
+        return f"{words} (in {self._output_path(record)})" if words else ""
+
+    def _was_killed_for_memory(self, record: Record, number: str) -> bool:
+        """Whether Slurm says, in its array's output, that it killed that job for its memory. Where cgroups do not limit
+        the memory, the queue shows such a job as failed."""
+        text = self._output(record)
+        limit, event = (
+            rf"StepId={number}\b\S* exceeded memory limit",
+            rf"oom.kill event\S* in StepId={number}\b",
+        )
+        return f"StepId={number}" in text and bool(re.search(f"{limit}|{event}", text))
+
+    def _output_path(self, record: Record) -> Path:
+        return self.sweep / "slurm" / f"{record.token}.out"
 
     def _output(self, record: Record) -> str:
         """The end of what the jobs of an array printed."""
-        path = self.sweep / "slurm" / f"{record.token}.out"
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
-                return file.read().decode(errors="replace")
-        except OSError:
-            return ""
-
-    def _killed_for_memory(self, record: Record) -> set[str]:
-        """The jobs of an array that Slurm says, in their output, it killed for their memory. Where cgroups do not
-        limit the memory, the queue shows such a job as failed."""
         if record.token not in self.outputs:
-            text = self._output(record)
-            self.outputs[record.token] = set(re.findall(r"StepId=(\d+)\S* exceeded memory limit", text))
-            self.outputs[record.token] |= set(re.findall(r"oom.kill event\S* in StepId=(\d+)", text))
+            try:
+                with self._output_path(record).open("rb") as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+                    self.outputs[record.token] = file.read().decode(errors="replace")
+            except OSError:
+                self.outputs[record.token] = ""
         return self.outputs[record.token]
 
 

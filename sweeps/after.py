@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtrl.names import nearest
-from sweeps.manifest import SweepError
+from sweeps.manifest import LaunchError
 
 MODULES = {"gather": "analysis.gather", "fit": "analysis.fit_scaling_laws"}
 
@@ -26,7 +26,7 @@ def split_words(text: str | None) -> list[str]:
 
 
 def commands_after(sweeps: Sequence[Path], words: Sequence[str]) -> list[list[str]]:
-    """The commands that `words` mean, for these sweeps taken together. Raises SweepError for a word that means none."""
+    """The commands that `words` mean, for these sweeps together. Raises LaunchError for a word that means none."""
     places = [str(sweep.resolve()) for sweep in sweeps]
     return [_command(word, places) for word in words]
 
@@ -35,14 +35,14 @@ def _command(word: str, places: Sequence[str]) -> list[str]:
     if word in MODULES:
         return [sys.executable, "-m", MODULES[word], *places]
     if word.isidentifier() and not shutil.which(word):  # more likely a slip than a command
-        raise SweepError(
+        raise LaunchError(
             f"--then knows {', '.join(MODULES)} and commands, and '{word}' is none{nearest(word, MODULES)}"
         )
     return ["/bin/sh", "-c", word]
 
 
 def run_after(commands: Sequence[Sequence[str]]) -> None:
-    """Runs them one after another. Raises SweepError naming the first that fails."""
+    """Runs them one after another. Raises LaunchError naming the first that fails."""
     for command in commands:
         if code := subprocess.run(command).returncode:
-            raise SweepError(f"{shlex.join(command)} ended with exit code {code}")
+            raise LaunchError(f"{shlex.join(command)} ended with exit code {code}")

@@ -35,9 +35,9 @@ def complete_sweep(context: click.Context, parameter: click.Parameter, incomplet
 
 
 def complete_cell(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from sweeps.manifest import SweepError, find_sweep, read_manifest
+    from sweeps.manifest import LaunchError, find_sweep, read_manifest
 
-    with suppress(SweepError):
+    with suppress(LaunchError):
         entries = read_manifest(find_sweep(str(context.params.get("name")), _runs(context)))
         return [entry.run_id for entry in entries if entry.run_id.startswith(incomplete)]
     return []

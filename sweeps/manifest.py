@@ -33,8 +33,8 @@ from sweeps.grid import Cell
 SOURCE = Path(__file__).resolve().parent.parent
 
 
-class SweepError(ValueError):
-    """A sweep's folder that cannot be used; the message names it and the cure."""
+class LaunchError(ValueError):
+    """A sweep that cannot be launched or read as asked; the message names it and the cure."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Entry:
 
 
 def open_sweep_folder(sweep: Path) -> None:
-    """Makes the folder of a sweep. Raises SweepError where nothing can be written there."""
+    """Makes the folder of a sweep. Raises LaunchError where nothing can be written there."""
     try:
         (sweep / "cells").mkdir(parents=True, exist_ok=True)
         probe = sweep / f".writable.{os.getpid()}"
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
     except OSError as error:
-        raise SweepError(
+        raise LaunchError(
             f"cannot write to {sweep}: {error.strerror}; give another folder with --runs"
         ) from None
 
@@ -149,14 +149,14 @@ def _named(cell: Cell, run_id: str) -> Cell:
 
 
 def find_sweep(name: str, runs: Path) -> Path:
-    """The folder of a sweep given by name, as `grid=name`, or by path. Raises SweepError where there is none."""
+    """The folder of a sweep given by name, as `grid=name`, or by path. Raises LaunchError where there is none."""
     name = name.removeprefix("grid=")
     for place in (Path(name), runs / name):
         if (place / "manifest.jsonl").exists():
             return place
     known = sorted(path.parent.name for path in runs.glob("*/manifest.jsonl"))
     there = f"there are: {', '.join(known)}" if known else f"none has been launched in {runs}"
-    raise SweepError(f"no sweep '{name}'; {there}")
+    raise LaunchError(f"no sweep '{name}'; {there}")
 
 
 def record_launch(sweep: Path, **facts: Any) -> None:
@@ -182,13 +182,13 @@ def record_launch(sweep: Path, **facts: Any) -> None:
 
 @contextmanager
 def hold_sweep(sweep: Path) -> Iterator[None]:
-    """Keeps a second launcher of the same sweep out while this one decides and submits. Raises SweepError."""
+    """Keeps a second launcher of the same sweep out while this one decides and submits. Raises LaunchError."""
     with (sweep / "launch.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise SweepError(
+            raise LaunchError(
                 f"{sweep} is being launched by {file.read().strip()}; wait for it to end"
             ) from None
         file.truncate(0)

@@ -19,7 +19,7 @@ from slurm.records import Task
 from slurm.submit import CellRequest, memory_class
 from slurm.survey import survey
 from sweeps.grid import Cell
-from sweeps.manifest import SweepError
+from sweeps.manifest import LaunchError
 from sweeps.request import Request
 from sweeps.units import size
 
@@ -100,10 +100,10 @@ def make_plan(request: Request) -> Plan:
 
 
 def check_disk(sweep: Path, planned: Sequence[PlannedCell], at_once: int) -> None:
-    """Raises SweepError where the disk cannot hold what the cells will write."""
+    """Raises LaunchError where the disk cannot hold what the cells will write."""
     free, needed = shutil.disk_usage(sweep).free, disk_needed(planned, at_once)
     if needed > free:
-        raise SweepError(
+        raise LaunchError(
             f"{sweep} needs about {size(needed)} and its disk has {size(free)} free; make room, or give "
             "another folder with --runs"
         )

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.grid import Cell, expand, load_grid, override
 from sweeps.manifest import (
-    SweepError,
+    LaunchError,
     add_cells,
     find_sweep,
     hold_sweep,
@@ -78,7 +78,7 @@ def test_a_damaged_line_that_is_still_json_is_named_and_left_out(
 def test_second_launcher_is_told_of_the_first(tmp_path: Path) -> None:
     with (
         hold_sweep(tmp_path),
-        pytest.raises(SweepError, match=r"being launched by process \d+ on"),
+        pytest.raises(LaunchError, match=r"being launched by process \d+ on"),
         hold_sweep(tmp_path),
     ):
         pass
@@ -87,7 +87,7 @@ def test_second_launcher_is_told_of_the_first(tmp_path: Path) -> None:
 
 
 def test_unwritable_folder_is_named() -> None:
-    with pytest.raises(SweepError, match=r"cannot write to /proc/sweep.*--runs"):
+    with pytest.raises(LaunchError, match=r"cannot write to /proc/sweep.*--runs"):
         open_sweep_folder(Path("/proc/sweep"))
 
 
@@ -95,7 +95,7 @@ def test_unknown_sweep_lists_the_known(tmp_path: Path, cells: list[Cell]) -> Non
     add_cells_in(tmp_path / "smoke", cells)
     assert find_sweep("smoke", tmp_path) == tmp_path / "smoke"
     assert find_sweep(str(tmp_path / "smoke"), Path("elsewhere")) == tmp_path / "smoke"
-    with pytest.raises(SweepError, match="no sweep 'smok'; there are: smoke"):
+    with pytest.raises(LaunchError, match="no sweep 'smok'; there are: smoke"):
         find_sweep("smok", tmp_path)
 
 
