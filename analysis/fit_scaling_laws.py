@@ -164,12 +164,14 @@ def _gather(paths: tuple[Path, ...], *, quiet: bool) -> Any:
     from rich.progress import Progress
 
     from analysis.frames import open_sweep, save
-    from analysis.missing import tell_missing
+    from analysis.missing import begun, tell_missing
     from analysis.sources import DATASET
 
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task("run files")
-        dataset = open_sweep(*paths, progress=lambda done, all_: bar.update(task, completed=done, total=all_))
+        dataset = open_sweep(
+            *begun(paths), progress=lambda done, all_: bar.update(task, completed=done, total=all_)
+        )
     if len(paths) == 1:
         save(dataset, paths[0] / DATASET)
     elif not quiet:

@@ -8,7 +8,7 @@ import click
 
 from analysis.errors import SweepError
 from analysis.frames import open_sweep, save
-from analysis.missing import tell_missing
+from analysis.missing import begun, tell_missing
 from analysis.sources import DATASET
 
 
@@ -21,7 +21,7 @@ def main(sweeps: tuple[Path, ...], out: Path | None) -> None:
     """Collect the results of SWEEPS, taken together, and say which cells are missing where."""
     path = out or dataset_path(sweeps)
     try:
-        dataset = open_sweep(*sweeps)
+        dataset = open_sweep(*begun(sweeps))
         path.parent.mkdir(parents=True, exist_ok=True)
         save(dataset, path)
     except SweepError as error:

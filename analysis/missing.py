@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,12 @@ NAMED = 5  # cells of a sweep that are named
 def tell_missing(roots: Iterable[Path]) -> list[str]:
     """A line for each sweep: how many cells it has, how many of them are over, and which are not."""
     return [_tell(root) for root in roots]
+
+
+def begun(roots: Sequence[Path]) -> list[Path]:
+    """`roots` without the sweeps that have a manifest and no run file yet; all of them where nothing has begun."""
+    some = [r for r in roots if not (r / "manifest.jsonl").exists() or any(r.glob("cells/*/run.h5"))]
+    return some or list(roots)
 
 
 def unfinished(root: Path) -> tuple[int, list[str]]:

@@ -14,6 +14,7 @@ from mtrl import devices, ops
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
+from mtrl.fused import why_not_fused
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
@@ -244,25 +245,7 @@ class Agent:
         return ops.SacUpdate(numbers, actor, critic, threads)
 
     def _why_not_fused(self) -> str:
-        """What the fused step cannot do in this configuration; empty where it can do all."""
-        if self.backend != "core":
-            return f"the backend is {self.backend}"
-        for name in ("actor", "critic"):
-            shape = getattr(self.config.network, name)
-            if shape.kind != "mtmhsac" or shape.block != "plain" or shape.task_embedding:
-                return f"the {name} is not a plain multi-head MLP"
-        plain = {
-            "value": "scalar",
-            "q_clip": 0.0,
-            "critic_reduction": "min",
-            "loss_weights": "equal",
-            "gradient_surgery": "none",
-            "shared_temperature": False,
-        }
-        for name, value in plain.items():
-            if (given := getattr(self.config.agent, name)) != value:
-                return f"agent.{name} is {given}"
-        return ""
+        return f"the backend is {self.backend}" if self.backend != "core" else why_not_fused(self.config)
 
     def _build_rule(self, stream: int) -> GradientRule:
         generator = _generator(self.config.train.seed, stream, device="cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import statistics
 from collections import defaultdict
@@ -11,42 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtrl.config import Config
 from mtrl.cpus import usable_cpus
 from mtrl.sizing import Parameters, count_parameters
 from slurm.profiles import Profile
 from slurm.records import Task
 from slurm.submit import CellRequest, memory_class
 from slurm.survey import survey
+from sweeps.cost import Estimate, estimate_cost
 from sweeps.grid import Cell
 from sweeps.manifest import LaunchError
 from sweeps.request import Request
 from sweeps.units import size
 
-# Measured on one core of a 2-core x86-64 machine, one thread; a guess within a factor of two or so elsewhere, which
-# finished cells of the same sweep then correct.
-SECONDS_PER_ENV_STEP = 2.5e-4
-SECONDS_PER_UPDATE = 1.2e-3  # of overhead, whatever the size
-CORE_FLOPS = 1.5e11  # of matrix products per second
-GPU_FLOPS = 1.5e13
-CRITIC_PASSES = (
-    6  # forward passes that one update is worth: targets 1, loss and its gradient 3, in the actor's loss 2
-)
-ACTOR_PASSES = 4  # next actions 1, loss and its gradient 3
-BYTES_OF_ROW = 200  # of one transition in the replay
-PROCESS_MB = 700  # Python, torch and Meta-World
-TASK_MB = 30  # one training env and one for evaluation
 GUESS = (0.5, 1.0, 2.0)  # low, likely, high, while no cell has finished
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one cell costs."""
-
-    seconds: float
-    memory_mb: int
-    checkpoint_bytes: float  # of one checkpoint; two are kept while the cell runs
-    result_bytes: float  # that stay when it is done
 
 
 @dataclass(frozen=True)
@@ -115,24 +91,6 @@ def plan_cells(cells: Sequence[Cell], *, gpu: bool) -> list[PlannedCell]:
         PlannedCell(cell, count_parameters(cell.config), estimate_cost(cell.config, gpu=gpu))
         for cell in cells
     ]
-
-
-def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
-    """Seconds from the number of env steps and multiplications; bytes from the replay and the parameters."""
-    tasks, parameters = len(config.env.tasks), count_parameters(config)
-    steps, random_steps = config.train.vector_steps, config.train.random_steps
-    updates = max(0, steps - random_steps) * config.train.updates_per_step
-    evaluations = 1 + len(config.evaluate.steps(steps))
-    env_steps = tasks * (steps + evaluations * config.evaluate.episodes * config.env.horizon)
-    batch = sum(config.batch_rows)
-    flops = 2 * batch * (CRITIC_PASSES * parameters.critic + ACTOR_PASSES * parameters.actor)
-    speed = GPU_FLOPS if gpu else CORE_FLOPS * config.run.threads
-    workers = config.run.env_workers or 1
-    seconds = env_steps * SECONDS_PER_ENV_STEP / workers + updates * (SECONDS_PER_UPDATE + flops / speed)
-    weights = 4 * (3 * parameters.total + parameters.target)  # with two moments of Adam
-    rows = BYTES_OF_ROW * tasks * min(config.replay.capacity, steps)
-    memory = PROCESS_MB + TASK_MB * tasks + (rows + 2 * weights) / 1e6
-    return Estimate(seconds, math.ceil(memory), weights + rows, weights + 1e5)
 
 
 def disk_needed(cells: Sequence[PlannedCell], at_once: int) -> float:

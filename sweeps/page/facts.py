@@ -20,10 +20,11 @@ from slurm.records import last_profile, read_records
 from slurm.retry import blamed_nodes
 from slurm.state import CellState, cell_directory, parse_lines
 from slurm.survey import Survey
+from sweeps.cost import estimate_cost
 from sweeps.grid import short_key
 from sweeps.manifest import Entry
 from sweeps.page.curves import Curve, read_curves
-from sweeps.plan import GUESS, estimate_cost, factors_of
+from sweeps.plan import GUESS, factors_of
 
 SEED = "train.seed"
 STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")

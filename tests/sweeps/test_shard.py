@@ -1,6 +1,7 @@
 """Shards: each cell on exactly one cluster, whatever order or machine asks; and what is missing where."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,13 @@ def test_sweeps_of_two_clusters_are_gathered_and_each_says_what_it_lacks(tmp_pat
     assert east.startswith(f"{roots[1]}: {here[1] - 2} of {here[1]} cells are over; not ")
     assert all(f"({cell.run_id})" in east for cell in take_shard(cells, "2/2")[:2])
     assert load(tmp_path / "both.nc").run_id.size == len(cells) - 1
-    (roots[1] / "manifest.jsonl").unlink()
+    shutil.rmtree(roots[1] / "cells")
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert f"{roots[1]} has no manifest.jsonl, which lists its cells; copy it too" in done.stderr
+    assert done.stderr.splitlines()[1].startswith(f"{roots[1]}: 0 of {here[1]} cells are over; not ")
+    (roots[1] / "manifest.jsonl").unlink()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"no run files under {roots[1]}" in done.stderr
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
