@@ -37,6 +37,7 @@ def test_a_sweep(tmp_path: Path) -> None:
             "success_against_parts",
             "dormant",
             "plasticity_curves",
+            "success_against_compute",
         )
         for suffix in ("svg", "png")
     }

@@ -265,7 +265,7 @@ def test_other_settings_are_other_groups(tmp_path: Path) -> None:
         [config_of(width=w, seed=s, replay__mode=m) for w in (16, 32) for s in (0, 1) for m in modes],
     )
     page = page_of(tmp_path)
-    assert {name for name in page.fits if name != "comparisons"} == {
+    assert {name for name in page.fits if name not in ("comparisons", "curves")} == {
         f"drawer-close + reach, mode {mode}" for mode in modes
     }
     claims = [row[0] for row in table_of(page, "Neighbouring sizes").rows]
@@ -296,7 +296,11 @@ def test_systems_of_like_size_are_compared(tmp_path: Path) -> None:
             path = tmp_path / "cells" / config.run_id / "run.h5"
             write_run(path, config, success=[0.1, 0.2, 0.3, success + 0.01 * seed], parameters=sizes)
     page = page_of(tmp_path)
-    assert {name for name in page.fits if name != "comparisons"} == {"MT10", "MT10, moore", "MT10, paco"}
+    assert {name for name in page.fits if name not in ("comparisons", "curves")} == {
+        "MT10",
+        "MT10, moore",
+        "MT10, paco",
+    }
     (row,) = table_of(page, "Neighbouring sizes").rows
     assert row[0] == "MT10: plain MLP, width 64 above moore 16"
     assert row[-1] == "supported"

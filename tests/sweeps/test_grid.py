@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtrl.overrides import build_config
-from mtrl.sizing import match_system
+from mtrl.sizing import match_system, training_flops
 from sweeps.arithmetic import evaluate
 from sweeps.grid import (
     Grid,
@@ -184,6 +184,11 @@ def test_bad_words_are_named(words: list[str], message: str) -> None:
 def test_bad_grids_are_named(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expand(grid(**parts))
+
+
+def test_all_widths_of_the_compute_grid_cost_the_same() -> None:
+    flops = [training_flops(cell.config) for cell in expand(load_grid("compute"))]
+    assert max(flops) / min(flops) < 1.001  # steps are whole numbers
 
 
 def test_unknown_grid_names_the_nearest(tmp_path: Any) -> None:

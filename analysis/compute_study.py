@@ -1,0 +1,330 @@
+"""Learning curves of a sweep's groups: laws in parameters, env steps and compute; tables, figures and sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis import figures
+from analysis.data_laws import Curves, DataLaw, Optimum, agree, costs, fit_curves, growth, log_spaced, optimum
+from analysis.figures import Series
+from analysis.law_study import interval_words, short, span
+from analysis.report import Drawing, Table, Text
+from analysis.time_laws import TimeLaw, Times, first_reached, time_law
+from analysis.variants import Variant
+from mtrl.config import Config
+from mtrl.sizing import update_flops
+
+FORMS = ("additive", "bounded")
+LEVELS = (0.25, 0.5, 0.75)  # J, of D_J
+ACTOR_FLOPS, CRITIC_FLOPS = 8, 12  # per parameter and transition, where the configuration is not known
+BEYOND = 10.0  # times the largest compute that was run
+
+Items = list[Text | Table | Drawing]
+
+
+@dataclass(frozen=True)
+class CurveStudy:
+    """The laws of one group's learning curves."""
+
+    group: str
+    refusal: str
+    curves: Curves
+    laws: tuple[DataLaw, ...]
+    optima: tuple[tuple[Optimum, ...], ...]  # by law, at each budget
+    times: tuple[TimeLaw, ...]
+    variants: tuple[Variant, ...]
+
+    def summary(self) -> dict[str, object]:
+        """Everything to keep, for JSON."""
+        return {
+            "refusal": self.refusal,
+            "laws": [law.summary() for law in self.laws],
+            "times": [
+                {"success": t.success, "censored": t.censored, "refusal": t.refusal,
+                 "exponent": t.exponent.summary() if t.exponent else None}
+                for t in self.times
+            ],
+        }  # fmt: skip
+
+
+def study(name: str, group: Sequence[Variant], generator: np.random.Generator) -> CurveStudy | None:
+    """The laws of the group's learning curves; None where its runs have no more than one evaluation."""
+    group = [v for v in group if v.finished.any() and len(v.known_curves()[0]) > 1]
+    if not group:
+        return None
+    curves, times = curves_of(group), tuple(time_law(_times(group, level), level) for level in LEVELS)
+    refusal = curves.refusal()
+    if refusal:
+        return CurveStudy(name, refusal, curves, (), (), times, tuple(group))
+    laws = tuple(fit_curves(curves, form, generator) for form in FORMS)
+    known = bool((curves.cost > 0).all())
+    optima = tuple(tuple(optimum(law, curves, b) for b in budgets(curves)) for law in laws) if known else ()
+    return CurveStudy(name, "", curves, laws, optima, times, tuple(group))
+
+
+def curves_of(group: Sequence[Variant]) -> Curves:
+    """At most 12 log-spaced points of each finished run's curve, the mean over tasks."""
+    parts = []
+    first = 0
+    for variant in group:
+        steps, success = variant.known_curves()
+        steps, success = steps * variant.task_count, success[variant.finished]
+        places = log_spaced(len(steps))
+        for run, curve in enumerate(success[:, places]):
+            known = np.isfinite(curve)
+            count = int(known.sum())
+            columns = (
+                np.full(count, float(variant.parameters["total"])), steps[places][known], 1 - curve[known],
+                np.full(count, first + run), np.full(count, flops_per_env_step(variant)),
+            )  # fmt: skip
+            parts.append(columns)
+        first += len(success)
+    size, steps, failure, numbers, cost = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Curves(
+        size, steps, failure, numbers.astype(np.int64), cost, group[0].episodes * group[0].task_count
+    )
+
+
+def flops_per_env_step(variant: Variant) -> float:
+    """FLOPs of updates per env step; 0 where neither the configuration nor the batch is known."""
+    try:
+        config = Config.model_validate_json(json.dumps(variant.config))
+        return update_flops(config) * config.train.updates_per_step / variant.task_count
+    except ValueError:  # someone else's run, or another version's
+        sizes = ACTOR_FLOPS * variant.parameters["actor"] + CRITIC_FLOPS * variant.parameters["critic"]
+        return float(sizes * variant.batch / variant.task_count)
+
+
+def budgets(curves: Curves) -> tuple[float, ...]:
+    """FLOPs: what each size but the smallest and largest took in full, and ten times the largest of all."""
+    sizes = np.unique(curves.size)
+    full = [float((curves.steps * curves.cost)[curves.size == size].max()) for size in sizes]
+    return (*sorted(full[1:-1]), BEYOND * max(full))
+
+
+def _times(group: Sequence[Variant], success: float) -> Times:
+    size, steps, censored = [], [], []
+    for variant in group:
+        at, curves = variant.known_curves()
+        curves = curves[variant.finished]
+        curves = curves[
+            np.isfinite(curves).any(1)
+        ]  # a run that diverged before its first evaluation says nothing
+        found, never = first_reached(curves, at * variant.task_count, success)
+        size.append(np.full(len(found), float(variant.parameters["total"])))
+        steps.append(found)
+        censored.append(never)
+    return Times(np.concatenate(size), np.concatenate(steps), np.concatenate(censored))
+
+
+def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
+    """What the curves show, and what they do not."""
+    where = found.group
+    if found.refusal:
+        return [], [f"{where}: a law in env steps and compute is not identified: {found.refusal}."]
+    shows: list[str] = []
+    not_shown: list[str] = []
+    for law in found.laws:
+        a, b = law.exponent("parameters"), law.exponent("steps")
+        line = (
+            f"{where}: over parameters N and env steps D, the {law.name} law has exponents {a.value:.2f} of N "
+            f"({interval_words(a)}) and {b.value:.2f} of D ({interval_words(b)})"
+        )
+        open_ = [name for name, e in (("N", a), ("D", b)) if not e.clear or e.high - e.low > 1]
+        (not_shown if open_ else shows).append(f"{line}{f'; not identified: {open_[0]}' if open_ else ''}.")
+    if found.optima:
+        yes, no = _optimum_sentences(found)
+        shows, not_shown = shows + yes, not_shown + no
+    for times in found.times:
+        if times.exponent is not None and times.exponent.clear:
+            shows.append(
+                f"{where}: env steps to {times.success:.0%} success go as N^{-times.exponent.value:.2f}; "
+                f"{interval_words(times.exponent)} of the exponent ({times.censored} of {times.runs} runs censored)."
+            )
+    return shows, not_shown
+
+
+def _optimum_sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
+    """The best size of the largest budget inside the grid, and success at ten times the compute."""
+    shows: list[str] = []
+    not_shown: list[str] = []
+    first, second = found.optima
+    last = len(first) - 2
+    if last >= 0:
+        a, b = first[last], second[last]
+        where = f"{found.group}: for {a.budget:.1e} FLOPs"
+        refusal = a.refusal or b.refusal
+        if refusal:
+            not_shown.append(f"{where}, the best size: {refusal}.")
+        elif agree(a, b):
+            shows.append(
+                f"{where}, the best size is {_size_words(a)} by the additive law, {_size_words(b)} by the bounded."
+            )
+        else:
+            not_shown.append(
+                f"{where}, the best size: the laws disagree, {_size_words(a)} and {_size_words(b)}."
+            )
+    a, b = first[-1], second[-1]
+    not_shown.append(
+        f"{found.group}: at ten times the largest compute run, the laws expect success of {_success_words(a)} "
+        f"(additive) and {_success_words(b)} (bounded); nobody has run it."
+    )
+    return shows, not_shown
+
+
+def _size_words(best: Optimum) -> str:
+    ends = np.exp([best.log_size.value, best.log_size.low, best.log_size.high])
+    return f"{short(ends[0])} parameters ({short(ends[1])} to {short(ends[2])})"
+
+
+def _success_words(best: Optimum) -> str:
+    middle, low, high = best.success
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def items(studies: Sequence[CurveStudy]) -> Items:
+    """Exponents, what budgets buy, steps to success; success against compute and iso-FLOP curves."""
+    fitted = [found for found in studies if not found.refusal]
+    shown: Items = []
+    if fitted:
+        shown += [Text(LAWS), _exponent_table(fitted)]
+    if any(found.optima for found in fitted):
+        shown += [_budget_table(fitted), *_iso_drawing(fitted)]
+    if any((found.curves.cost > 0).all() for found in studies):
+        shown += [_compute_drawing(studies)]
+    return [*shown, _time_table(studies)] if studies else shown
+
+
+def _exponent_table(studies: Sequence[CurveStudy]) -> Table:
+    rows = []
+    for found in studies:
+        for law in found.laws:
+            values = [law.exponent(name) for name in ("parameters", "steps")]
+            words = [f"{e.value:.2f}  ({span(e.low, e.high)})" for e in values]
+            grow = "–"
+            if law.name == "additive" and found.optima:
+                e = growth(law, found.curves)
+                grow = f"{e.value:.2f}  ({span(e.low, e.high)})"
+            rows.append(
+                [found.group, law.name, str(law.runs), str(law.points), *words, grow, f"{law.rms:.2f}"]
+            )
+    caption = (
+        "Laws over parameters and env steps, with 95% intervals from whole runs. Growth: the power of compute with "
+        "which the best size grows, by the additive law. RMS in logits."
+    )
+    header = [
+        "group",
+        "law",
+        "runs",
+        "points",
+        "exponent of N",
+        "exponent of D",
+        "growth of the best N",
+        "RMS",
+    ]
+    return Table(caption, header, rows, texts=(0, 1))
+
+
+def _budget_table(studies: Sequence[CurveStudy]) -> Table:
+    rows = []
+    for found in studies:
+        for law, optima in zip(found.laws, found.optima, strict=False):
+            for best in optima:
+                size = "refused" if best.refusal else _size_words(best)
+                steps = "–" if best.refusal else short(best.steps)
+                rows.append(
+                    [
+                        found.group,
+                        f"{best.budget:.1e}",
+                        law.name,
+                        size,
+                        steps,
+                        _success_words(best),
+                        best.refusal,
+                    ]
+                )
+    caption = (
+        "What a budget of update FLOPs buys: the size at which a law fails least, the env steps that are then left, "
+        "and success there. The last budget of each group is ten times the largest that was run."
+    )
+    header = ["group", "FLOPs", "law", "best size", "env steps", "success", "why refused"]
+    return Table(caption, header, rows, texts=(0, 2, 3, 6))
+
+
+def _time_table(studies: Sequence[CurveStudy]) -> Table:
+    rows = [
+        [found.group, f"{t.success:.0%}", f"{t.runs - t.censored} of {t.runs}",
+         f"{t.exponent.value:.2f}  ({span(t.exponent.low, t.exponent.high)})" if t.exponent else "–", t.refusal]
+        for found in studies
+        for t in found.times
+    ]  # fmt: skip
+    caption = (
+        "Env steps to a success J, from the rising curve nearest to each run's (isotonic): D_J falls as N to minus the "
+        "exponent. Runs that never reach J are censored, not left out."
+    )
+    return Table(caption, ["group", "J", "runs that reach it", "exponent", "why refused"], rows, texts=(0, 4))
+
+
+def _compute_drawing(studies: Sequence[CurveStudy]) -> Drawing:
+    panels: dict[str, list[Series]] = {}
+    for found in studies:
+        if not (found.curves.cost > 0).all():
+            continue
+        for variant in sorted(found.variants, key=lambda v: v.parameters["total"]):
+            steps, curves = variant.known_curves()
+            compute = steps * variant.task_count * flops_per_env_step(variant)
+            panels.setdefault(found.group, []).append(
+                Series(variant.name, compute, np.nanmean(curves, axis=0))
+            )
+    caption = "Success against compute: FLOPs of the updates up to each evaluation, mean over runs, a line per size."
+    drawing = figures.lines(panels, x="FLOPs of updates", y="success", dots=False)
+    return Drawing("success_against_compute", "Success against compute", caption, drawing)
+
+
+def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
+    """By the additive law: success against size at each budget that was run, and what was seen there."""
+    panels: dict[str, list[Series]] = {}
+    for found in studies:
+        if not found.optima:
+            continue
+        cost, law = costs(found.curves), found.laws[0]
+        grid = np.geomspace(cost.smallest, cost.largest, 60)
+        for budget in budgets(found.curves)[:-1]:
+            curve = 1 - law.failure(grid, budget / cost.per_step(grid))
+            seen = _seen_at(found, budget)
+            panels.setdefault(found.group, []).append(
+                Series(f"{budget:.1e} FLOPs", seen[0], seen[1], curve=(grid, curve))
+            )
+    if not panels:
+        return []
+    caption = (
+        "Iso-FLOP curves: success against size where all sizes get the same compute. Dots are the mean curves of the "
+        "runs, read off at that compute; lines the additive law."
+    )
+    return [Drawing("iso_flop", "Iso-FLOP curves", caption, figures.success_against_parameters(panels))]
+
+
+def _seen_at(found: CurveStudy, budget: float) -> tuple[np.ndarray, np.ndarray]:
+    """(parameters, success) of the sizes whose curves pass the budget, by interpolation in log steps."""
+    points = []
+    for variant in found.variants:
+        steps, curves = variant.known_curves()
+        compute = steps * variant.task_count * flops_per_env_step(variant)
+        if compute[0] <= budget <= compute[-1]:
+            mean = np.nanmean(curves, axis=0)
+            points.append((variant.parameters["total"], np.interp(np.log(budget), np.log(compute), mean)))
+    if not points:
+        return np.empty(0), np.empty(0)
+    sizes, success = (np.array(column, float) for column in zip(*sorted(points), strict=True))
+    return sizes, success
+
+
+LAWS = (
+    "Laws of the failure rate f over parameters N (actor and critics) and env steps D (over all tasks): additive, "
+    "f = A N^-a + B D^-b; bounded, f = p + (1 - p) / (1 + (D N^h / D0)^b) with p = A N^-a. Fitted on at most 12 "
+    "log-spaced evaluations of each run; a run is one cluster, so its evaluations never count as independent."
+)

@@ -1,0 +1,268 @@
+"""Laws in parameters N and env steps D, from whole learning curves; and what a budget of compute buys by them.
+
+    additive   f = A N^-a + B D^-b                                                  Hoffmann et al. 2022, no floor
+    bounded    f = p + (1 - p) / (1 + (D N^h / D0)^b),  p = A N^-a                  a rise from failure to p
+
+f is the failure rate. Both are fitted by least squares on logits to at most 12 log-spaced steps of each curve. The
+evaluations of a run go together, so a run is one cluster (sandwich.py): more evaluations narrow nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from analysis.models import LOWEST, STEEPEST, Array, Model, Seen, additive, minimise
+from analysis.sandwich import Estimate, Sandwich, sandwich
+
+STEPS_OF_CURVE = 12
+WIDTHS_NEEDED = 4
+SEEDS_NEEDED = 2
+BEGUN = 0.9  # mean failure below which the additive law is fitted
+STARTS = 24
+FARTHEST = 10.0  # times the data, or the compute, beyond which nothing is said
+CLOSE = 1.5  # factor within which two laws agree on a size
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Learning curves as points [n]: parameters, env steps, failure rate, number of the run, env steps per FLOP."""
+
+    size: Array
+    steps: Array
+    failure: Array
+    run: NDArray[np.int64]
+    cost: Array  # FLOPs of updates per env step
+    episodes: float  # behind each success
+
+    def where(self, keep: NDArray[Any]) -> Curves:
+        return Curves(
+            self.size[keep],
+            self.steps[keep],
+            self.failure[keep],
+            self.run[keep],
+            self.cost[keep],
+            self.episodes,
+        )
+
+    def refusal(self, seeds: int = SEEDS_NEEDED) -> str:
+        """Why there are too few curves for a law, or an empty text."""
+        first = np.unique(self.run, return_index=True)[1]
+        sizes, runs = np.unique(self.size[first], return_counts=True)
+        if len(sizes) < WIDTHS_NEEDED:
+            return f"{len(sizes)} width{'' if len(sizes) == 1 else 's'}, {WIDTHS_NEEDED} needed"
+        if runs.min() < seeds:
+            return f"{runs.min()} seed at some width, {seeds} needed"
+        steps = len(np.unique(self.steps))
+        return f"{steps} evaluations, 4 needed" if steps < 4 else ""
+
+
+def log_spaced(count: int) -> NDArray[np.int64]:
+    """Places of at most 12 of so many evaluations at even steps, about evenly spaced in the logarithm."""
+    places = np.unique(np.round(np.geomspace(1, count, STEPS_OF_CURVE)).astype(int)) - 1
+    return places if count > STEPS_OF_CURVE else np.arange(count)
+
+
+def _bounded(theta: Array, x: Array) -> tuple[Array, Array]:
+    """The bounded rise and its derivatives; x is [n, (log N, log D)]."""
+    log_a, a, middle, h, b = (theta[:, number, None] for number in range(5))
+    size, steps = x[:, 0], x[:, 1]
+    least = np.minimum(np.exp(log_a - a * size), 0.999)
+    distance = steps + h * size - middle
+    left = special.expit(-b * distance)
+    pull = -(1 - least) * left * (1 - left)
+    slopes = [least * (1 - left), -size * least * (1 - left), -b * pull, b * size * pull, distance * pull]
+    return least + (1 - least) * left, np.stack(slopes, axis=1)
+
+
+ADDITIVE = additive("additive", ("parameters", "steps"))
+BOUNDED = Model(
+    "bounded", ("parameters", "steps"),
+    ("log_parameters", "exponent_parameters", "log_middle", "shift", "exponent_steps"),
+    {"exponent_parameters": "parameters", "exponent_steps": "steps"},
+    (LOWEST, -1, -40, -STEEPEST, 0), (-0.001, STEEPEST, 40, STEEPEST, STEEPEST), WIDTHS_NEEDED, _bounded,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataLaw:
+    """One fitted law of curves."""
+
+    name: str
+    model: Model
+    theta: Array  # [p]
+    free: NDArray[np.int64]  # places of theta that were fitted
+    spread: Sandwich  # of the free numbers
+    centre: Array  # mean logs of N and D
+    rms: float  # logits
+    points: int
+    runs: int
+
+    def exponent(self, name: str) -> Estimate:
+        """The exponent of `parameters` or of `steps`."""
+        place = self.model.numbers.index(f"exponent_{name}")
+        return self.spread.estimate((self.free == place).astype(float))
+
+    def failure(self, size: Any, steps: Any, theta: Array | None = None) -> Array:
+        """The failure rate at sizes and env steps, [n] each."""
+        x = np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1).reshape(-1, 2) - self.centre
+        return np.asarray(self.model.law((self.theta if theta is None else theta)[None], x)[0][0])
+
+    def estimate(self, quantity: Callable[[Array], float]) -> Estimate:
+        """A smooth quantity of the law's numbers with its interval, by its gradient."""
+        gradient = []
+        for place in self.free:
+            step = np.zeros(len(self.theta))
+            step[place] = 1e-4
+            gradient.append((quantity(self.theta + step) - quantity(self.theta - step)) / 2e-4)
+        return self.spread.estimate(np.array(gradient), value=quantity(self.theta))
+
+    def summary(self) -> dict[str, object]:
+        """Everything to keep, for JSON."""
+        exponents = {name: self.exponent(name).summary() for name in ("parameters", "steps")}
+        return {
+            "law": self.name,
+            "points": self.points,
+            "runs": self.runs,
+            "logit_rms": self.rms,
+            **exponents,
+        }
+
+
+def started(curves: Curves) -> NDArray[np.bool_]:
+    """The points of sizes and steps at which the mean failure of the runs is below .9: where learning has begun."""
+    places = np.unique(np.stack([curves.size, curves.steps]), axis=1, return_inverse=True)[1]
+    means = np.bincount(places, curves.failure) / np.bincount(places)
+    return np.asarray(means[places] < BEGUN)
+
+
+def fit_curves(curves: Curves, name: str, generator: np.random.Generator) -> DataLaw:
+    """The law `additive` or `bounded` of the curves.
+
+    The additive law passes 1 early in training, where no failure rate can follow: it is fitted from where learning has
+    begun.
+    """
+    model = ADDITIVE if name == "additive" else BOUNDED
+    if name == "additive" and started(curves).sum() > 2 * len(ADDITIVE.numbers):
+        curves = curves.where(started(curves))
+    logs = np.stack([np.log(curves.size), np.log(curves.steps)], axis=-1)
+    centre = logs.mean(0)
+    x = logs - centre
+    trials = np.full(len(x), curves.episodes)
+    seen = Seen(curves.failure * trials, trials, "logit")
+    fixed = (0,) if name == "additive" else ()
+    theta, losses = minimise(model, x, seen, _starts(model, name, curves, generator), fixed=fixed, steps=300)
+    best = theta[int(np.argmin(losses))]
+    failure, slope = (part[0] for part in model.law(best[None], x))
+    free = np.array([place for place in range(len(best)) if place not in fixed])
+    steep = (failure * (1 - failure)).clip(1e-9)
+    jacobian, residual = (slope[free] / steep).T, seen.target() - special.logit(failure.clip(1e-9, 1 - 1e-9))
+    spread = sandwich(best[free], jacobian, residual, curves.run)
+    freedom = max(1, len(x) - len(free))
+    runs = len(np.unique(curves.run))
+    return DataLaw(
+        name, model, best, free, spread, centre, float(np.sqrt(residual @ residual / freedom)), len(x), runs
+    )
+
+
+def _starts(model: Model, name: str, curves: Curves, generator: np.random.Generator) -> Array:
+    low, high = np.log(curves.failure.clip(1e-3).min()), np.log(curves.failure.mean())
+    spread = np.log(curves.steps).std()
+    if name == "additive":
+        columns = [
+            np.full(STARTS, LOWEST), generator.uniform(low - 1, high, STARTS), generator.uniform(0.05, 0.8, STARTS),
+            generator.uniform(low - 1, high, STARTS), generator.uniform(0.1, 1.2, STARTS),
+        ]  # fmt: skip
+    else:
+        columns = [
+            generator.uniform(low - 1, low + 0.5, STARTS).clip(max=-0.1), generator.uniform(0.0, 0.6, STARTS),
+            generator.uniform(-2, 2, STARTS) * spread, generator.uniform(-0.2, 0.4, STARTS),
+            generator.uniform(0.3, 2, STARTS),
+        ]  # fmt: skip
+    return model.inside(np.stack(columns, axis=-1))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of updates per env step as a power law of the parameters, fitted to the sizes that were run."""
+
+    log_scale: float
+    power: float
+    smallest: float  # parameters
+    largest: float
+
+    def per_step(self, size: Any) -> Array:
+        return np.asarray(np.exp(self.log_scale) * np.asarray(size, float) ** self.power)
+
+
+def costs(curves: Curves) -> Costs:
+    power, scale = np.polyfit(np.log(curves.size), np.log(curves.cost), 1)
+    return Costs(float(scale), float(power), float(curves.size.min()), float(curves.size.max()))
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What a budget buys by one law: parameters (log), env steps, success; a refusal where the law does not say."""
+
+    budget: float  # FLOPs
+    log_size: Estimate
+    steps: float
+    success: tuple[float, float, float]  # with its interval
+    refusal: str = ""
+
+
+def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
+    """The size at which the law fails least for so many FLOPs of updates, with its interval."""
+    cost = costs(curves)
+
+    def log_size(theta: Array) -> float:
+        return _least(law, cost, budget, theta)
+
+    def logit(theta: Array) -> float:
+        size = np.exp(log_size(theta))
+        return float(special.logit(law.failure(size, budget / cost.per_step(size), theta)[0]))
+
+    size, failure = law.estimate(log_size), law.estimate(logit)
+    best = float(np.exp(size.value))
+    steps = float(budget / cost.per_step(best))
+    success = tuple(float(1 - special.expit(value)) for value in (failure.value, failure.high, failure.low))
+    return Optimum(budget, size, steps, success, _out_of_reach(best, steps, cost, curves))  # type: ignore[arg-type]
+
+
+def _least(law: DataLaw, cost: Costs, budget: float, theta: Array) -> float:
+    """log N of the least failure, by a grid and a parabola through its lowest three points."""
+    grid = np.linspace(np.log(cost.smallest) - 4, np.log(cost.largest) + 6, 401)
+    failure = np.log(law.failure(np.exp(grid), budget / cost.per_step(np.exp(grid)), theta))
+    place = int(failure.argmin())
+    if place in (0, len(grid) - 1):
+        return float(grid[place])
+    left, middle, right = failure[place - 1 : place + 2]
+    bend = left - 2 * middle + right
+    return float(grid[place] + (grid[1] - grid[0]) * (0.5 * (left - right) / bend if bend > 0 else 0))
+
+
+def _out_of_reach(size: float, steps: float, cost: Costs, curves: Curves) -> str:
+    if size >= cost.largest:
+        return "the best size is at or beyond the largest that was run"
+    if size <= cost.smallest:
+        return "the best size is at or below the smallest that was run"
+    if steps > FARTHEST * curves.steps.max():
+        return f"it needs more than {FARTHEST:g} times the env steps that were run"
+    return ""
+
+
+def growth(law: DataLaw, curves: Curves) -> Estimate:
+    """The power of compute with which the best size grows: b / (a + b) of the additive law where cost goes as N."""
+    power = costs(curves).power
+    a, b = (law.model.numbers.index(f"exponent_{name}") for name in ("parameters", "steps"))
+    return law.estimate(lambda theta: float(theta[b] / (theta[a] + power * theta[b])))
+
+
+def agree(first: Optimum, second: Optimum) -> bool:
+    """Whether two laws name about the same size for a budget."""
+    return bool(abs(first.log_size.value - second.log_size.value) < np.log(CLOSE))

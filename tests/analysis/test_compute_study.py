@@ -1,0 +1,64 @@
+"""Learning curves of a sweep -> laws in data and compute on its page."""
+
+from pathlib import Path
+
+import numpy as np
+
+from analysis import compute_study
+from analysis.frames import open_sweep
+from analysis.report import Drawing, Table
+from analysis.sweep_study import study
+from analysis.variants import variants
+from mtrl.sizing import update_flops
+from tests.analysis.reference_analysis import config_of, write_run
+
+
+def sweep(root: Path, widths: tuple[int, ...] = (128, 256, 512, 1024, 2048), seeds: int = 3) -> None:
+    """f = .05 (N / 1e6)^-.35 + .1 (D / 4e6)^-.7, a few per cent off from run to run."""
+    generator = np.random.default_rng(0)
+    steps = np.arange(1, 21) * 1e6
+    for width in widths:
+        for seed in range(seeds):
+            config = config_of(
+                "MT10",
+                width,
+                seed,
+                train__vector_steps=2_000_000,
+                evaluate__every=100_000,
+                evaluate__episodes=50,
+            )
+            failure = 0.05 * (9 * width**2 / 1e6) ** -0.35 + 0.1 * (steps / 4e6) ** -0.7
+            success = 1 - failure * np.exp(generator.normal(0, 0.05) + generator.normal(0, 0.03, 20)) - 0.0045
+            write_run(root / "cells" / config.run_id / "run.h5", config, success=success)
+
+
+def test_a_sweep_of_curves_has_its_laws_in_data_and_compute(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    page = study(open_sweep(tmp_path), "x")
+    (line,) = [line for line in page.shows if "the additive law has exponents" in line]
+    numbers = [float(word.rstrip(")")) for word in line.replace(")", " ").split() if word[:2] == "0."]
+    a, a_low, a_high, b, b_low, b_high = numbers
+    assert a_low < 0.35 < a_high
+    assert b_low < 0.7 < b_high
+    assert a_low < a < a_high
+    assert b_low < b < b_high
+    assert any("at ten times the largest compute run, the laws expect" in line for line in page.does_not_show)
+    (section,) = [section for section in page.sections if section.title == "Data and compute"]
+    names = {item.name for item in section.items if isinstance(item, Drawing)}
+    assert names == {"iso_flop", "success_against_compute"}
+    (budgets,) = [i for i in section.items if isinstance(i, Table) and i.caption.startswith("What a budget")]
+    assert {row[2] for row in budgets.rows} == {"additive", "bounded"}
+
+
+def test_compute_is_that_of_the_updates(tmp_path: Path) -> None:
+    sweep(tmp_path, widths=(128,), seeds=1)
+    (variant,) = variants(open_sweep(tmp_path))
+    config = config_of("MT10", 128)
+    assert compute_study.flops_per_env_step(variant) == update_flops(config) / 10
+
+
+def test_few_widths_and_seeds_have_no_law_in_data(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=1)
+    page = study(open_sweep(tmp_path), "x")
+    said = "MT10: a law in env steps and compute is not identified: 1 seed at some width, 2 needed."
+    assert said in page.does_not_show
