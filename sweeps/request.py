@@ -38,32 +38,12 @@ def read_request(
     `shard`, as 1/2, keeps the cells of that shard alone. More than ASK_ABOVE_CELLS cells take minutes to write down: it
     asks first, unless `yes`.
     """
-    named = dict.fromkeys(NAMED, "")
-    overrides = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in named:
-            named[key] = value
-        else:
-            overrides.append(word)
-    if not named["grid"]:
-        raise GridError(f"no grid named{nearest(words[0], ['grid=smoke'])}; write grid=smoke")
-    profile = load_profile(named["profile"]) if named["profile"] else None
-    executor = named["executor"] or ("slurm" if profile else "local")
-    if executor not in EXECUTORS:
-        raise GridError(
-            f"no executor '{executor}'{nearest(executor, EXECUTORS)}; there are: {', '.join(EXECUTORS)}"
-        )
-    if executor == "slurm" and profile is None:
-        raise GridError("executor=slurm needs a profile of the cluster; write profile=NAME (docs/cluster.md)")
+    named, overrides = _split(words)
+    executor, profile = _who_runs(named["executor"], named["profile"])
     grid = load_grid(named["grid"])
     if named["preset"]:
         grid = grid.model_copy(update={"preset": named["preset"]})
-    if name is not None and len(name.encode()) > LONGEST_NAME:
-        raise GridError(f"--name is {len(name)} characters long; write one of at most {LONGEST_NAME}")
-    if name is not None and (name in ("", ".", "..") or "/" in name or not name.isprintable()):
-        raise GridError(f"--name {name!r} is no name of a folder; write one without slashes")
-    sweep = runs / (name or grid.name)
+    sweep = runs / (grid.name if name is None else _folder_name(name))
     grid = override(grid, overrides)
     if (count := combinations(grid)) > ASK_ABOVE_CELLS:
         confirm(f"Grid '{grid.name}' has {count:,} cells.", yes=yes)
@@ -72,3 +52,37 @@ def read_request(
         cells = take_shard(cells, shard)
     cells = recorded_cells(sweep, cells)
     return Request(cells, sweep, executor, profile, bool(named["executor"] or profile))
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The words that name a grid, an executor, a profile or a preset, by what they name; and the others."""
+    named, overrides = dict.fromkeys(NAMED, ""), []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in named:
+            named[key] = value
+        else:
+            overrides.append(word)
+    if not named["grid"]:
+        raise GridError(f"no grid named{nearest(words[0], ['grid=smoke'])}; write grid=smoke")
+    return named, overrides
+
+
+def _who_runs(executor: str, profile_name: str) -> tuple[str, Profile | None]:
+    profile = load_profile(profile_name) if profile_name else None
+    executor = executor or ("slurm" if profile else "local")
+    if executor not in EXECUTORS:
+        raise GridError(
+            f"no executor '{executor}'{nearest(executor, EXECUTORS)}; there are: {', '.join(EXECUTORS)}"
+        )
+    if executor == "slurm" and profile is None:
+        raise GridError("executor=slurm needs a profile of the cluster; write profile=NAME (docs/cluster.md)")
+    return executor, profile
+
+
+def _folder_name(name: str) -> str:
+    if len(name.encode()) > LONGEST_NAME:
+        raise GridError(f"--name is {len(name)} characters long; write one of at most {LONGEST_NAME}")
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise GridError(f"--name {name!r} is no name of a folder; write one without slashes")
+    return name
