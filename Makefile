@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean
+.PHONY: help demo test test-cpp test-python check format coverage docs venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -54,6 +54,20 @@ check: build  ## what CI checks beside the tests
 	ruff format --check .
 	python -m mypy
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+
+format: $(STAMP)  ## formats Python and C++, and mends what ruff can
+	ruff check --fix .
+	ruff format .
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+coverage: build  ## which lines of Python the tests run: build/coverage/index.html
+	$(PIP) pytest-cov
+	python -m pytest -n 2 --dist loadgroup --max-worker-restart 0 --cov=mtrl --cov=sweeps --cov=slurm --cov=analysis \
+	  --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+docs: $(STAMP)  ## the pages of docs/ as a site in build/site; a broken link is an error
+	$(PIP) -e '.[docs]' --no-build-isolation
+	python -m mkdocs build --strict
 
 sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
 	tests/csrc/run build/sanitize-address address,undefined

@@ -95,10 +95,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """(observations, rewards, terminated, truncated, info) after `actions` [T, 4], clipped to [-1, 1].
 
-        info["success"] [T]: the task is solved in this step; info["final_obs"] [T, 39]: the true successor of
-        every row, which differs from the observation where info["_final_obs"], because there an episode ended
-        and the observation starts the next; info["episode"]: return, length and success (at any step) of the
-        episodes, whole where info["_episode"].
+        `info["success"]` [T]: the task is solved in this step; `info["final_obs"]` [T, 39]: the true successor of
+        every row, which differs from the observation where `info["_final_obs"]`, because there an episode ended
+        and the observation starts the next; `info["episode"]`: return, length and success (at any step) of the
+        episodes, whole where `info["_episode"]`.
         Raises ValueError for an action that is not finite; nothing is stepped then.
         """
         self.step_async(actions)
