@@ -70,7 +70,7 @@ def test_a_run_of_two_versions_is_gathered_once(old: Path, tmp_path: Path) -> No
     config = read_manifest(old)[0].cell.config
     write_run(tmp_path / "new/cells" / config.run_id / "run.h5", config, success=[0.1, 0.2])
     dataset = open_sweep(old, tmp_path / "new")
-    assert "is the same run as" in "\n".join(dataset.attrs["skipped"])
+    assert "is the same run as" in "\n".join(dataset.attrs["repeated"])
     assert dataset.sizes.get("run", dataset.run_id.size) == 3
 
 
