@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check format coverage docs venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean
+.PHONY: help demo test test-cpp test-python check format coverage docs venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean gpu-check
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -68,6 +68,10 @@ coverage: build  ## which lines of Python the tests run: build/coverage/index.ht
 docs: $(STAMP)  ## the pages of docs/ as a site in build/site; a broken link is an error
 	$(PIP) -e '.[docs]' --no-build-isolation
 	python -m mkdocs build --strict
+
+# With PYTHON=... on the command line nothing is installed: that Python has what the checkout needs.
+gpu-check: $(if $(filter command,$(firstword $(origin PYTHON))),,$(STAMP))  ## checks this machine's GPU; OUT=folder, HOST=1 rehearses without one
+	$(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),gpu-check) $(if $(HOST),--on-host)
 
 sanitize: $(STAMP)  ## the C++ tests under the address, undefined-behaviour and thread sanitizers
 	tests/csrc/run build/sanitize-address address,undefined

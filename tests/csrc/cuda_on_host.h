@@ -57,6 +57,9 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the fiber that runs
+namespace cuda_on_host {
+inline int64_t launches = 0;  // since the process began
+}
 
 #if defined(MTRL_RACES)
 #elif defined(__SANITIZE_THREAD__)
@@ -414,6 +417,7 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes,
             cudaStream_t, Arguments... arguments) {
   using namespace cuda_on_host;
+  ++launches;
   auto body = [&] { kernel(static_cast<Parameters>(arguments)...); };
   block.body = [](void* run) { (*static_cast<decltype(body)*>(run))(); };
   block.arguments = &body;

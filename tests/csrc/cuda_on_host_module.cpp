@@ -4,8 +4,12 @@
 #define MTRL_CUDA_ARCHITECTURES "host"
 #include "bind/cuda.cpp"
 #include "cuda/device.h"
+#include "cuda_on_host.h"
 
 OnDevice::OnDevice(int) {}
 OnDevice::~OnDevice() {}
 
-PYBIND11_MODULE(cuda_on_host, m) { bind_cuda(m); }
+PYBIND11_MODULE(cuda_on_host, m) {
+  bind_cuda(m);
+  m.attr("cuda").cast<py::module_>().def("launches", [] { return cuda_on_host::launches; });
+}

@@ -20,7 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 OWN = 1  # the GPU that the CPU's tensors stand for
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
 RECORDED = ("add", "sample", "update_priorities", "rebuild", "set_alpha")  # of a replay
-STARTS_NOTHING = ("workspace", "cublaslt_choose", "cublaslt_mask_bytes", "replay_bytes", "CublasLt")
+STARTS_NOTHING = (
+    "launches",
+    "workspace",
+    "cublaslt_choose",
+    "cublaslt_mask_bytes",
+    "replay_bytes",
+    "CublasLt",
+)
 
 
 def index_of(device: Any) -> int:
@@ -51,6 +58,8 @@ class CudaOnHost:
         self.capturing: Recorder | None = None
         self.in_capture = False  # of whatever device
         self.fault = ""
+        self.kernels: Any = None
+        self.products = 0  # of cuBLASLt, started
 
     @contextmanager
     def device(self, device: Any) -> Iterator[None]:
@@ -163,9 +172,12 @@ class RecordedKernels:
 
     def __init__(self, kernels: Any, cuda: CudaOnHost) -> None:
         self._kernels, self._cuda = kernels, cuda
+        cuda.kernels = kernels
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(self._kernels, name)
+        if name == "cublaslt_run":
+            self._cuda.products += 1
         if name == "ReplayBuffer":
             return lambda memory, **shape: RecordedReplay(kernel(memory, **shape), memory, self._cuda)
         return kernel if name.endswith(STARTS_NOTHING) else recorded(kernel, self._cuda, ())
@@ -204,6 +216,29 @@ class StartedKernels:
     def __getattr__(self, name: str) -> Any:
         self.names.add(name)
         return getattr(self._kernels, name)
+
+
+class LaunchCounter(TorchDispatchMode):
+    """Counts torch's operations that start a kernel or a copy on a GPU: one for each that is no view and no room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and not any(
+            word in func.name() for word in ("empty", "detach", "_unsafe_view", "set_")
+        ):
+            self.launches += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_launches(cuda: CudaOnHost, work: Any) -> int:
+    """How many kernels and copies `work` would start on a GPU: ours exactly, torch's one for each operation."""
+    before = cuda.kernels.launches() + cuda.products
+    with LaunchCounter() as counter:
+        work()
+    return counter.launches + cuda.kernels.launches() + cuda.products - before
 
 
 def forbid_waiting(patch: pytest.MonkeyPatch) -> None:
