@@ -565,6 +565,16 @@ def test_accounting_knows_why_a_job_ended_that_the_queue_has_forgotten(
     assert (row["state"], row["reason"]) == ("stopped", "job CANCELLED on n0")
 
 
+def test_accounting_gives_the_account_of_a_found_profile_and_knows_every_qos(
+    accounted: MiniSlurm, tmp_path: Path
+) -> None:
+    sweep = Sweep(accounted, tmp_path, profile={"qos": "nroma"})
+    process = sweep.start("plan", f"grid={tmp_path}/tiny.toml", XDG_CONFIG_HOME=f"{tmp_path}/home")
+    account = "root" if getpass.getuser() == "root" else "lab"  # Slurm gives root an account of its own
+    assert f'account = "{account}"' in process.communicate(timeout=60)[1]
+    assert "no QOS 'nroma'" in sweep.command(*sweep.launch_words(), code=1)
+
+
 def test_submit_limits_are_met_exactly(accounted: MiniSlurm, tmp_path: Path) -> None:
     """One limit that is read before (of the user), and one that only sbatch tells (of the account, all users)."""
     sweep = Sweep(accounted, tmp_path, cells=12, profile={"partition": "low", "account": "lab"})
