@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+from pathlib import Path
 
 from slurm.commands import SlurmError, call
 from slurm.feasibility import find_partition
@@ -22,6 +23,8 @@ NO_CLUSTER = (
 def has_cluster() -> bool:
     """Whether Slurm's commands are here and know a cluster. Raises SlurmError where they do and it does not answer."""
     if not (shutil.which("sbatch") and shutil.which("sinfo")):
+        return False
+    if not Path(os.environ.get("SLURM_CONF", "/")).exists():  # sinfo would wait for the file for a minute
         return False
     try:
         return bool(read_partitions())

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -116,8 +117,8 @@ class Sweep:
 
     def rows(self) -> list[dict[str, Any]]:
         """The same without starting a process: tests ask often."""
-        os.environ.update(self.cluster.environment)
-        found = survey(self.place, [entry.run_id for entry in read_manifest(self.place)], read_queue())
+        with mock.patch.dict(os.environ, self.cluster.environment):
+            found = survey(self.place, [entry.run_id for entry in read_manifest(self.place)], read_queue())
         return [
             {"run_id": cell.run_id, "state": cell.state, "reason": cell.reason}
             for cell in found.cells.values()

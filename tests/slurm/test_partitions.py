@@ -1,8 +1,10 @@
 """What sinfo says of partitions and nodes."""
 
+from pathlib import Path
+
 import pytest
 
-from slurm.discovery import commonest_node
+from slurm.discovery import commonest_node, has_cluster
 from slurm.partitions import Nodes, Partition, parse_gpus, parse_minutes, parse_partitions
 
 SINFO = """\
@@ -35,6 +37,15 @@ def test_partitions_and_their_nodes() -> None:
 )
 def test_wall_times(text: str, minutes: int | None) -> None:
     assert parse_minutes(text) == minutes
+
+
+def test_slurms_commands_without_a_cluster_are_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", f"{tmp_path}/gone/slurm.conf")
+    assert not has_cluster()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not has_cluster()
 
 
 def test_gpus_are_counted_by_type() -> None:
