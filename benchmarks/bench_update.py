@@ -33,8 +33,8 @@ import torch
 from interleave import Case, Row, gpu_clock, relative_spread, run
 from torch import Tensor, nn
 
-from mtrl import ops
 from mtrl.agent import Agent
+from mtrl.matmul import choose_matmul
 from mtrl.networks import tanh_gaussian
 from mtrl.objective import losses
 from mtrl.overrides import build_config
@@ -286,11 +286,11 @@ def on_blas(update: Callable[[], object]) -> Callable[[], object]:
     """An update of ours whose products are SciPy's BLAS's; the choice is the whole process's, so it is undone."""
 
     def updated() -> None:
-        ops.choose_matmul("blas")
+        choose_matmul("blas")
         update()
-        ops.choose_matmul("own")
+        choose_matmul("own")
 
-    ops.choose_matmul("own")
+    choose_matmul("own")
     return updated
 
 

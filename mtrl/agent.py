@@ -15,6 +15,7 @@ from mtrl.adam import Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.fused import why_not_fused
+from mtrl.matmul import choose_matmul
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.networks.mtmhsac import MultiHead
@@ -228,7 +229,7 @@ class Agent:
     def _build_fused(
         self, actor_starts: list[int], critic_starts: list[int]
     ) -> ops.SacUpdate | SacUpdateCuda | None:
-        products = ops.choose_matmul(self.config.run.matmul)  # those of the operators too
+        products = choose_matmul(self.config.run.matmul)  # those of the operators too
         if reason := self._why_not_fused():
             log.info("updates run through autograd: %s", reason)
             return None

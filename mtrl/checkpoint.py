@@ -30,7 +30,6 @@ from pydantic import ValidationError
 from mtrl.config import Config, changed_fields
 from mtrl.overrides import explain
 from mtrl.replay import Replay
-from mtrl.results import extend_run
 from mtrl.run_ids import as_meant
 
 if TYPE_CHECKING:
@@ -132,27 +131,6 @@ def read_agent(place: Path) -> tuple[Config, dict[str, Any]]:
         ) from None
     state: dict[str, Any] = load_tensors(place / "state.pt")["agent"]
     return config, state
-
-
-def start_longer_run(shorter: Path, directory: Path, config: Config) -> None:
-    """Copies what the run of `config` shares with the shorter run in `shorter` to `directory`, to be trained on there.
-
-    That is the checkpoints and the evaluations (`results.extend_run`); where `directory` has checkpoints, nothing is
-    done. Raises RunFileError unless the runs differ in length alone, CheckpointError where no checkpoint is left.
-    """
-    if (directory / "checkpoint").exists():
-        return
-    if newest_checkpoint(shorter / "checkpoint") is None:
-        raise CheckpointError(
-            f"{shorter} has no checkpoint to go on from: sweeps remove those of finished runs, and a run saves none "
-            "in its first run.checkpoint_seconds; train the longer run from the start"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    extend_run(shorter / "run.h5", directory / "run.h5", config)
-    unfinished = directory / "checkpoint.creating"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(shorter / "checkpoint", unfinished)
-    unfinished.rename(directory / "checkpoint")
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
         sys.exit(outcome == "diverged")
     directory.mkdir(parents=True, exist_ok=True)
     if shorter:
-        from mtrl.checkpoint import start_longer_run
+        from mtrl.longer_run import start_longer_run
 
         start_longer_run(shorter, directory, config)
     outcome = _train_with_progress(config, directory)

@@ -68,12 +68,12 @@ def _extension() -> Finding:
 
 def _products() -> Finding:
     try:
-        ops = importlib.import_module("mtrl.ops")
+        matmul = importlib.import_module("mtrl.matmul")
     except ImportError as error:
         return Finding("matrix products", "missing", f"unknown: {error}", "mend torch or the extension first")
-    own, blas = ops.choose_matmul("own"), ops.choose_matmul("blas")
+    own, blas = matmul.choose_matmul("own"), matmul.choose_matmul("blas")
     return Finding(
-        "matrix products", "good", f"on {ops.choose_matmul('auto')}; run.matmul takes {own} or {blas}"
+        "matrix products", "good", f"on {matmul.choose_matmul('auto')}; run.matmul takes {own} or {blas}"
     )
 
 

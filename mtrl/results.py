@@ -188,8 +188,8 @@ class RunFileWriter:
         unfinished = path.with_suffix(".creating")
         with h5py.File(unfinished, "w", libver="earliest") as file:
             sizes = {f"parameters_{name}": count for name, count in parameters.items()}
-            _lay_out(file, config, run_metrics, {"code_version": code_version, **sizes}, layers)
-        _sync(unfinished)
+            lay_out(file, config, run_metrics, {"code_version": code_version, **sizes}, layers)
+        sync(unfinished)
         unfinished.replace(path)
         return cls.open(path)
 
@@ -278,7 +278,7 @@ class RunFileWriter:
     def close(self) -> None:
         """Closes the file and sees it through to the disk."""
         self._file.close()
-        _sync(self.path)
+        sync(self.path)
 
 
 def read_run(path: Path) -> RunData:
@@ -308,64 +308,6 @@ def ended(directory: Path, config: Config) -> Literal["done", "diverged"] | None
     if len(data.env_steps) < data.evaluations_planned or not (directory / "agent.pt").exists():
         return None
     return "diverged" if data.divergence else "done"
-
-
-def extend_run(source: Path, target: Path, config: Config) -> int:
-    """Starts the longer run of `config` at `target` with the evaluations that it shares with the run at `source`.
-
-    `config` may differ from the source's in `train.vector_steps`, which must be no less, and in `run`. `target`
-    appears only when it is whole, under its own run_id; `source` stays as it is. Returns how many evaluations were
-    taken over: the source's last one only where the longer run evaluates at that step too. To train on, the source's
-    checkpoint is needed beside it (`checkpoint.start_longer_run`). Raises RunFileError where the two runs are not the
-    same up to their length.
-    """
-    data = read_run(source)
-    _check_extension(data, config)
-    every = config.evaluate.steps(config.train.vector_steps)
-    before = data.config.evaluate.steps(data.config.train.vector_steps)
-    kept = sum(old == new for old, new in zip(before, every, strict=False))
-    kept = min(kept, len(data.env_steps))
-    unfinished = target.with_suffix(".creating")
-    with h5py.File(unfinished, "w", libver="earliest") as file:
-        known = {n: v for n, v in data.attributes.items() if n.startswith(("parameters_", "code_version"))}
-        extended = known | {"extended_from": data.attributes["run_id"]}
-        _lay_out(file, config, data.run_metrics, extended, data.layers)
-        file["random_policy"][...] = data.random_policy
-        for name in ("env_steps", "per_task", "per_run"):
-            file[name][:kept] = getattr(data, name)[:kept]
-        file["timing"][:kept, : data.timing.shape[1]] = data.timing[:kept]  # newer clocks come after
-        for name, array in data.plasticity.items():
-            file[name][:kept] = array[:kept]
-        file["committed"][()] = kept
-    _sync(unfinished)
-    unfinished.replace(target)
-    return kept
-
-
-def _check_extension(data: RunData, config: Config) -> None:
-    """Raises RunFileError unless `config` is the run of `data` made longer."""
-    if data.divergence:
-        raise RunFileError(f"{data.path} {data.divergence}: there is nothing to go on from")
-    if config.train.vector_steps < data.config.train.vector_steps:
-        raise RunFileError(
-            f"{data.path} already has {data.config.train.vector_steps} vector steps, more than the "
-            f"{config.train.vector_steps} asked for"
-        )
-    if config.replay.alpha_end is not None or config.replay.beta_end is not None:
-        raise RunFileError(
-            f"{data.path} anneals its replay over its length (alpha_end, beta_end): a longer run is another from the "
-            "start; start anew"
-        )
-    if data.metrics != TASK_METRICS:
-        raise RunFileError(f"{data.path} has other metrics per task than this version of mtrl; start anew")
-    if _but_length(config) != _but_length(data.config):
-        raise RunFileError(
-            f"{data.path} is another run: an extension may differ in train.vector_steps alone; start anew"
-        )
-
-
-def _but_length(config: Config) -> dict[str, Any]:
-    return config.model_dump(exclude={"run": True, "train": {"vector_steps"}})
 
 
 SCHEMAS = (1, 2)  # that are read: tests/mtrl/data has a file of each. They differ in `config_today` alone.
@@ -421,7 +363,7 @@ def read_index(file: h5py.File) -> dict[str, Any]:
     return {"coordinates": coordinates, "attributes": attributes}
 
 
-def _lay_out(
+def lay_out(
     file: h5py.File, config: Config, run_metrics: Sequence[str], attributes: Mapping[str, Any], layers: int
 ) -> None:
     """Everything but the values: datasets of their final size, scales, attributes."""
@@ -508,6 +450,6 @@ def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:
     return tuple(dataset.asstr()[:])
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -13,7 +13,7 @@ PACKAGES = ("mtrl", "sweeps", "slurm", "analysis")
 # Third-party library -> the only files (or folders) that may import it.
 ONLY_IN = {
     "submitit": ("slurm/",),
-    "h5py": ("mtrl/results.py", "analysis/frames.py", "analysis/run_reader.py"),
+    "h5py": ("mtrl/results.py", "mtrl/longer_run.py", "analysis/frames.py", "analysis/run_reader.py"),
     "metaworld": ("mtrl/envs/",),
     "mujoco": ("mtrl/envs/",),
     "gymnasium": ("mtrl/envs/",),

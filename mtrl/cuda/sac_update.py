@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mtrl.adam import BETA1, BETA2
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
 from mtrl.cuda.graph import GraphedCall
 
-BETA1, BETA2 = 0.9, 0.999  # as in mtrl.adam
 log = logging.getLogger(__name__)
 
 Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # as in mtrl.ops

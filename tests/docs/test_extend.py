@@ -17,6 +17,7 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
     return [(match[1], match[2] or "", match[3]) for match in BLOCK.finditer(page.read_text())]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_prints_runs(page: Path, tmp_path: Path) -> None:
     """A block with a title is a file; other blocks of Python and shell are run in the folder of these files."""
@@ -32,6 +33,6 @@ def test_what_a_page_prints_runs(page: Path, tmp_path: Path) -> None:
             continue
         command = ["bash", "-e", "-c", content] if language == "sh" else [sys.executable, "-c", content]
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800
         )
         assert done.returncode == 0, f"{content}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -8,8 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mtrl import ops
 from mtrl.agent import UPDATE_METRICS, Agent
+from mtrl.matmul import choose_matmul
 from mtrl.monitor.plasticity import RUN_METRICS, measure
 from mtrl.overrides import build_config
 from tests.mtrl.agents import (
@@ -145,7 +145,7 @@ def test_threads_stay_within_the_environments_wish_and_the_bound_cpus(
 def blas():
     """Products on SciPy's BLAS for agents with run.matmul = "blas"; the best own kernel again afterwards."""
     yield
-    ops.choose_matmul("own")
+    choose_matmul("own")
 
 
 def test_an_update_on_scipys_blas_equals_the_transcription(blas, caplog):

@@ -19,6 +19,7 @@ import torch
 
 from mtrl import _core, config, ops
 from mtrl.agent import Agent
+from mtrl.matmul import choose_matmul
 from mtrl.overrides import build_config
 from mtrl.replay import Batch, Replay
 
@@ -132,11 +133,11 @@ class TestAgent:
         agent, observation = self.agent(), np.ones((2, 39), np.float32)
         agent.update(self.batch(256))
         try:
-            for name in ("portable", ops.choose_matmul("own")):
+            for name in ("portable", choose_matmul("own")):
                 _core.choose_matmul_kernel(name)
                 assert np.isfinite(agent.act(observation)).all()
         finally:
-            ops.choose_matmul("own")
+            choose_matmul("own")
 
     def test_acting_on_no_rows(self) -> None:
         agent, none = self.agent(), torch.empty(0, 39)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtrl import _core, ops
+from mtrl.matmul import choose_matmul
 from mtrl.networks import plain
 from mtrl.objective import losses
 
@@ -20,15 +21,15 @@ KERNELS = ["avx512", "avx2", "portable"]
 
 @pytest.fixture(params=[*KERNELS, "blas"])
 def matmul_kernel(request):
-    best = ops.choose_matmul("own")
+    best = choose_matmul("own")
     if request.param == "blas":
-        ops.choose_matmul("blas")
+        choose_matmul("blas")
     elif KERNELS.index(request.param) < KERNELS.index(best):
         pytest.skip(f"this machine has no {request.param}")
     else:
         _core.choose_matmul_kernel(request.param)
     yield request.param
-    ops.choose_matmul("own")
+    choose_matmul("own")
 
 
 def normal(seed, *shape):
@@ -93,13 +94,13 @@ def test_every_matrix_kernel_gives_the_twins_numbers(matmul_kernel):
 
 
 def test_products_are_taken_from_blas_where_own_kernels_would_be_portable(monkeypatch):
-    assert ops.choose_matmul("auto") == ops.choose_matmul("own") == _core.matmul_kernel()
-    monkeypatch.setattr("mtrl.ops._own_kernel", lambda: "portable")
-    assert ops.choose_matmul("auto").startswith("blas (")
+    assert choose_matmul("auto") == choose_matmul("own") == _core.matmul_kernel()
+    monkeypatch.setattr("mtrl.matmul._own_kernel", lambda: "portable")
+    assert choose_matmul("auto").startswith("blas (")
     assert _core.matmul_kernel() == "blas"
-    assert ops.choose_matmul("own") == _core.matmul_kernel() == "portable"
+    assert choose_matmul("own") == _core.matmul_kernel() == "portable"
     monkeypatch.undo()
-    ops.choose_matmul("own")
+    choose_matmul("own")
 
 
 def test_a_blas_of_another_form_is_refused():

@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 
 from mtrl.config import Config
+from mtrl.longer_run import extend_run
 from mtrl.results import (
     CLOCKS,
     PLASTICITY,
@@ -22,7 +23,6 @@ from mtrl.results import (
     TASK_METRICS,
     RunFileError,
     RunFileWriter,
-    extend_run,
     read_run,
     refuse_another_run,
 )
