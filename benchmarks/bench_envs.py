@@ -7,6 +7,7 @@ are taken in a fresh process each. The last row is the simulation alone, without
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -181,6 +182,58 @@ def layer(benchmark: str, steps: int) -> Row:
     )
 
 
+def pool(benchmark: str, turns: int, steps: int) -> Iterator[Row]:
+    """CPU per env step in one process, resets included, beside EnvPool with one thread, if it is installed.
+
+    A pool is of one task, so there is one for each. EnvPool draws a new goal at every reset and simulates it.
+    """
+    if importlib.util.find_spec("envpool") is None:
+        return
+    import envpool
+
+    from mtrl.envs import VectorEnv
+
+    env = VectorEnv(EnvSettings(tasks=benchmark, horizon=steps), seed=1, workers=0)
+    for _ in range(GOALS_SEEN if steps == HORIZON else 1):
+        env.reset()
+    for each in (1, 8):  # envs of a pool
+        options = {
+            "num_envs": each,
+            "num_threads": 1,
+            "max_episode_steps": steps,
+            "partially_observable": False,
+        }
+        pools = [envpool.make_gymnasium(pool_name(task), seed=1, **options) for task in BENCHMARKS[benchmark]]
+        for each_pool in pools:
+            each_pool.reset()
+        ours, theirs = [], []
+        for number in range(turns + 1):
+            result = turn(env, [os.getpid()], steps)[1], turn_pools(pools, each, steps)
+            if number:
+                ours.append(result[0])
+                theirs.append(result[1])
+        peer = f"EnvPool {envpool.__version__}, {each} a thread"
+        row = compare(f"{benchmark} CPU per env step in-process", peer, tuple(ours), tuple(theirs))
+        yield Row(**{**asdict(row), "threads": 1})
+    env.close()
+
+
+def pool_name(task: str) -> str:
+    """EnvPool's name of a task: pick-place-v3 is MetaWorld/PickPlace-v3."""
+    *words, version = task.split("-")
+    return f"MetaWorld/{''.join(word.capitalize() for word in words)}-{version}"
+
+
+def turn_pools(pools: list[Any], envs: int, steps: int) -> float:
+    """CPU microseconds per env step over `steps` steps of every env of the pools; the pools' threads count."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, envs, 4))
+    cpu = cpu_seconds([os.getpid()])
+    for action in actions:
+        for each in pools:
+            each.step(action)
+    return (cpu_seconds([os.getpid()]) - cpu) * 1e6 / (steps * envs * len(pools))
+
+
 def physics(benchmark: str, runs: int) -> Row:
     """Our env step in one process beside its simulation alone: 5 mj_step and the mj_forward after them."""
     import mujoco
@@ -232,6 +285,8 @@ def measure(benchmark: str, quick: bool) -> Iterator[Row]:
     yield from starting(benchmark, 1 if quick or benchmark == "MT50" else 2)
     yield layer(benchmark, 30 if quick else 100)
     yield physics(benchmark, 3 if quick else 9)
+    if benchmark == "MT10":
+        yield from pool(benchmark, 2 if quick else 3, 50 if quick else HORIZON)
 
 
 if __name__ == "__main__":

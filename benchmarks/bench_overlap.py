@@ -1,0 +1,84 @@
+"""A vector step with `train.overlap` against the larger of its two parts, at MT10 with one env worker and one thread.
+
+The parts are the env step alone, and what the learner does in a vector step: act, sample, update, store. The two work
+on two cores. The three take turns; each time is the least of the turns, because other work on the machine only adds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from interleave import Row, run
+
+from mtrl.agent import Agent
+from mtrl.envs import VectorEnv
+from mtrl.overrides import build_config
+from mtrl.replay import Replay
+
+TASKS, BATCH, FILL, CALLS = 10, 128, 500, 3
+
+
+def vector_steps(width: int) -> dict[str, Callable[[], None]]:
+    overrides = {"network.actor.width": width, "network.critic.width": width, "replay.capacity": 2000}
+    config = build_config("paper", overrides)
+    envs = VectorEnv(config.env, seed=0, workers=1)
+    agent = Agent(config)
+    replay = Replay(config.replay, tasks=TASKS, seed=0, discount=config.agent.discount)
+    observation, _ = envs.reset()
+    action = np.zeros((TASKS, 4), np.float32)
+    stepped = envs.step(action)
+
+    def store() -> None:
+        nonlocal observation
+        after, reward, terminated, truncated, info = stepped
+        replay.add(observation, action, reward, terminated, truncated, info["final_obs"])
+        observation = after
+
+    def step_envs() -> None:
+        nonlocal stepped
+        stepped = envs.step(action)
+
+    def learn() -> None:
+        nonlocal action
+        action = agent.act(observation)
+        agent.update(replay.sample(BATCH))
+        store()
+
+    def both() -> None:
+        nonlocal action, stepped
+        action = agent.act(observation)
+        envs.step_async(action)
+        agent.update(replay.sample(BATCH))
+        stepped = envs.step_wait()
+        store()
+
+    for _ in range(FILL):
+        store()
+    return {"both": both, "envs": step_envs, "learner": learn}
+
+
+def cases(quick: bool) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    for width in (16,) if quick else (16, 64, 256):
+        ways = vector_steps(width)
+        turns: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(10 if quick else 150):
+            for name, step in ways.items():
+                start = time.perf_counter()
+                for _ in range(CALLS):
+                    step()
+                if turn:
+                    turns[name].append((time.perf_counter() - start) / CALLS * 1e6)
+        least = {name: min(times) for name, times in turns.items()}
+        part = max(("envs", "learner"), key=lambda name: least[name])
+        spread = float(np.median(turns["both"])) / least["both"] - 1
+        case = f"MT10 width {width}, both at once"
+        yield Row(case, f"{part} alone", least["both"], least[part], least[part] / least["both"], 1,
+                  len(turns["both"]), spread)  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(cases)
