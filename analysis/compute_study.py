@@ -21,6 +21,8 @@ from mtrl.sizing import update_flops
 FORMS = ("additive", "bounded")
 LEVELS = (0.25, 0.5, 0.75)  # J, of D_J
 ACTOR_FLOPS, CRITIC_FLOPS = 8, 12  # per parameter and transition, where the configuration is not known
+WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
+SAME = 0.05  # success: two laws that differ by more disagree
 BEYOND = 10.0  # times the largest compute that was run
 
 Items = list[Text | Table | Drawing]
@@ -61,7 +63,7 @@ def study(name: str, group: Sequence[Variant], generator: np.random.Generator) -
     if refusal:
         return CurveStudy(name, refusal, curves, (), (), times, tuple(group))
     laws = tuple(fit_curves(curves, form, generator) for form in FORMS)
-    known = bool((curves.cost > 0).all())
+    known = bool((curves.cost > 0).all()) and not any(_unknown(law) for law in laws)
     optima = tuple(tuple(optimum(law, curves, b) for b in budgets(curves)) for law in laws) if known else ()
     return CurveStudy(name, "", curves, laws, optima, times, tuple(group))
 
@@ -134,8 +136,10 @@ def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
             f"{where}: over parameters N and env steps D, the {law.name} law has exponents {a.value:.2f} of N "
             f"({interval_words(a)}) and {b.value:.2f} of D ({interval_words(b)})"
         )
-        open_ = [name for name, e in (("N", a), ("D", b)) if not e.clear or e.high - e.low > 1]
-        (not_shown if open_ else shows).append(f"{line}{f'; not identified: {open_[0]}' if open_ else ''}.")
+        open_ = _unknown(law)
+        (not_shown if open_ else shows).append(f"{line}{f'; not identified: {open_}' if open_ else ''}.")
+    if any(_unknown(law) for law in found.laws):
+        not_shown.append(f"{where}: what compute buys; for that both laws must know both exponents.")
     if found.optima:
         yes, no = _optimum_sentences(found)
         shows, not_shown = shows + yes, not_shown + no
@@ -146,6 +150,12 @@ def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
                 f"{interval_words(times.exponent)} of the exponent ({times.censored} of {times.runs} runs censored)."
             )
     return shows, not_shown
+
+
+def _unknown(law: DataLaw) -> str:
+    """Which exponents the curves do not identify: their interval holds 0 or is wider than 1."""
+    found = {"N": law.exponent("parameters"), "D": law.exponent("steps")}
+    return " and ".join(name for name, e in found.items() if not e.clear or e.high - e.low > WIDEST)
 
 
 def _optimum_sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
@@ -169,10 +179,13 @@ def _optimum_sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
                 f"{where}, the best size: the laws disagree, {_size_words(a)} and {_size_words(b)}."
             )
     a, b = first[-1], second[-1]
-    not_shown.append(
-        f"{found.group}: at ten times the largest compute run, the laws expect success of {_success_words(a)} "
-        f"(additive) and {_success_words(b)} (bounded); nobody has run it."
-    )
+    where = f"{found.group}: success at ten times the largest compute run"
+    if abs(a.success[0] - b.success[0]) > SAME:
+        not_shown.append(f"{where}: the laws disagree, {_success_words(a)} and {_success_words(b)}.")
+    else:
+        shows.append(
+            f"{where} would be {_success_words(a)} by the additive law, {_success_words(b)} by the bounded."
+        )
     return shows, not_shown
 
 

@@ -206,7 +206,8 @@ def failure(panels: Mapping[str, Failure]) -> Figure:
                 axis.fill_between(band.sizes, band.low, band.high, color=colour, alpha=0.15, lw=0)
         axis.set_yscale("log")
         seen = panel.rates.clip(1e-4)
-        axis.set_ylim(seen.min() / 1.25, min(1.05, seen.max() * 1.25))
+        edge = (seen.max() / seen.min()) ** 0.15 * 1.02
+        axis.set_ylim(seen.min() / edge, min(1.05, seen.max() * edge))
         axis.yaxis.set_major_formatter(FuncFormatter(_per_cent))
         axis.yaxis.set_minor_formatter(FuncFormatter(_per_cent if seen.max() < 8 * seen.min() else _nothing))
         axis.tick_params(axis="y", which="minor", labelsize=7.5)

@@ -42,12 +42,26 @@ def test_a_sweep_of_curves_has_its_laws_in_data_and_compute(tmp_path: Path) -> N
     assert b_low < 0.7 < b_high
     assert a_low < a < a_high
     assert b_low < b < b_high
-    assert any("at ten times the largest compute run, the laws expect" in line for line in page.does_not_show)
+    assert any(
+        "success at ten times the largest compute run" in line for line in page.shows + page.does_not_show
+    )
     (section,) = [section for section in page.sections if section.title == "Data and compute"]
     names = {item.name for item in section.items if isinstance(item, Drawing)}
     assert names == {"iso_flop", "success_against_compute"}
     (budgets,) = [i for i in section.items if isinstance(i, Table) and i.caption.startswith("What a budget")]
     assert {row[2] for row in budgets.rows} == {"additive", "bounded"}
+
+
+def test_what_is_not_identified_predicts_nothing(tmp_path: Path) -> None:
+    """Curves that are flat in size: the laws say nothing about compute."""
+    for width in (128, 256, 512, 1024):
+        for seed in range(3):
+            config = config_of("MT10", width, seed, train__vector_steps=2_000, evaluate__every=200)
+            curve = 0.5 + 0.02 * np.arange(10) + np.random.default_rng([width, seed]).normal(0, 0.02)
+            write_run(tmp_path / "cells" / config.run_id / "run.h5", config, success=curve)
+    page = study(open_sweep(tmp_path), "x")
+    assert "MT10: what compute buys; for that both laws must know both exponents." in page.does_not_show
+    assert not any("ten times the largest compute" in line for line in page.shows + page.does_not_show)
 
 
 def test_compute_is_that_of_the_updates(tmp_path: Path) -> None:
