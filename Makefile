@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-cpp test-python check format coverage docs venv build sanitize test-arm chaos mini-cluster mini-cluster-stop clean gpu-check
+.PHONY: help demo test test-cpp test-python test-lowest check format coverage docs venv build wheel sanitize test-arm chaos \
+  mini-cluster mini-cluster-stop clean gpu-check
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: build  ## a small scaling study on real Meta-World tasks, with a report
 	python sweeps/launch.py grid=smoke executor=local
 	python analysis/fit_scaling_laws.py runs/smoke
+	@echo 'Over lunch: . $(VENV)/bin/activate && mtrl-sweep grid=laptop && mtrl-fit runs/laptop'
 
 test: test-cpp test-python  ## the C++ and the Python tests
 
@@ -38,9 +40,18 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),echo '$(TORCH)' > $(VENV)/torch)
 	sed "s|^torch==.*|$$(cat $(VENV)/torch 2>/dev/null || echo '&')|" constraints.txt > $(VENV)/constraints.txt
-	$(PIP) 'setuptools>=77' pybind11 cmake ninja
+	$(PIP) setuptools pybind11 cmake ninja
 	$(PIP) --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
+
+# zig is a clang that links against an old glibc, with a C++ library of its own inside.
+wheel: $(STAMP)  ## a wheel in dist/ for Linux with glibc 2.28 or newer (RHEL 8), without CUDA kernels
+	$(PIP) -r tests/wheel/requirements.txt
+	rm -rf build/wheel/lib* build/wheel/*.whl
+	env -u CMAKE_CXX_COMPILER_LAUNCHER MTRL_CUDA=OFF MTRL_TREE=build/wheel/cmake \
+	  CXX='python -m ziglang c++ -target $(shell uname -m)-linux-gnu.2.28' \
+	  python setup.py -q build -b build/wheel bdist_wheel -b build/wheel/dist -d build/wheel
+	auditwheel repair --strip --plat manylinux_2_28_$(shell uname -m) -w dist build/wheel/*.whl
 
 test-cpp: $(STAMP)  ## GoogleTest, where it is installed
 	@tests/csrc/run build/tests
@@ -48,6 +59,12 @@ test-cpp: $(STAMP)  ## GoogleTest, where it is installed
 # Without restarts, since xdist 3.8 may wait for ever after a crash (its issues 1323 and 1378).
 test-python: build  ## pytest, on two processes
 	python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
+
+test-lowest: $(STAMP)  ## the Python tests of the last commit with the lowest versions that pyproject.toml allows
+	rm -rf build/lowest
+	git clone -q . build/lowest
+	python tests/lowest.py > build/lowest/constraints.txt
+	$(MAKE) -C build/lowest test-python
 
 check: build  ## what CI checks beside the tests
 	ruff check .

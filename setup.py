@@ -2,7 +2,8 @@
 
 Environment: MTRL_CUDA=OFF|ON|AUTO (default AUTO: where nvcc is found), CUDAARCHS=90 and the like (default: all from
 sm_80 on), MTRL_SANITIZE=address|undefined|thread (comma-separated list), MTRL_WERROR=ON (warnings are errors).
-The CMake tree is build/<python tag>, outside pip's temporary folder, so that a second build compiles only what changed.
+The CMake tree is MTRL_TREE, by default build/<python tag>, outside pip's temporary folder, so that a second build
+compiles only what changed.
 """
 
 import os
@@ -24,7 +25,7 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        tree = SOURCE / "build" / sysconfig.get_config_var("SOABI")
+        tree = SOURCE / os.environ.get("MTRL_TREE", f"build/{sysconfig.get_config_var('SOABI')}")
         configure = [
             "cmake",
             "-S",

@@ -196,7 +196,7 @@ inline Dtype numpy_dtype(const py::array& array, const char* name) {
     if (kind == 'u' && size == 1) return Dtype::u8;
     if (kind == 'b') return Dtype::boolean;
   }
-  bad_dtype(name, py::str(dtype));
+  bad_dtype(name, py::str(py::handle(dtype)));
 }
 
 inline Array from_numpy(const py::array& source, const char* name) {

@@ -81,7 +81,7 @@ def test_bca_is_scipys() -> None:
     scores = np.random.default_rng(2).random((9, 1)) ** 3
     ours = interval(scores, mean, np.random.default_rng(0), resamples=50_000, method="bca")
     known = stats.bootstrap(
-        (scores[:, 0],), np.mean, n_resamples=50_000, method="BCa", rng=np.random.default_rng(1)
+        (scores[:, 0],), np.mean, n_resamples=50_000, method="BCa", random_state=np.random.default_rng(1)
     ).confidence_interval
     # Two runs of 50,000 resamples: the ends' own error is about 0.002.
     np.testing.assert_allclose((ours.low, ours.high), known, atol=0.006)
