@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ from mtrl.objective import losses
 from mtrl.objective.gradient_surgery import Counts, GradientRule, RowLoss, build_gradient_rule
 from mtrl.objective.return_scale import ReturnScale
 from mtrl.objective.value_heads import build_value_head
+from mtrl.replay import Batch, Replay
 from mtrl.tasks import ACTION_SIZE
 
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
+    from mtrl.cuda.replay import ReplayCuda
     from mtrl.cuda.sac_update import SacUpdateCuda
 
 log = logging.getLogger(__name__)
@@ -188,6 +191,42 @@ class Agent:
         actor, log_prob = self._update_actor(batch, weight, temperature, noise, counts)
         metrics = critic | actor | self._update_temperature(batch.task, log_prob)
         return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
+
+    def learns_in_one_graph(self, replay: Replay | ReplayCuda) -> TypeGuard[ReplayCuda]:
+        """Whether `learn` serves: nothing that the host decides at each step stands between sample and priorities."""
+        settings = self.config.replay
+        return (
+            not isinstance(replay, Replay)
+            and self.fused is not None
+            and not isinstance(self.fused, ops.SacUpdate)
+            and settings.balanced
+            and not settings.lag
+            and settings.alpha_end is None
+            and settings.beta_end is None
+            and settings.priority == "td_error"
+            and self.config.agent.scaling != "return"
+            and self.config.agent.cuda_graph != "off"
+            and not self.config.run.check_inputs
+        )
+
+    def learn(self, replay: ReplayCuda, counts: Sequence[int]) -> tuple[Batch, Update]:
+        """`replay.sample`, `update` and `replay.update_priorities` as one CUDA graph, where `learns_in_one_graph`.
+
+        Batch and update are written again by the next call. The same replay and counts in every call.
+        """
+        assert self.fused is not None
+        assert not isinstance(self.fused, ops.SacUpdate)
+        noise = (
+            self.update_noise.draw(sum(counts), ACTION_SIZE),
+            self.update_noise.draw(sum(counts), ACTION_SIZE),
+        )
+        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
+        actor, critic, temperature = (adam.flat() for adam in adams)
+        flats = (actor, critic, temperature)
+        batch, metrics, priority = self.fused.learn(replay, counts, flats, self.target_value, noise)
+        for adam in adams:
+            adam.steps += 1
+        return batch, Update(UPDATE_METRICS, metrics, priority)
 
     def reset(self, vector_step: int) -> None:
         """Draws the networks that `agent.reset` names anew, their optimisers too (Nikishin et al. 2022)."""

@@ -110,6 +110,10 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
         replay.anneal(step / config.train.vector_steps)
         for i in range(config.train.updates_per_step):
             counts = _rows_of_tasks(config, replay.size, (step, i))
+            if agent.learns_in_one_graph(replay):
+                batch, update = agent.learn(replay, counts)
+                run.guard.check(step, update.metrics)
+                continue
             batch = replay.sample(counts)
             update = agent.update(batch, counts)
             run.guard.check(step, update.metrics)

@@ -53,8 +53,7 @@ class GraphedCall:
                 return self._outputs
             if self._graph is None:
                 return self._run_aside(inputs)
-            for held, given in zip(self._inputs, inputs, strict=True):
-                held.copy_(given)
+            _copy(self._inputs, inputs)
             self._graph.replay()
             return self._outputs
 
@@ -111,3 +110,10 @@ class GraphedCall:
             ) from error
         log.warning("%s runs without a CUDA graph, which CUDA refused: %s", self._name, reason)
         self._mode = "off"
+
+
+def _copy(held: Tensors, given: Tensors) -> None:
+    """One launch for all tensors of a kind."""
+    for dtype in {tensor.dtype for tensor in held}:
+        own = [place for place, tensor in enumerate(held) if tensor.dtype == dtype]
+        torch._foreach_copy_([held[place] for place in own], [given[place] for place in own])

@@ -125,6 +125,20 @@ class ReplayCuda:
         self._ahead = (counts, self._draw(counts))
         return batch
 
+    def sample_in_graph(self, counts: Sequence[int]) -> Batch:
+        """As `sample`, without a look at what is there: for a CUDA graph, whose later calls do not come here."""
+        return self._draw(list(counts))
+
+    @property
+    def prioritized(self) -> bool:
+        """Whether transitions have priorities."""
+        return self._prioritized
+
+    @property
+    def sampling_state(self) -> Tensor:
+        """The part of the memory that `sample` and `update_priorities` change: all but the rows."""
+        return self._memory[: self._core.offsets()["row"]]
+
     def _draw(self, counts: list[int]) -> Batch:
         batch = self._empty_batch(sum(counts))
         space = self._room(self._core.sample_workspace(sum(counts)))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ from mtrl.adam import BETA1, BETA2
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
 from mtrl.cuda.graph import GraphedCall
+from mtrl.replay import Batch
+
+if TYPE_CHECKING:
+    from mtrl.cuda.replay import ReplayCuda
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +154,10 @@ class SacUpdateCuda:
         self._settings, self._actor, self._critic, self._graph = settings, actor, critic, graph
         self._clip = (settings["log_std_min"], settings["log_std_max"])
         self._actions = actor["outputs"] // 2
-        self._calls: dict[int, GraphedCall] = {}
-        self._steps: dict[int, Tensor] = {}
+        self._calls: dict[Any, GraphedCall] = {}
+        self._steps = torch.zeros(3, dtype=torch.int64, device=device)  # made of actor, critics, temperatures
+        self._known_steps: list[int] = [0, 0, 0]  # what the device's counts hold
+        self._acts = torch.zeros(1, dtype=torch.int64, device=device)
         self._device = device
         self._lt = self._find_lt(lt)
 
@@ -166,33 +172,93 @@ class SacUpdateCuda:
     ) -> tuple[Tensor, Tensor]:
         """Updates the flat vectors in place. Returns the metrics in the order of `ops.METRICS` and the priorities [B].
 
-        Both stay on the device. The vectors must be the same ones in every call.
+        Both stay on the device until the next call. The vectors must be the same ones in every call.
         """
-        rows = len(noise[0])
+        flats, rows = (actor, critic, log_temperature), len(noise[0])
         if rows not in self._calls:
-            flats = [flat[:4] for flat in (actor, critic, log_temperature)]
-            steps = torch.zeros(3, dtype=torch.int64, device=target.device)
-            fused = self._fused_layers(rows)
-            self._calls[rows] = GraphedCall(
-                "the update",
-                lambda *inputs: self._run(flats, target, steps, fused, inputs),
-                self._graph,
-                counter=steps,
-                changes=[*(tensor for flat in flats for tensor in flat), target],
-            )
-            self._steps[rows] = steps
-        for place, flat in enumerate((actor, critic, log_temperature)):
-            self._steps[rows][place].fill_(flat[4] - 1)  # a graph's own constants are those of its capture
+            run = self._runner(flats, target, rows)
+            self._calls[rows] = self._graphed("the update", run, flats, target)
+        self._count(flats)
         metrics, priority = self._calls[rows](*batch, *noise)
         return metrics, priority
 
+    def learn(
+        self,
+        replay: ReplayCuda,
+        counts: Sequence[int],
+        flats: tuple[Flat, Flat, Flat],
+        target: Tensor,
+        noise: tuple[Tensor, Tensor],
+    ) -> tuple[Batch, Tensor, Tensor]:
+        """Samples, updates and sets the priorities, as one graph: the batch, the metrics and the priorities.
+
+        flats: actor, critic and temperature. The same ones, the same replay and counts in every call.
+        """
+        if replay not in self._calls:
+            run = self._runner(flats, target, sum(counts))
+
+            prioritized = replay.prioritized
+
+            def whole(*noise: Tensor) -> Tensors:
+                batch = replay.sample_in_graph(counts)
+                columns = (*batch[:5], batch.task, batch.weight, batch.discount)
+                metrics, priority = run(*columns, *noise)
+                if prioritized:
+                    replay.update_priorities(batch.id, priority)
+                return *batch, metrics, priority
+
+            more = (replay.sampling_state,)
+            self._calls[replay] = self._graphed("a vector step's update", whole, flats, target, *more)
+        self._count(flats)
+        *columns, metrics, priority = self._calls[replay](*noise)
+        return Batch(*columns), metrics, priority
+
     @torch.no_grad()
     def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
-        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise.
+
+        Those with noise are a graph for the same `actor` and `task`; its next call writes them again.
+        """
+        if noise is None:
+            return self._act(actor, observation, task, None)
+        key = (id(actor), id(task))
+        if key not in self._calls:
+
+            def acting(observation: Tensor, noise: Tensor) -> Tensors:
+                self._acts.add_(1)
+                return (self._act(actor, observation, task, noise),)
+
+            self._calls[key] = GraphedCall("acting", acting, self._graph, counter=self._acts)
+        return self._calls[key](observation, noise)[0]
+
+    def _act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
         output = MultiHeadViews(self._actor, actor).forward(observation, task)[1][0]
         action = observation.new_empty((len(observation), self._actions))
         self._sample(output, noise, action)
         return action
+
+    def _runner(self, flats: tuple[Flat, Flat, Flat], target: Tensor, rows: int) -> Callable[..., Tensors]:
+        """The update of batches of that size as a function of their columns and the noise."""
+        tensors, fused = [flat[:4] for flat in flats], self._fused_layers(rows)
+        return lambda *inputs: self._run(tensors, target, self._steps, fused, inputs)
+
+    def _graphed(
+        self,
+        name: str,
+        function: Callable[..., Tensors],
+        flats: tuple[Flat, Flat, Flat],
+        target: Tensor,
+        *more: Tensor,
+    ) -> GraphedCall:
+        changes = [*(tensor for flat in flats for tensor in flat[:4]), target, *more]
+        return GraphedCall(name, function, self._graph, counter=self._steps, changes=changes)
+
+    def _count(self, flats: tuple[Flat, Flat, Flat]) -> None:
+        """Lets the device's counts be those of the optimisers: a reset or a loaded state moved them."""
+        made = [flat[4] - 1 for flat in flats]
+        if made != self._known_steps:
+            self._steps.copy_(torch.tensor(made))
+        self._known_steps = [steps + 1 for steps in made]
 
     def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
         """cuBLASLt or None; says in the log what products run on."""

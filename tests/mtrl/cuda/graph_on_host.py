@@ -60,6 +60,11 @@ class CudaOnHost:
         self.fault = ""
         self.kernels: Any = None
         self.products = 0  # of cuBLASLt, started
+        self.replayed = 0  # kernels and products that graphs started
+
+    def started(self) -> int:
+        """How many of our kernels and of cuBLASLt's products were started."""
+        return int(self.kernels.launches()) + self.products
 
     @contextmanager
     def device(self, device: Any) -> Iterator[None]:
@@ -86,7 +91,7 @@ class CudaOnHost:
             self.streams[stream.index], CudaOnHost.current = before, device
 
     def make_graph(self) -> Recorder:
-        self.graphs.append(Recorder())
+        self.graphs.append(Recorder(self))
         return self.graphs[-1]
 
     @contextmanager
@@ -122,8 +127,9 @@ class Recorder(TorchDispatchMode):
     """A CUDA graph for the host: remembers every operation on tensors and every kernel that was started, with the very
     tensors, undoes what they did, and can do them again. Python in between is not done again, as in a real graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuda: CudaOnHost) -> None:
         super().__init__()
+        self._cuda = cuda
         self.work: list[tuple[Any, Any, Any, list[Tensor | None]]] = []
         self._before: dict[int, tuple[Any, Any]] = {}
         self._made: set[int] = set()
@@ -159,12 +165,15 @@ class Recorder(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self) -> None:
-        for func, args, kwargs, fresh in self.work:
-            again = func(*args, **kwargs)
-            outputs = again if isinstance(again, list | tuple) else (again,)
-            for held, output in zip(fresh, outputs, strict=False):
-                if held is not None and "empty" not in func.name():
-                    held.copy_(output)
+        before = self._cuda.started()
+        with _disable_current_modes():
+            for func, args, kwargs, fresh in self.work:
+                again = func(*args, **kwargs)
+                outputs = again if isinstance(again, list | tuple) else (again,)
+                for held, output in zip(fresh, outputs, strict=False):
+                    if held is not None and "empty" not in func.name():
+                        held.copy_(output)
+        self._cuda.replayed += self._cuda.started() - before
 
 
 class RecordedKernels:
@@ -234,11 +243,12 @@ class LaunchCounter(TorchDispatchMode):
 
 
 def count_launches(cuda: CudaOnHost, work: Any) -> int:
-    """How many kernels and copies `work` would start on a GPU: ours exactly, torch's one for each operation."""
-    before = cuda.kernels.launches() + cuda.products
+    """How many kernels and copies `work` would start on a GPU outside of graphs: ours exactly, torch's one for each
+    operation."""
+    before = cuda.started() - cuda.replayed
     with LaunchCounter() as counter:
         work()
-    return counter.launches + cuda.kernels.launches() + cuda.products - before
+    return counter.launches + cuda.started() - cuda.replayed - before
 
 
 def forbid_waiting(patch: pytest.MonkeyPatch) -> None:
