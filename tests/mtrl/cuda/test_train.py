@@ -69,13 +69,13 @@ def test_a_run_makes_its_gpu_the_current_one(
 ) -> None:
     """GPU 0 is current when it starts, and the run is on GPU 1."""
     seen = set()
-    sample = ReplayCuda.sample
+    add = ReplayCuda.add
 
-    def sample_and_look(*given: Any) -> Any:
+    def add_and_look(*given: Any) -> None:
         seen.add(host.current)
-        return sample(*given)
+        add(*given)
 
-    monkeypatch.setattr(ReplayCuda, "sample", sample_and_look)
+    monkeypatch.setattr(ReplayCuda, "add", add_and_look)
     run_for(tmp_path, "cpu", 14)
     assert (seen, host.current) == ({OWN}, 0)
 
