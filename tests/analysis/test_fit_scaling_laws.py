@@ -175,3 +175,36 @@ def test_a_law_that_the_table_cannot_feed(tmp_path: Path) -> None:
     code, output = run(str(table), "--model", "actor_critic")
     assert code == 1
     assert "has no column actor, critic" in output.replace("\n", " ")
+
+
+def test_a_kept_dataset_writes_the_same_report(tmp_path: Path) -> None:
+    """From the file, and from the folder that holds it: the same page, byte for byte."""
+    write_sweep(
+        tmp_path / "early", [config_of(width=width, seed=seed) for width in (16, 32) for seed in (0, 1)]
+    )
+    kept = tmp_path / "studies" / "early"
+    kept.mkdir(parents=True)
+    code, _ = run(str(tmp_path / "early"), "--keep", str(kept / "dataset.nc"))
+    assert code == 0
+    page = (tmp_path / "early" / "report" / "report.html").read_bytes()
+    for source in (kept / "dataset.nc", kept):
+        code, output = run(str(source))
+        assert code == 0, output
+        assert (kept / "report" / "report.html").read_bytes() == page
+
+
+def test_files_of_one_run_each_are_named_by_their_stems(tmp_path: Path) -> None:
+    for width in (2, 4):
+        rows = [f"{step},0.{step},{width},{width**2}" for step in (1, 2)]
+        write_table(tmp_path / f"w{width}.csv", "step,success,width,parameters", *rows)
+    code, output = run(str(tmp_path), "--json")
+    assert code == 0, output
+    assert "w2  actor 2" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_tables_and_sweeps_are_not_mixed(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", [config_of()])
+    table = write_table(tmp_path / "t.csv", "parameters,success,n", "1,0.5,10")
+    code, output = run(str(tmp_path / "a"), str(table))
+    assert code == 1
+    assert "is a table; analyse them one by one" in output.replace("\n", " ")
