@@ -19,7 +19,7 @@ from analysis.models import LOWEST, MODELS, STEEPEST, TIED, Array, Likelihood, M
 from analysis.sandwich import sandwich
 
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
-STARTS = 16  # of a fit: of 500 fits with as many, each found the best of 4,500 starts
+STARTS = 16  # of a fit: 500 of 500 fits of the Chinchilla form found with as many the best of 4,500
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
 ACTOR_FLOPS = (
