@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu_features.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -110,10 +112,8 @@ std::atomic<Sgemm> offered{nullptr};
 const Kernel* find_kernel(const char* name) {
   if (!std::strcmp(name, "blas")) return offered.load() ? &kBlas : nullptr;
 #if defined(__x86_64__)
-  if (!std::strcmp(name, "avx512")) return __builtin_cpu_supports("avx512f") ? &avx512::kKernel : nullptr;
-  if (!std::strcmp(name, "avx2")) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kKernel : nullptr;
-  }
+  if (!std::strcmp(name, "avx512")) return cpu_features().avx512 ? &avx512::kKernel : nullptr;
+  if (!std::strcmp(name, "avx2")) return cpu_features().avx2 && cpu_features().fma ? &avx2::kKernel : nullptr;
 #endif
   return !std::strcmp(name, "portable") ? &portable::kKernel : nullptr;
 }
