@@ -113,7 +113,7 @@ class Replay:
             folder=os.fspath(folder),
             next=self._sizes[2],
         )
-        self._batches: dict[int, list[_ReusedBatch]] = {}
+        self._batches: dict[int, list[ReusedBatch]] = {}
         self._pinned = False  # memory from which a copy to a GPU needs no second copy; opens a CUDA context
         self._lock = threading.Lock()
         self._ahead: tuple[_core.ReplayOutputs, Batch] | None = None  # what is drawn ahead, or was
@@ -260,7 +260,7 @@ class Replay:
                 if reused.outputs.is_intact():
                     return reused.outputs, reused.batch
                 pool.remove(reused)  # its user resized a tensor of it or gave one other memory
-            pool.append(_ReusedBatch(rows, *self._sizes, pinned=self._pinned))
+            pool.append(ReusedBatch(rows, *self._sizes, pinned=self._pinned))
             return pool[-1].outputs, pool[-1].batch
 
 
@@ -323,7 +323,7 @@ def pooled_counts(size: NDArray[np.int64], rows: int, generator: np.random.Gener
     return counts
 
 
-class _ReusedBatch:
+class ReusedBatch:
     """A batch's tensors, which are written again once nobody holds them: fresh memory costs more than the sampling."""
 
     def __init__(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl import config
+from mtrl import _core, config
 from mtrl.cuda import ops
-from mtrl.replay import Array, Batch, Replay, Segment, block_bytes, views_of
+from mtrl.replay import Array, Batch, Replay, ReusedBatch, Segment, block_bytes, views_of
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 
@@ -63,8 +60,8 @@ class ReplayCuda:
         self._memory = torch.zeros(size, dtype=torch.uint8, device=self._device)
         self._core = self._build_core()
         self._size = np.zeros(tasks, np.int64)
-        # the batch that the next `sample` gives, by counts
-        self._ahead: tuple[list[int], Batch] | None = None
+        # what the next `sample` gives, and its counts
+        self._prefetched: tuple[list[int], Batch] | None = None
         self._updated = 0  # rows of the last update of priorities
         self._firsts: dict[tuple[int, ...], Tensor] = {}
         columns = {
@@ -116,13 +113,13 @@ class ReplayCuda:
             raise ValueError(f"task {empty[0]} has no transitions to sample; add some first")
         if not self._config.lag:
             return self._draw(counts)
-        if self._ahead and self._ahead[0] != counts:
+        if self._prefetched and self._prefetched[0] != counts:
             raise ValueError(
-                f"per_task = {counts}: with replay.lag = 1 this batch was drawn before, with {self._ahead[0]}; "
+                f"per_task = {counts}: with replay.lag = 1 this batch was prefetched, with {self._prefetched[0]}; "
                 "use lag 0 where counts change"
             )
-        batch = self._ahead[1] if self._ahead else self._draw(counts)
-        self._ahead = (counts, self._draw(counts))
+        batch = self._prefetched[1] if self._prefetched else self._draw(counts)
+        self._prefetched = (counts, self._draw(counts))
         return batch
 
     def sample_in_graph(self, counts: Sequence[int]) -> Batch:
@@ -180,27 +177,22 @@ class ReplayCuda:
 
     def state_dict(self) -> dict[str, Any]:
         """As `Replay.state_dict`, which can load it."""
-        return {"replay": np.frombuffer(b"".join(self._file()), np.uint8)}
+        return {"replay": self._file().elsewhere_state(*self._elsewhere())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues bit for bit from a state of this or of the CPU's replay. Raises ValueError as `Replay` does."""
-        self._load(np.ascontiguousarray(state["replay"]).data, None)
+        self._load(np.ascontiguousarray(state["replay"]), "")
 
     def save(
         self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
     ) -> list[Segment]:
         """As `Replay.save`; one file with all rows in it, which the CPU's replay can load."""
-        unfinished = Path(f"{os.fspath(path)}.unfinished")
-        with unfinished.open("wb") as file:
-            file.writelines(self._file())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
+        self._file().save_elsewhere(os.fspath(path), *self._elsewhere())
         return []
 
     def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
         """As `Replay.load`."""
-        self._load(_mapped(Path(path)), None if segments is None else Path(segments))
+        self._load(os.fspath(path), "" if segments is None else os.fspath(segments))
 
     def check_valid(self) -> None:
         """Raises AssertionError naming what is wrong inside. Slow: for tests."""
@@ -253,224 +245,73 @@ class ReplayCuda:
         at = self._core.offsets()[name]
         return self._memory[at : at + prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
-    def _parts_of(self, task: int) -> _Ring:
-        tasks, rows, stride = self._shape["tasks"], self._shape["capacity"] + 1, self._core.stride
-        leaves = self._core.blocks * 256
-        return _Ring(
-            begin=self._part("begin", torch.int64, tasks)[task],
-            end=self._part("end", torch.int64, tasks)[task],
-            open=self._part("open", torch.int64, tasks)[task],
-            row=self._part("row", torch.float32, tasks, rows, stride)[task],
-            final=self._part("final", torch.float32, tasks, rows, self._shape["observation"])[task],
-            leaves=self._part("leaves", torch.float32, tasks, leaves)[task] if self._prioritized else None,
-            words=self._shape["observation"] + self._shape["action"] + 1,
-        )
+    def _ring(self, task: int) -> list[Tensor]:
+        """A task's ring in the GPU's memory: begin, end and open [1], row, final, and leaves where prioritized."""
+        tasks, rows = self._shape["tasks"], self._shape["capacity"] + 1
+        ring = [self._part(name, torch.int64, tasks)[task : task + 1] for name in ("begin", "end", "open")]
+        ring.append(self._part("row", torch.float32, tasks, rows, self._core.stride)[task])
+        ring.append(self._part("final", torch.float32, tasks, rows, self._shape["observation"])[task])
+        if self._prioritized:
+            leaves = self._part("leaves", torch.float32, tasks, self._core.blocks * 256)
+            ring.append(leaves[task, :rows])
+        return ring
 
-    def _file(self) -> Iterator[bytes]:
-        draws = int(self._part("draws", torch.int64, 1))
-        alphas = (self._config.alpha, self._numbers["alpha"])  # at first and by now
-        ahead = sum(self._ahead[0]) if self._ahead else 0
-        identity = (self._prioritized, *self._shape.values(), self._seed, draws, *alphas, 0, ahead, 0)
-        header = HEADER.pack(MAGIC, VERSION, *identity)
-        yield header + struct.pack("<I", zlib.crc32(header))
-        for chunk in self._chunks():
-            yield CHUNK.pack(len(chunk), zlib.crc32(chunk))
-            yield chunk
+    def _file(self) -> _core.ReplayBuffer:
+        """What reads and writes the file on the host. Tasks go through it one by one, so it has room for one."""
+        settings = {**self._shape, "tasks": 1, **self._numbers, "alpha": self._config.alpha}
+        place = {"frame": 0, "instruction_set": "auto", "folder": "", "next": 0}
+        return _core.ReplayBuffer(**settings, **place, seed=self._seed)
 
-    def _chunks(self) -> Iterator[bytes]:
-        yield b""  # no segments
-        for task in range(self._shape["tasks"]):
-            yield from self._parts_of(task).chunks()
-        if self._ahead:
-            counts, batch = self._ahead
-            yield np.array(counts, np.int64).tobytes()
-            for column in batch:
-                yield column.cpu().numpy().tobytes()
+    def _elsewhere(self) -> tuple[Any, ...]:
+        """What `_core.ReplayBuffer.save_elsewhere` takes of this replay."""
+        numbers = (self._shape["tasks"], self._seed, int(self._part("draws", torch.int64, 1)))
+        counts, batch = self._prefetched or ([], None)
+        held = None
+        if batch:
+            held = self._host_batch(len(batch.id))
+            for column, here in zip(held.batch, batch, strict=True):
+                column.copy_(here)
 
-    def _load(self, source: memoryview, folder: Path | None) -> None:
-        source = source.cast("B")
-        if len(source) < HEADER.size + 4:
-            raise ValueError("the replay checkpoint is damaged: it ends too early")
-        magic, version, *identity, seed, draws, alpha, present_alpha, segments, ahead, frame = (
-            HEADER.unpack_from(source)
+        def image_of(task: int) -> tuple[Tensor | None, ...]:
+            begin, end, open, row, final, *leaves = (part.cpu() for part in self._ring(task))
+            return torch.cat((begin, end, open)), row, final, leaves[0] if leaves else None
+
+        return (*numbers, self._numbers["alpha"]), image_of, counts, held.outputs if held else None
+
+    def _host_batch(self, rows: int) -> ReusedBatch:
+        return ReusedBatch(rows, self._shape["observation"], self._shape["action"], 0)
+
+    def _load(self, state: str | NDArray[np.uint8], folder: str) -> None:
+        image: tuple[Tensor | None, ...] = ()
+
+        def image_of(task: int) -> tuple[Tensor | None, ...]:
+            nonlocal image
+            *_, row, final = (torch.zeros(part.shape, dtype=part.dtype) for part in self._ring(task)[:5])
+            leaves = torch.zeros(len(row)) if self._prioritized else None
+            image = (torch.zeros(3, dtype=torch.int64), row, final, leaves)
+            return image
+
+        def filled(task: int) -> None:
+            numbers, *parts = image
+            assert numbers is not None
+            for place, part in zip(self._ring(task), (*numbers.split(1), *parts), strict=False):
+                place.copy_(part)
+            self._size[task] = numbers[1] - numbers[0]
+
+        file = self._file()
+        (_, seed, draws, alpha), counts = file.load_elsewhere(
+            state, folder, self._shape["tasks"], image_of, filled
         )
-        (checksum,) = struct.unpack_from("<I", source, HEADER.size)
-        if magic != MAGIC or checksum != zlib.crc32(source[: HEADER.size]):
-            raise ValueError("the replay checkpoint is damaged: its header")
-        here = (VERSION, int(self._prioritized), *self._shape.values(), 0)
-        names = (
-            "format version",
-            "prioritized",
-            "tasks",
-            "capacity",
-            "observation size",
-            "action size",
-            "frame size",
-        )
-        for name, file, mine in zip(names, (version, *identity, frame), here, strict=True):
-            if file != mine:
-                raise ValueError(f"the replay checkpoint has {name} = {file}, this replay has {mine}")
-        if self._prioritized and alpha != self._config.alpha:
-            raise ValueError(
-                f"the replay checkpoint has alpha = {alpha}, this replay has {self._config.alpha}"
-            )
-        waiting: tuple[list[int], Batch] | None = None
-        for apply in (False, True):  # nothing is changed before all has been checked
-            chunks = _Chunks(source, HEADER.size + 4)
-            named = SEGMENT.iter_unpack(chunks.take(SEGMENT.size * segments).data)
-            rows = [self._open_segment(folder, *segment) for segment in named]
-            for task in range(self._shape["tasks"]):
-                size = self._parts_of(task).read(chunks, rows, apply)
-                self._size[task] = size if apply else self._size[task]
-            if ahead:
-                waiting = self._read_ahead(chunks, ahead)
-            for each in (chunks, *(segment.chunks for segment in rows)):
-                each.expect_end()
-        self._ahead = waiting
+        self._prefetched = None
+        if counts:
+            held = self._host_batch(sum(counts))
+            file.take_prefetched(held.outputs)
+            self._prefetched = (counts, Batch(*(column.to(self._device, copy=True) for column in held.batch)))
         self._part("draws", torch.int64, 1).fill_(draws)
-        self._seed, self._numbers["alpha"] = seed, present_alpha
+        self._seed, self._numbers["alpha"] = seed, alpha
         self._core = self._build_core()
         if self._prioritized:
             self._core.rebuild(self._stream())
-
-    def _open_segment(self, folder: Path | None, first: int, last: int, checksum: int, _: int) -> _Segment:
-        if folder is None:
-            raise ValueError("the state names files of rows; load it from where they are")
-        content = _mapped(folder / Segment(first, last, checksum).name)
-        header = SEGMENT_HEADER.pack(
-            SEGMENT_MAGIC, VERSION, 4 * self._core.stride, self._shape["tasks"], first, last, 0
-        )
-        header += struct.pack("<I", zlib.crc32(header))
-        if zlib.crc32(content) != checksum or bytes(content[: len(header)]) != header:
-            raise ValueError(f"the replay checkpoint is damaged: segment {first} does not match its checksum")
-        return _Segment(first, last, _Chunks(content, len(header)))
-
-    def _read_ahead(self, chunks: _Chunks, rows: int) -> tuple[list[int], Batch]:
-        counts = chunks.take(8 * self._shape["tasks"]).view(np.int64).tolist()
-        batch = self._empty_batch(rows)
-        for column in batch:
-            content = torch.from_numpy(chunks.take(column.numel() * column.itemsize).copy())
-            column.copy_(content.view(column.dtype).view(column.shape))
-        return counts, batch
-
-
-# The file of csrc/replay/checkpoint.cpp, which says what is in it; the header's checksum follows it.
-MAGIC, VERSION = b"mtrlRPLY", 3
-HEADER = struct.Struct("<8sIIqqqqQQddqqI")
-SEGMENT = struct.Struct("<qqII")
-SEGMENT_MAGIC, SEGMENT_HEADER = b"mtrlROWS", struct.Struct("<8sIIqqqI")
-CHUNK = struct.Struct("<II")
-RING = struct.Struct("<qqIIII")
-CHUNK_BYTES = 1 << 20
-LAST = 4  # the flag of a row whose next observation is kept elsewhere
-
-
-def _mapped(path: Path) -> memoryview:
-    return np.memmap(path, np.uint8, "r").data
-
-
-class _Chunks:
-    """The chunks of a checkpoint, one after another."""
-
-    def __init__(self, source: memoryview, at: int) -> None:
-        self._source, self._at = source, at
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """The next chunk, which must be `size` bytes long. Raises ValueError where it is damaged."""
-        begin = self._at + CHUNK.size
-        self._at = begin + size
-        if self._at > len(self._source):
-            raise ValueError("the replay checkpoint is damaged: it ends too early")
-        length, checksum = CHUNK.unpack_from(self._source, begin - CHUNK.size)
-        chunk = self._source[begin : self._at]
-        if length != size or zlib.crc32(chunk) != checksum:
-            raise ValueError("the replay checkpoint is damaged: a chunk does not match its checksum")
-        return np.frombuffer(chunk, np.uint8)
-
-    def expect_end(self) -> None:
-        if self._at != len(self._source):
-            raise ValueError("the replay checkpoint is damaged: there is more after its end")
-
-
-class _Segment(NamedTuple):
-    first: int
-    last: int
-    chunks: _Chunks
-
-
-class _Ring:
-    """One task's part of the GPU's memory, as the file has it."""
-
-    def __init__(
-        self,
-        begin: Tensor,
-        end: Tensor,
-        open: Tensor,
-        row: Tensor,
-        final: Tensor,
-        leaves: Tensor | None,
-        words: int,
-    ) -> None:
-        self.begin, self.end, self.open, self.row, self.final = begin, end, open, row, final
-        self.leaves, self.words = leaves, words
-
-    def _runs(self, begin: int, count: int) -> list[slice]:
-        first, rows = begin % len(self.row), len(self.row)
-        return [slice(first, min(first + count, rows)), slice(0, max(first + count - rows, 0))]
-
-    def _pieces(self, first: int, last: int) -> list[NDArray[np.int64]]:
-        """The transitions of each chunk of rows."""
-        most = max(1, CHUNK_BYTES // (self.row.shape[1] * 4))
-        return [np.arange(at, min(at + most, last)) for at in range(first, last, most)]
-
-    def chunks(self) -> Iterator[bytes]:
-        begin, end, open = int(self.begin), int(self.end), int(self.open)
-        live = self._runs(begin, end - begin)
-        row = self.row.cpu().numpy().copy()
-        words = row.view(np.uint32)[:, self.words : self.words + 2]
-        order = np.concatenate([np.arange(run.start, run.stop) for run in live])
-        last = order[words[order, 0] & LAST != 0]
-        words[last, 1] = np.arange(len(last))
-        yield RING.pack(begin, end, 0, len(last), open, 0)
-        for piece in self._pieces(begin, end + open):
-            yield row[piece % len(row)].tobytes()
-        yield self.final.cpu().numpy()[last].tobytes()
-        for run in self._runs(begin, end - begin + open) if self.leaves is not None else []:
-            assert self.leaves is not None
-            yield self.leaves[run].cpu().numpy().tobytes()
-
-    def read(self, chunks: _Chunks, segments: list[_Segment], apply: bool) -> Any:
-        """Takes this ring's chunks; where `apply`, puts them into the memory. Returns how many rows there are."""
-        take = chunks.take
-        begin, end, kept_begin, kept_end, open, _ = RING.unpack(take(RING.size).tobytes())
-        kept, rows, width = kept_end - kept_begin, end - begin, self.final.shape[1]
-        if not 0 <= rows < len(self.row) or begin < 0 or not 0 <= kept <= rows:
-            raise ValueError("the replay checkpoint is damaged: a ring is impossible")
-        first = max(begin, segments[-1].last) if segments else begin
-        row = np.zeros(tuple(self.row.shape), np.float32)
-        for start, past, source in (*segments, _Segment(first, end + open, chunks)):
-            for piece in self._pieces(start, past):
-                content = source.take(len(piece) * row.shape[1] * 4).view(np.float32)
-                held = piece >= begin
-                row[piece[held] % len(row)] = content.reshape(-1, row.shape[1])[held]
-        finals = take(kept * width * 4).view(np.float32).reshape(kept, width)
-        leaves = np.zeros(0 if self.leaves is None else len(self.leaves), np.float32)
-        for run in self._runs(begin, rows + open) if self.leaves is not None else []:
-            leaves[run] = take((run.stop - run.start) * 4).view(np.float32)
-        if not apply:
-            return rows
-        order = np.concatenate([np.arange(run.start, run.stop) for run in self._runs(begin, rows)])
-        words = row.view(np.uint32)[:, self.words : self.words + 2]
-        last = order[words[order, 0] & LAST != 0]
-        final = np.zeros(tuple(self.final.shape), np.float32)
-        final[last] = finals[(words[last, 1] - np.uint32(kept_begin)).astype(np.int64)]
-        for part, value in ((self.begin, begin), (self.end, end), (self.open, open)):
-            part.fill_(value)
-        self.row.copy_(torch.from_numpy(row))
-        self.final.copy_(torch.from_numpy(final))
-        if self.leaves is not None:
-            self.leaves.copy_(torch.from_numpy(leaves))
-        return rows
 
 
 class _Staging:
@@ -500,6 +341,8 @@ class _Staging:
             wanted = {torch.bool} if place.dtype == torch.bool else {torch.float32, torch.float64}
             if column.dtype not in wanted:
                 raise TypeError(f"{name} has dtype {column.dtype}; expected {' or '.join(map(str, wanted))}")
+            if column.dtype == torch.bool and not column.is_cuda and (column.view(torch.uint8) > 1).any():
+                raise ValueError(f"{name} is a bool with a byte that is neither 0 nor 1; pass {name} != 0")
         self._turn = 1 - self._turn
         sent = self._sent[self._turn]
         if sent is not None:

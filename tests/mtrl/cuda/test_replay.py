@@ -126,7 +126,7 @@ def test_damaged_segments_are_refused(device: torch.device, tmp_path: Path) -> N
     twins.compare()
 
 
-def test_counts_are_fixed_where_batches_are_drawn_ahead(device: torch.device) -> None:
+def test_counts_are_fixed_where_batches_are_prefetched(device: torch.device) -> None:
     twins = Twins(device, config.ReplaySettings(capacity=20, mode="uniform", lag=1))
     twins.add(5)
     twins.compare()
@@ -157,7 +157,7 @@ def test_damage_is_refused_and_changes_nothing(device: torch.device) -> None:
         with pytest.raises(ValueError, match=r"damaged|checkpoint has"):
             twins.gpu.load_state_dict({"replay": broken})
     for length in (9, len(state) - 3):
-        with pytest.raises(ValueError, match="ends too early"):
+        with pytest.raises(ValueError, match="it ends inside"):
             twins.gpu.load_state_dict({"replay": state[:length]})
     twins.compare()
     other = ReplayCuda(config.ReplaySettings(capacity=21, mode="prioritized"), device=device, **SIZES)
@@ -182,6 +182,8 @@ def test_bad_input_names_the_column(device: torch.device) -> None:
     ]
     with pytest.raises(ValueError, match=r"action has shape \[3, 4\]; expected \[3, 2\]"):
         twins.gpu.add(columns[0], np.zeros((3, 4)), *columns[2:])
+    with pytest.raises(ValueError, match="truncated is a bool with a byte that is neither 0 nor 1"):
+        twins.gpu.add(*columns[:4], np.full(3, 2, np.uint8).view(bool), columns[5])
     with pytest.raises(TypeError, match=r"terminated has dtype torch\.float64; expected torch\.bool"):
         twins.gpu.add(*columns[:3], np.zeros(3), *columns[4:])
     id = twins.compare()
