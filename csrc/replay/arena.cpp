@@ -12,6 +12,19 @@
 #include <stdexcept>
 #include <utility>
 
+// So that the address sanitizer sees what is beside the memory asked for.
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#endif
+#endif
+#if !defined(ASAN_POISON_MEMORY_REGION)
+#define ASAN_POISON_MEMORY_REGION(at, bytes) (void)(at), (void)(bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) (void)(at), (void)(bytes)
+#endif
+
 namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
@@ -79,13 +92,18 @@ Arena::Arena(size_t bytes, const std::string& folder) : bytes_(bytes) {
   }
   const auto start = (reinterpret_cast<uintptr_t>(mapping_) + kHugePage - 1) / kHugePage * kHugePage;
   data_ = reinterpret_cast<void*>(start);
+  ASAN_POISON_MEMORY_REGION(mapping_, start - reinterpret_cast<uintptr_t>(mapping_));
+  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(start + bytes),
+                            reinterpret_cast<uintptr_t>(mapping_) + mapped_ - start - bytes);
 #ifdef MADV_HUGEPAGE
   madvise(data_, bytes, MADV_HUGEPAGE);  // only advice: 4 KB pages work as well, slower
 #endif
 }
 
 Arena::~Arena() {
-  if (mapping_ != nullptr) munmap(mapping_, mapped_);
+  if (mapping_ == nullptr) return;
+  ASAN_UNPOISON_MEMORY_REGION(mapping_, mapped_);
+  munmap(mapping_, mapped_);
 }
 
 void Arena::swap(Arena& other) noexcept {

@@ -378,20 +378,24 @@ void ReplayBuffer::read_task(Contents& file, int64_t number, int64_t task, bool 
   if (const char* wrong = walk.end()) damaged(name + "ring " + wrong);
   const uint8_t* observations =
       file.source.chunk(kept, shape.observation * sizeof(float), name + "kept observations");
-  const auto runs = store_.runs_of(ring);
   if (apply) store_.restore(task, ring, kept, observations);
-  if (!trees_.empty()) read_leaves(file.source, name, task, runs, store_.row_of(ring.end), ring.open, apply);
+  if (!trees_.empty()) read_leaves(file.source, name, task, ring, apply);
 }
 
 void ReplayBuffer::read_leaves(Source& source, const std::string& name, int64_t task,
-                               const TransitionStore::Runs& runs, int64_t after, bool open, bool apply) {
+                               const TransitionStore::Ring& ring, bool apply) {
   std::vector<float> leaves(store_.rows());
+  const auto runs = store_.runs_of(ring);
   for (int run = 0; run < 2; ++run) {
     const int64_t n = runs.last[run] - runs.first[run];
     const uint8_t* bytes = source.chunk(n, sizeof(float), name + "priorities");
     std::memcpy(leaves.data() + runs.first[run], bytes, n * sizeof(float));
   }
-  if (!std::all_of(leaves.begin(), leaves.end(), is_weight) || (open && leaves[after] != 0))
+  // The runs hold the rows before and after the live ones too.
+  const auto weight = [&](int64_t sequence) { return leaves[store_.row_of(sequence)]; };
+  const bool outside = (ring.open && weight(ring.end) != 0) ||
+                       (settings_.shape.frame > 0 && ring.begin > 0 && weight(ring.begin - 1) != 0);
+  if (outside || !std::all_of(leaves.begin(), leaves.end(), is_weight))
     damaged(name + "priorities are not all finite and not negative, or of no transition");
   if (apply) trees_[task].fill(leaves.data());
 }
@@ -420,15 +424,16 @@ void ReplayBuffer::read_prefetched(Contents& file) const {
   batch.view.next = settings_.next;
   batch.drawn = true;
   // All columns' bytes are there before memory is taken for them.
-  Source ahead = file.source;
+  Source next = file.source;
   size_t words = 0;
   for (const Column& column : columns_of(settings_.shape, batch.view)) {
-    ahead.chunk(1, column.bytes, "its batch");
+    next.chunk(1, column.bytes, "its batch");
     words += (column.bytes + 7) / 8;
   }
   batch.memory.resize(words);
   int64_t* at = batch.memory.data();
-  auto size = columns_of(settings_.shape, batch.view).begin();
+  const auto columns = columns_of(settings_.shape, batch.view);
+  auto size = columns.begin();
   const auto read = [&](auto*& data) {
     data = reinterpret_cast<std::remove_reference_t<decltype(data)>>(at);
     const size_t n = size++->bytes;

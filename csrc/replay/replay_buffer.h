@@ -171,8 +171,8 @@ class ReplayBuffer {
   void read_rows(Source& source, const std::string& name, int64_t task, Span rows, int64_t oldest,
                  TransitionStore::RowWalk& walk, bool apply);
   void read_task(Contents& file, int64_t number, int64_t task, bool apply);
-  void read_leaves(Source& source, const std::string& name, int64_t task, const TransitionStore::Runs& runs,
-                   int64_t after, bool open, bool apply);
+  void read_leaves(Source& source, const std::string& name, int64_t task, const TransitionStore::Ring& ring,
+                   bool apply);
   void read_end(Contents& file) const;
   void read_prefetched(Contents& file) const;
 

@@ -1,6 +1,10 @@
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -40,4 +44,38 @@ TEST(Team, WakesAfterSleep) {
     for (int64_t i = 0; i < 50; ++i) EXPECT_EQ(square[i], i * i);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // longer than a worker spins
   }
+}
+
+TEST(Team, AnExceptionOfABodyReachesTheCallerAfterAllIndices) {
+  for (int threads : {2, 5}) {
+    Team team(threads);
+    std::vector<int> taken(100);
+    const auto fail = [&](int64_t i, int) {
+      ++taken[i];
+      if (i % 10 == 3) throw std::runtime_error("three");
+    };
+    EXPECT_THROW(team.run(100, fail), std::runtime_error);
+    EXPECT_EQ(taken, std::vector<int>(100, 1));
+    team.run(100, [&](int64_t i, int) { ++taken[i]; });
+    EXPECT_EQ(taken, std::vector<int>(100, 2));
+  }
+}
+
+TEST(Team, AForkedChildWorksAloneAndEnds) {
+  auto* team = new Team(3);
+  team->run(100, [](int64_t, int) {});
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);  // kills it where it hangs
+    int taken[50] = {};
+    team->run(50, [&](int64_t i, int thread) { taken[i] += thread + 1; });
+    delete team;
+    for (int n : taken)
+      if (n != 1) _exit(1);
+    _exit(0);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  delete team;
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <thread>
 
-#include "replay/checked_file.h"
 #include "replay/replay_buffer.h"
 
 namespace {
@@ -134,20 +133,6 @@ TEST(ReplayBuffer, BadSettingsAreNamed) {
   bad = settings(Mode::prioritized, 8);
   bad.alpha = std::nan("");
   EXPECT_THROW(ReplayBuffer{bad}, std::invalid_argument);
-}
-
-TEST(Checkpoint, Crc32IsZlibs) {
-  EXPECT_EQ(crc32(0, "123456789", 9), 0xCBF43926u);
-  EXPECT_EQ(crc32(crc32(0, "1234", 4), "56789", 5), 0xCBF43926u);
-}
-
-TEST(Checkpoint, AFailedWriteLeavesTheOldFile) {
-  const std::string path = testing::TempDir() + "replay_checkpoint";
-  EXPECT_EQ(write_file(path, [](const auto& sink) { sink("old", 3); }), crc32(0, "old", 3));
-  EXPECT_THROW(write_file(path, [](const auto& sink) { sink("ne", 2), throw std::runtime_error("full"); }),
-               std::runtime_error);
-  const MappedFile file(path);
-  EXPECT_EQ(std::string(reinterpret_cast<const char*>(file.data()), file.size()), "old");
 }
 
 }  // namespace
