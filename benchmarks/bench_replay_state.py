@@ -1,4 +1,4 @@
-"""What the replay's state costs a run: its part of a checkpoint, and a batch drawn ahead.
+"""What the replay's state costs a run: its part of a checkpoint, and a prefetched batch.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_replay_state.py [--quick] [--json PATH]
 

@@ -176,7 +176,7 @@ class Peer:
             next_q = self.target(torch.cat((action, rows.next_observation), 1), rows.one_hot, rows.task)[
                 ..., 0
             ]
-            y = losses.soft_target(rows.reward, rows.terminated, next_q, log_prob, temperature, 0.99)
+            y = losses.td_target(rows.reward, rows.terminated, next_q, log_prob, temperature, 0.99)
         q = self.critic(torch.cat((rows.action, rows.observation), 1), rows.one_hot, rows.task)[..., 0]
         self.step((rows.weight * (q - y).square()).mean(), critic_adam, self.online)
         torch._foreach_lerp_(self.slow, [p.detach() for p in self.online], 0.005)

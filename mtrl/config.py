@@ -79,7 +79,7 @@ class ReplaySettings(Section):
     balanced: bool = True  # as many transitions of every task; false: drawn from those of all tasks alike
     # frame_stack: half the memory, for [frame, previous, goal] only
     rows: Literal["full", "frame_stack"] = "full"
-    lag: Literal[0, 1] = 0  # 1: a batch is drawn, and weighted, when the one before it is given
+    lag: Literal[0, 1] = 0  # 1: each batch is prefetched when the one before it is given
 
     @property
     def prioritized(self) -> bool:

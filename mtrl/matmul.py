@@ -7,7 +7,7 @@ import functools
 import importlib
 from typing import Any, Literal
 
-from mtrl import _core  # type: ignore[attr-defined]
+from mtrl import _core
 
 
 def choose_matmul(kind: Literal["auto", "own", "blas"] = "auto") -> str:

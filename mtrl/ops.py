@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtrl import _core, devices  # type: ignore[attr-defined]
+from mtrl import _core, devices
 
 _library: Any = torch.library.Library("mtrl", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
@@ -25,13 +25,13 @@ _library.define(
     "ensemble_linear_backward(Tensor x, Tensor kernel, Tensor? task_row, Tensor? task, Tensor y, Tensor dy,"
     " bool weights, bool input) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_library.define("own_head(Tensor x, Tensor kernel, Tensor bias, Tensor task) -> Tensor")
+_library.define("head_gather(Tensor x, Tensor kernel, Tensor bias, Tensor task) -> Tensor")
 _library.define(
-    "own_head_backward(Tensor x, Tensor kernel, Tensor task, Tensor dy, bool weights, bool input)"
+    "head_gather_backward(Tensor x, Tensor kernel, Tensor task, Tensor dy, bool weights, bool input)"
     " -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "soft_target(Tensor reward, Tensor terminated, Tensor next_q, Tensor log_prob, Tensor temperature,"
+    "td_target(Tensor reward, Tensor terminated, Tensor next_q, Tensor log_prob, Tensor temperature,"
     " Tensor discount) -> Tensor"
 )
 
@@ -49,17 +49,17 @@ def ensemble_linear(
     return y
 
 
-def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
     """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
 
     x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task int64 [B]; fastest where rows are ordered by task.
     Differentiable in all but task. Raises ValueError for shapes that do not fit or a task out of range.
     """
-    y: Tensor = torch.ops.mtrl.own_head(x, kernel, bias, task)
+    y: Tensor = torch.ops.mtrl.head_gather(x, kernel, bias, task)
     return y
 
 
-def soft_target(
+def td_target(
     reward: Tensor,
     terminated: Tensor,
     next_q: Tensor,
@@ -69,10 +69,10 @@ def soft_target(
 ) -> Tensor:
     """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient.
 
-    See `mtrl.objective.losses.soft_target`.
+    See `mtrl.objective.losses.td_target`.
     next_q is [E, B], the others are [B].
     """
-    y: Tensor = torch.ops.mtrl.soft_target(reward, terminated, next_q, log_prob, temperature, discount)
+    y: Tensor = torch.ops.mtrl.td_target(reward, terminated, next_q, log_prob, temperature, discount)
     return y
 
 
@@ -137,7 +137,8 @@ class SacUpdate:
         fit.
         """
         priority = torch.empty_like(batch[2])
-        return self._update(actor, critic, target, log_temperature, *batch, *noise, priority), priority
+        arrays: list[Tensor] = [*batch, *noise, priority]
+        return self._update(actor, critic, target, log_temperature, *arrays), priority
 
     def act(
         self,
@@ -305,11 +306,11 @@ def _head_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _head_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     input, weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     x, kernel, task = ctx.saved_tensors
-    dx, dkernel, dbias = torch.ops.mtrl.own_head_backward(x, kernel, task, dy, weights, input)
+    dx, dkernel, dbias = torch.ops.mtrl.head_gather_backward(x, kernel, task, dy, weights, input)
     return dx if input else None, dkernel if weights else None, dbias if weights else None, None
 
 
-def _soft_target(
+def _td_target(
     reward: Tensor,
     terminated: Tensor,
     next_q: Tensor,
@@ -332,9 +333,9 @@ def _cuda(operator: str, *values: Any) -> Any:
 for _name, _kernel in (
     ("ensemble_linear", _linear_forward),
     ("ensemble_linear_backward", _linear_backward),
-    ("own_head", _head_forward),
-    ("own_head_backward", _head_backward),
-    ("soft_target", _soft_target),
+    ("head_gather", _head_forward),
+    ("head_gather_backward", _head_backward),
+    ("td_target", _td_target),
 ):
     _library.impl(_name, _kernel, "CPU")
     _library.impl(_name, functools.partial(_cuda, _name), "CUDA")
@@ -376,12 +377,12 @@ def _fake_target(reward: Tensor, *_: Any) -> Tensor:
 for _name, _fake in (
     ("ensemble_linear", _fake_linear),
     ("ensemble_linear_backward", _linear_gradients),
-    ("own_head", _fake_head),
-    ("own_head_backward", _head_gradients),
-    ("soft_target", _fake_target),
+    ("head_gather", _fake_head),
+    ("head_gather_backward", _head_gradients),
+    ("td_target", _fake_target),
 ):
     torch.library.register_fake(f"mtrl::{_name}", _on_one_device(_fake, _name), lib=_library)
 torch.library.register_autograd(
     "mtrl::ensemble_linear", _linear_autograd, setup_context=_linear_save, lib=_library
 )
-torch.library.register_autograd("mtrl::own_head", _head_autograd, setup_context=_head_save, lib=_library)
+torch.library.register_autograd("mtrl::head_gather", _head_autograd, setup_context=_head_save, lib=_library)

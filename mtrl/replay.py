@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtrl import _core, config  # type: ignore[attr-defined]
+from mtrl import _core, config
 from mtrl.tasks import ACTION_SIZE, FRAME_SIZE, OBSERVATION_SIZE
 
 Array = NDArray[Any] | torch.Tensor
@@ -66,8 +66,9 @@ class Replay:
     each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
     `folder` the rows lie in a file without a name there, for buffers larger than memory; a crash leaves nothing.
 
-    With `config.lag` 1 a batch is drawn when the one before it is given, from the buffer as it is then, on a thread of
-    its own where `prefetch`. Everything that changes or saves the buffer waits for it, so the thread does not show.
+    With `config.lag` 1 each batch is prefetched: drawn when the one before it is given, from the buffer as it is then.
+    With `prefetch` a thread of the replay's own draws it. Whatever changes or saves the buffer waits for that, so
+    results are the same with and without the thread.
 
     With `compact` batches hold of next_observation only what observation does not: for stacked rows alone, and
     `expand_next` puts it together, bit for bit. It is a quarter less to send to where batches are learned from.
@@ -116,7 +117,7 @@ class Replay:
         self._batches: dict[int, list[ReusedBatch]] = {}
         self._pinned = False  # memory from which a copy to a GPU needs no second copy; opens a CUDA context
         self._lock = threading.Lock()
-        self._ahead: tuple[_core.ReplayOutputs, Batch] | None = None  # what is drawn ahead, or was
+        self._prefetched: tuple[_core.ReplayOutputs, Batch] | None = None  # what the next `sample` gives
         self._one_sampler = threading.Lock()
         self._segments: list[Segment] = []  # files that hold rows of this replay as they are
 
@@ -152,25 +153,25 @@ class Replay:
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
             raise ValueError(f"per_task = {per_task}: give one count, or {self._tasks}, at least 1 in all")
         if self._config.lag:
-            return self._sample_ahead(counts)
+            return self._sample_prefetched(counts)
         outputs, batch = self._free_batch(sum(counts))
         self._core.sample(counts, outputs)
         return batch
 
-    def _sample_ahead(self, counts: list[int]) -> Batch:
+    def _sample_prefetched(self, counts: list[int]) -> Batch:
         with self._one_sampler:
-            asked = self._core.prefetched()
-            if asked and asked != counts:
+            prefetched = self._core.prefetched()
+            if prefetched and prefetched != counts:
                 raise ValueError(
-                    f"per_task = {counts}: with replay.lag = 1 this batch was drawn before, with {asked}; "
+                    f"per_task = {counts}: with replay.lag = 1 this batch was prefetched, with {prefetched}; "
                     "use lag 0 where counts change"
                 )
-            outputs, batch = self._ahead or self._free_batch(sum(counts))
+            outputs, batch = self._prefetched or self._free_batch(sum(counts))
             self._core.sample(counts, outputs)
-            self._ahead = None
+            self._prefetched = None
             following = self._free_batch(sum(counts))
             self._core.prefetch(counts, following[0], self._prefetch)
-            self._ahead = following
+            self._prefetched = following
             return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
@@ -210,7 +211,7 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues bit for bit. Raises ValueError, with nothing changed, for a damaged state or another shape."""
         self._core.load_state(state["replay"])
-        self._ahead, self._segments = None, []
+        self._prefetched, self._segments = None, []
 
     def save(
         self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
@@ -243,7 +244,7 @@ class Replay:
         """As load_state_dict, from a file of `save` and its folder of segments; rows are read in place, never held
         twice. All checksums are verified before anything is changed."""
         used = self._core.load(os.fspath(path), "" if segments is None else os.fspath(segments))
-        self._ahead, self._segments = None, [Segment(*segment) for segment in used]
+        self._prefetched, self._segments = None, [Segment(*segment) for segment in used]
 
     def check_valid(self) -> None:
         """Raises AssertionError naming what is wrong inside. Slow: for tests."""

@@ -383,6 +383,7 @@ void offer_blas_capsule(const py::capsule& sgemm) {
 }
 
 void choose_kernel(const std::string& name) {
+  if (name == matmul_kernel()) return;
   bool known = false;
   Products::between([&] { known = choose_matmul_kernel(name.c_str()); });
   if (!known)

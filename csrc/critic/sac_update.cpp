@@ -339,6 +339,7 @@ void SacUpdate::evaluate_targets(const float* target, const SacBatch& batch) {
             batch.discount, y_);
 }
 
+// critic.gradient, priority, and the metrics critic_loss and q_mean.
 void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& batch, float* priority,
                                       SacMetrics* metrics) {
   const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
@@ -417,6 +418,7 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
   });
 }
 
+// actor.gradient, from daction_ and from the entropy term's gradient in log pi; the metric actor_loss.
 void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batch, SacMetrics* metrics) {
   const int64_t inputs = actions_ + observations_;
   const float share = 1.0f / static_cast<float>(batch.rows);
@@ -440,6 +442,7 @@ void SacUpdate::differentiate_actor(const AdamState& actor, const SacBatch& batc
   metrics->actor_loss = loss / static_cast<double>(batch.rows);
 }
 
+// Returns J(alpha); steps log alpha. The gradient of a task's log alpha is the sum over its rows.
 double SacUpdate::update_temperature(const AdamState& log_temperature, const SacBatch& batch) {
   std::vector<double> gradient(log_temperature.size, 0.0);
   double loss = 0.0;
@@ -453,21 +456,32 @@ double SacUpdate::update_temperature(const AdamState& log_temperature, const Sac
   return loss;
 }
 
+// One gradient step of soft actor-critic (Haarnoja et al. 2018, algorithm 1) with a temperature per task. In
+// the paper's symbols: policy pi_phi, critics Q_theta_e with slow copies Q_theta'_e, temperature alpha_t of
+// the row's task t, importance weights w of prioritised replay. Every step uses alpha from before the update.
 SacMetrics SacUpdate::run(const AdamState& actor, const AdamState& critic, float* target,
                           const AdamState& log_temperature, const SacBatch& batch, float* priority) {
   const auto lock = mutex_.lock("this update");
   SacMetrics metrics{};
   reserve(batch.rows);
   for (int64_t b = 0; b < batch.rows; ++b) alpha_[b] = std::exp(log_temperature.value[batch.task[b]]);
+  // a ~ pi_phi(. | s) and a' ~ pi_phi(. | s'), with log pi of both.
   sample_actions(actor.value, batch);
+  // y = r + discount (1 - d) (min_e Q_theta'_e(s', a') - alpha log pi(a' | s')).
   evaluate_targets(target, batch);
+  // Gradient in theta of J_Q = mean over e and b of w (Q_theta_e(s, a) - y)^2; priority = mean_e |Q - y|.
   differentiate_critics(critic, batch, priority, &metrics);
+  // theta <- Adam(clip(gradient)), then theta' <- theta' + polyak (theta - theta').
   metrics.critic_gradient_norm =
       step(critic, settings_.critic_lr, settings_.weight_decay, settings_.critic_clip, target);
+  // Gradient in phi of J_pi = mean of alpha log pi(a | s) - min_e Q_theta_e(s, a), with the new theta: first
+  // in the action a, through each row's least critic only; from there through the reparametrised a to phi.
   route_actions(critic.value, batch);
   differentiate_actor(actor, batch, &metrics);
+  // phi <- Adam(clip(gradient)).
   metrics.actor_gradient_norm =
       step(actor, settings_.actor_lr, settings_.weight_decay, settings_.actor_clip, nullptr);
+  // log alpha_t <- Adam of J(alpha) = mean of -log alpha_t (log pi(a | s) + target entropy).
   metrics.temperature_loss = update_temperature(log_temperature, batch);
   return metrics;
 }

@@ -10,7 +10,7 @@ struct Sums {
   double squares, values;
 };
 
-__device__ float soft_target(const TdTargetCuda& c, int64_t b) {
+__device__ float td_target_of_row(const TdTargetCuda& c, int64_t b) {
   float least = c.next_q[b];
   for (int64_t e = 1; e < c.critics; ++e) {
     const float next = c.next_q[e * c.rows + b];
@@ -21,7 +21,7 @@ __device__ float soft_target(const TdTargetCuda& c, int64_t b) {
 
 // One thread, one row: its part of the sums over e.
 __device__ Sums finish_row(const TdTargetCuda& c, int64_t b) {
-  const float target = soft_target(c, b), weight = c.weight[b];
+  const float target = td_target_of_row(c, b), weight = c.weight[b];
   const float slope = 2.0f / static_cast<float>(c.critics * c.rows) * weight;
   Sums sums{0.0, 0.0};
   float distance = 0.0f;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) td_target_kernel(TdTargetCuda c, Sum
 
 __global__ void __launch_bounds__(kThreads) target_kernel(TdTargetCuda c) {
   const int64_t b = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (b < c.rows) c.target[b] = soft_target(c, b);
+  if (b < c.rows) c.target[b] = td_target_of_row(c, b);
 }
 
 int64_t blocks_of(int64_t rows) { return (rows + kThreads - 1) / kThreads; }

@@ -87,6 +87,11 @@ MTRL_BODY void pass(const Double2& sum, const Double2& limit, Words2& passed, Do
 // The place in its node of the k-th child in the order of summation.
 MTRL_BODY uint32_t place(uint32_t k) { return 4 * (k % 4) + k / 4; }
 
+// One step down the tree. With c_1 <= ... <= c_16 the cumulative sums of the children's weights:
+//   k = the number of c_j <= mass, so child k + 1 is the first with c_j > mass;
+//   mass <- mass - c_k (c_0 = 0), the mass inside that child.
+// c_k is the greatest of the sums that were passed, so both come from one comparison per sum and no branch.
+//
 // The child whose cumulative sum first exceeds `mass`, which becomes the mass inside that child. A child of
 // weight zero adds nothing to the sum before it, so it is never the first to exceed anything; where rounding
 // left `mass` at or above the whole sum, the last child with weight is taken.
@@ -95,8 +100,8 @@ MTRL_BODY int64_t descend(const T* child, double& mass) {
   Cumulative sum;
   accumulate(child, sum);
   const Double2 limit = {mass, mass};
-  Words2 low{}, high{};
-  Double2 most_low{}, most_high{};  // of the sums that were passed
+  Words2 low{}, high{};             // per lane, how many sums were passed
+  Double2 most_low{}, most_high{};  // and the greatest of them
   pass(sum.l0, limit, low, most_low);
   pass(sum.h0, limit, high, most_high);
   pass(sum.l1, limit, low, most_low);
@@ -109,7 +114,7 @@ MTRL_BODY int64_t descend(const T* child, double& mass) {
   auto k = static_cast<uint32_t>(low[0] + low[1]);
   most_low = most_high > most_low ? most_high : most_low;
   mass -= most_low[0] > most_low[1] ? most_low[0] : most_low[1];
-  if (__builtin_expect(k == kFan, 0)) {
+  if (__builtin_expect(k == kFan, 0)) {  // rounding: back to the last child with weight
     mass = 0;
     do --k;
     while (k > 0 && !(child[place(k)] > 0));

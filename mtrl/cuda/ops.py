@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtrl import _core  # type: ignore[attr-defined]
+from mtrl import _core
 
 Products = Literal["float32", "tf32", "bfloat16"]
 
@@ -149,14 +149,14 @@ def bias_gradient(
     built().ensemble_linear_bias_gradient(dz, start, order, dbias, drow, space, stream_of(dz))
 
 
-def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
-    """As `mtrl.ops.own_head`."""
+def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+    """As `mtrl.ops.head_gather`."""
     y = x.new_empty((kernel.shape[0], x.shape[1], kernel.shape[3]))
     built().head_gather_forward(x.contiguous(), kernel, bias, task, y, stream_of(x))
     return y
 
 
-def own_head_backward(
+def head_gather_backward(
     x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, kernel and bias; empty where one is not wanted."""
@@ -173,7 +173,7 @@ def own_head_backward(
     return dx, dkernel, dbias
 
 
-def soft_target(
+def td_target(
     reward: Tensor,
     terminated: Tensor,
     next_q: Tensor,
@@ -181,7 +181,7 @@ def soft_target(
     temperature: Tensor,
     discount: Tensor,
 ) -> Tensor:
-    """As `mtrl.ops.soft_target`."""
+    """As `mtrl.ops.td_target`."""
     y = torch.empty_like(reward)
     rows = (reward, terminated, next_q.contiguous(), log_prob, temperature)
     built().td_target(*rows, None, None, discount, y, None, None, None, None, stream_of(reward))

@@ -17,6 +17,8 @@ from mtrl.cuda import ops
 from mtrl.replay import Array, Batch, Replay, ReusedBatch, Segment, block_bytes, views_of
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
+_Image = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of `_core.ReplayBuffer.save_elsewhere`
+
 
 class ReplayCuda:
     """`mtrl.replay.Replay` in a GPU's memory: the same transitions, priorities and seed give the same batches, bit for
@@ -258,8 +260,8 @@ class ReplayCuda:
 
     def _file(self) -> _core.ReplayBuffer:
         """What reads and writes the file on the host. Tasks go through it one by one, so it has room for one."""
-        settings = {**self._shape, "tasks": 1, **self._numbers, "alpha": self._config.alpha}
-        place = {"frame": 0, "instruction_set": "auto", "folder": "", "next": 0}
+        settings: dict[str, Any] = {**self._shape, "tasks": 1, **self._numbers, "alpha": self._config.alpha}
+        place: dict[str, Any] = {"frame": 0, "instruction_set": "auto", "folder": "", "next": 0}
         return _core.ReplayBuffer(**settings, **place, seed=self._seed)
 
     def _elsewhere(self) -> tuple[Any, ...]:
@@ -272,19 +274,19 @@ class ReplayCuda:
             for column, here in zip(held.batch, batch, strict=True):
                 column.copy_(here)
 
-        def image_of(task: int) -> tuple[Tensor | None, ...]:
+        def image_of(task: int) -> _Image:
             begin, end, open, row, final, *leaves = (part.cpu() for part in self._ring(task))
             return torch.cat((begin, end, open)), row, final, leaves[0] if leaves else None
 
         return (*numbers, self._numbers["alpha"]), image_of, counts, held.outputs if held else None
 
     def _host_batch(self, rows: int) -> ReusedBatch:
-        return ReusedBatch(rows, self._shape["observation"], self._shape["action"], 0)
+        return ReusedBatch(rows, self._shape["observation"], self._shape["action"], 0, pinned=False)
 
     def _load(self, state: str | NDArray[np.uint8], folder: str) -> None:
-        image: tuple[Tensor | None, ...] = ()
+        image: _Image | None = None
 
-        def image_of(task: int) -> tuple[Tensor | None, ...]:
+        def image_of(task: int) -> _Image:
             nonlocal image
             *_, row, final = (torch.zeros(part.shape, dtype=part.dtype) for part in self._ring(task)[:5])
             leaves = torch.zeros(len(row)) if self._prioritized else None
@@ -292,9 +294,9 @@ class ReplayCuda:
             return image
 
         def filled(task: int) -> None:
+            assert image is not None
             numbers, *parts = image
-            assert numbers is not None
-            for place, part in zip(self._ring(task), (*numbers.split(1), *parts), strict=False):
+            for place, part in zip(self._ring(task), (*numbers[:, None], *parts), strict=False):
                 place.copy_(part)
             self._size[task] = numbers[1] - numbers[0]
 

@@ -75,7 +75,7 @@ class MultiHeadViews:
                 y, mask = self._fused.forward(y, kernel, bias, masked and below)
             hidden.y.append(y)
             hidden.mask.append(mask)
-        return hidden, ops.own_head(y, self.head_kernel, self.head_bias, task)
+        return hidden, ops.head_gather(y, self.head_kernel, self.head_bias, task)
 
     def slopes(
         self, hidden: Hidden, task: Tensor, dout: Tensor, gradient: MultiHeadViews | None = None
@@ -84,7 +84,7 @@ class MultiHeadViews:
 
         Where their sums, a layer's bias gradient, come along, they are written to `gradient`.
         """
-        dy, _, _ = ops.own_head_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
+        dy, _, _ = ops.head_gather_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
         dz = [ops.mask(hidden.y[-1], dy)]
         for layer in reversed(range(len(hidden.y) - 1)):
             kernel, mask = self.kernel[layer + 1], hidden.mask[layer]

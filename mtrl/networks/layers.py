@@ -68,7 +68,7 @@ class Network(nn.Module):
 
     @property
     def kernels(self) -> Any:
-        """The module with `ensemble_linear` and `own_head`: the extension's, or their plain twin."""
+        """The module with `ensemble_linear` and `head_gather`: the extension's, or their plain twin."""
         return ops if self.backend == "core" else plain
 
 

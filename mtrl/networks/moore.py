@@ -34,7 +34,7 @@ class Moore(Network):
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""
         mixed = self.features(x, task)[-1]
-        output: Tensor = self.kernels.own_head(mixed, self.head_kernel, self.head_bias, task)
+        output: Tensor = self.kernels.head_gather(mixed, self.head_kernel, self.head_bias, task)
         return output
 
     def features(self, x: Tensor, task: Tensor) -> list[Tensor]:

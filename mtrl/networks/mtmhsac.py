@@ -31,5 +31,5 @@ class MultiHead(Trunk):
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""
         _, hidden = self.hidden(x, task)
-        output: Tensor = self.kernels.own_head(hidden, self.head_kernel, self.head_bias, task)
+        output: Tensor = self.kernels.head_gather(hidden, self.head_kernel, self.head_bias, task)
         return output

@@ -52,5 +52,5 @@ class Paco(Network):
         weight = self.mixture.every()
         kernel = torch.einsum("etk,ekdo->etdo", weight, self.kernel[i])
         bias = torch.einsum("etk,eko->eto", weight, self.bias[i])
-        output: Tensor = self.kernels.own_head(x, kernel, bias, task)
+        output: Tensor = self.kernels.head_gather(x, kernel, bias, task)
         return output

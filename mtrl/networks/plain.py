@@ -33,7 +33,7 @@ def layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
 
 
-def own_head(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
+def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
     """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
 
     x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task [B].

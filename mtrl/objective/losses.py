@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def soft_target(
+def td_target(
     reward: Tensor,
     terminated: Tensor,
     next_q: Tensor,

@@ -61,7 +61,7 @@ class ScalarValue:
 
     def __init__(self, settings: AgentSettings, backend: Literal["core", "torch"]) -> None:
         self._reduction, self._limit = settings.critic_reduction, settings.q_clip
-        self._soft_target = ops.soft_target if backend == "core" else losses.soft_target
+        self._td_target = ops.td_target if backend == "core" else losses.td_target
 
     def value(self, output: Tensor) -> Tensor:
         return self._clipped(output.squeeze(2))
@@ -78,7 +78,7 @@ class ScalarValue:
         q = self.value(output)
         if self._reduction == "mean":
             q = q.mean(0, keepdim=True)
-        y = self._clipped(self._soft_target(reward, terminated, q, log_prob, temperature, discount))
+        y = self._clipped(self._td_target(reward, terminated, q, log_prob, temperature, discount))
         return y, y
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -128,16 +129,23 @@ class TestAgent:
         assert torch.equal(alone.actor_adam.value, beside.actor_adam.value)
         assert torch.equal(alone.critic_adam.value, beside.critic_adam.value)
 
-    def test_another_matrix_kernel_between_updates_and_acts(self) -> None:
-        """Room that was taken for one kernel is not used by another."""
-        agent, observation = self.agent(), np.ones((2, 39), np.float32)
-        agent.update(self.batch(256))
+    def test_the_matrix_kernel_stays_while_products_are_computed(self) -> None:
+        agent, batch, refused = self.agent(), self.batch(256), 0
+        agent.update(batch)  # so that its room is there
+        choose_matmul("blas")  # which every machine has
+        names = itertools.cycle(("portable", "blas"))
+        updates = threading.Thread(target=lambda: [agent.update(batch) for _ in range(40)])
+        updates.start()
         try:
-            for name in ("portable", choose_matmul("own")):
-                _core.choose_matmul_kernel(name)
-                assert np.isfinite(agent.act(observation)).all()
+            while updates.is_alive() and not refused:
+                try:
+                    _core.choose_matmul_kernel(next(names))
+                except RuntimeError as error:
+                    refused += "another thread computes products now" in str(error)
         finally:
+            updates.join()
             choose_matmul("own")
+        assert refused
 
     def test_acting_on_no_rows(self) -> None:
         agent, none = self.agent(), torch.empty(0, 39)

@@ -20,7 +20,7 @@ SIZES = {"encoder_width": 10, "experts": 3}
 
 
 def head_of_each_row(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
-    """`own_head` without the heads of the other tasks, which the plain one computes and drops."""
+    """`head_gather` without the heads of the other tasks, which the plain one computes and drops."""
     return torch.einsum("ebw,ebwo->ebo", x, kernel[:, task]) + bias[:, task]
 
 
@@ -33,7 +33,7 @@ def counts(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[i
         "replay.mode": "uniform",
     }
     config = build_config("paper", {**fixed, **settings})
-    monkeypatch.setattr(plain, "own_head", head_of_each_row)
+    monkeypatch.setattr(plain, "head_gather", head_of_each_row)
     agent = Agent(config)
     with FlopCounterMode(display=False) as counter:
         agent.update(make_batch(3, 5))

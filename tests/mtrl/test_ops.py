@@ -1,7 +1,5 @@
 """The kernels as torch operators, against their plain twins differentiated in float64."""
 
-import importlib
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,7 +71,7 @@ def test_ensemble_linear_equals_its_twin(members, rows, inputs, width, tasks, sh
     members=st.integers(1, 4), rows=st.sampled_from((1, 3, 14, 100, 300)), width=SIZES,
     outputs=st.sampled_from((1, 2, 8, 17)), tasks=st.integers(1, 5), ordered=st.booleans(), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_own_head_equals_its_twin(members, rows, width, outputs, tasks, ordered, seed):
+def test_head_gather_equals_its_twin(members, rows, width, outputs, tasks, ordered, seed):
     task = torch.randint(tasks, (rows,), generator=torch.Generator().manual_seed(seed))
     task = task.sort().values if ordered else task
     inputs = (
@@ -81,7 +79,7 @@ def test_own_head_equals_its_twin(members, rows, width, outputs, tasks, ordered,
         normal(seed + 1, members, tasks, width, outputs),
         normal(seed + 2, members, tasks, outputs),
     )
-    check(both(ops.own_head, plain.own_head, inputs, task))
+    check(both(ops.head_gather, plain.head_gather, inputs, task))
 
 
 def test_every_matrix_kernel_gives_the_twins_numbers(matmul_kernel):
@@ -93,34 +91,18 @@ def test_every_matrix_kernel_gives_the_twins_numbers(matmul_kernel):
             torch.testing.assert_close(mine.double(), twin, rtol=1e-4, atol=1e-3)
 
 
-def test_products_are_taken_from_blas_where_own_kernels_would_be_portable(monkeypatch):
-    assert choose_matmul("auto") == choose_matmul("own") == _core.matmul_kernel()
-    monkeypatch.setattr("mtrl.matmul._own_kernel", lambda: "portable")
-    assert choose_matmul("auto").startswith("blas (")
-    assert _core.matmul_kernel() == "blas"
-    assert choose_matmul("own") == _core.matmul_kernel() == "portable"
-    monkeypatch.undo()
-    choose_matmul("own")
-
-
-def test_a_blas_of_another_form_is_refused():
-    module = importlib.import_module("scipy.linalg.cython_blas")
-    with pytest.raises(TypeError, match="expected one with 32-bit integers"):
-        _core.offer_blas(module.__pyx_capi__["sdot"])
-
-
 @given(
     critics=st.integers(1, 16),
     rows=st.integers(1, 40),
     seed=st.integers(0, 100),
 )
 @settings(max_examples=30, deadline=None)
-def test_soft_target_equals_its_twin(critics, rows, seed):
+def test_td_target_equals_its_twin(critics, rows, seed):
     columns = [normal(seed + i, rows) for i in range(4)]
     terminated = (columns[1] > 0).float()
     next_q = normal(seed + 9, critics, rows)
     arguments = (columns[0], terminated, next_q, columns[2], columns[3].exp(), columns[0].sigmoid())
-    torch.testing.assert_close(ops.soft_target(*arguments), losses.soft_target(*arguments))
+    torch.testing.assert_close(ops.td_target(*arguments), losses.td_target(*arguments))
 
 
 def arguments():
@@ -136,9 +118,9 @@ def arguments():
         "ensemble_linear_backward": (
             linear[0], linear[1], linear[3], task, normal(5, 2, 4, 5), normal(6, 2, 4, 5), True, True,
         ),
-        "own_head": (*head, task),
-        "own_head_backward": (head[0], head[1], task, normal(5, 2, 4, 3), True, True),
-        "soft_target": (column, column, normal(5, 2, 4), column, column, column),
+        "head_gather": (*head, task),
+        "head_gather_backward": (head[0], head[1], task, normal(5, 2, 4, 3), True, True),
+        "td_target": (column, column, normal(5, 2, 4), column, column, column),
     }  # fmt: skip
 
 
@@ -152,10 +134,10 @@ def test_opcheck(name):
 
 def test_compile_sees_one_graph():
     *linear, task = arguments()["ensemble_linear"]
-    _, kernel, bias, _ = arguments()["own_head"]
+    _, kernel, bias, _ = arguments()["head_gather"]
 
     def network(x):
-        return ops.own_head(ops.ensemble_linear(x, *linear[1:], task), kernel, bias, task).sum()
+        return ops.head_gather(ops.ensemble_linear(x, *linear[1:], task), kernel, bias, task).sum()
 
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     x, twin = (linear[0].detach().clone().requires_grad_() for _ in range(2))

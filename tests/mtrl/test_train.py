@@ -219,7 +219,7 @@ def test_annealed_exponents_rows_in_files_and_a_batch_ahead_resume(tmp_path: Pat
         "replay__alpha_end": 0.3,
         "replay__beta_end": 1.0,
     }
-    # a batch drawn ahead, rows in files that are shared
+    # a prefetched batch, rows in files that are shared
     changes |= {
         "replay__lag": 1,
         "replay__capacity": 40,

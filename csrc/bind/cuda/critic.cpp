@@ -284,24 +284,43 @@ void adam(py::object value, py::object gradient, py::object mean, py::object squ
 }  // namespace
 
 void bind_cuda_critic(py::module_& m) {
-  m.def("td_target_workspace", &td_target_cuda_workspace);
-  m.def("td_target", &td_target);
-  m.def("rows_by_task", &rows_by_task);
-  m.def("head_gather_forward", &head_forward);
-  m.def("head_gather_input_gradient", &head_input_gradient);
-  m.def("head_gather_weight_gradient", &head_weight_gradient);
-  m.def("ensemble_linear_bias_relu", &bias_relu);
-  m.def("ensemble_linear_mask", &mask);
-  m.def("ensemble_linear_bias_gradient", &bias_gradient);
-  m.def("ensemble_linear_workspace", [](int64_t members, int64_t rows, int64_t outputs) {
-    return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) * static_cast<int64_t>(sizeof(float));
-  });
-  m.def("route_rows", &route);
-  m.def("routed_head", &routed_head);
-  m.def("routed_layer", &routed_layer);
-  m.def("least_gradient", &least_gradient);
-  m.def("tanh_gaussian_sample", &gaussian_sample);
-  m.def("tanh_gaussian_backward", &gaussian_backward);
-  m.def("adam_polyak_workspace", &adam_polyak_cuda_workspace);
-  m.def("adam_polyak", &adam);
+  using py::arg;
+  m.def("td_target_workspace", &td_target_cuda_workspace, arg("rows"));
+  m.def("td_target", &td_target, arg("reward"), arg("terminated"), arg("next_q"), arg("log_prob"),
+        arg("temperature"), arg("q"), arg("weight"), arg("discount"), arg("target"), arg("dq"),
+        arg("priority"), arg("mean"), arg("workspace"), arg("stream"));
+  m.def("rows_by_task", &rows_by_task, arg("task"), arg("start"), arg("order"), arg("stream"));
+  m.def("head_gather_forward", &head_forward, arg("x"), arg("kernel"), arg("bias"), arg("task"), arg("y"),
+        arg("stream"));
+  m.def("head_gather_input_gradient", &head_input_gradient, arg("kernel"), arg("task"), arg("dy"), arg("dx"),
+        arg("stream"));
+  m.def("head_gather_weight_gradient", &head_weight_gradient, arg("x"), arg("start"), arg("order"), arg("dy"),
+        arg("dkernel"), arg("dbias"), arg("stream"));
+  m.def("ensemble_linear_bias_relu", &bias_relu, arg("bias"), arg("task_row"), arg("task"), arg("y"),
+        arg("stream"));
+  m.def("ensemble_linear_mask", &mask, arg("y"), arg("dy"), arg("dz"), arg("stream"));
+  m.def("ensemble_linear_bias_gradient", &bias_gradient, arg("dz"), arg("start"), arg("order"), arg("dbias"),
+        arg("dtask_row"), arg("workspace"), arg("stream"));
+  m.def(
+      "ensemble_linear_workspace",
+      [](int64_t members, int64_t rows, int64_t outputs) {
+        return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) *
+               static_cast<int64_t>(sizeof(float));
+      },
+      arg("members"), arg("rows"), arg("outputs"));
+  m.def("route_rows", &route, arg("q"), arg("start"), arg("row"), arg("least"), arg("workspace"),
+        arg("stream"));
+  m.def("routed_head", &routed_head, arg("start"), arg("row"), arg("task"), arg("kernel"), arg("dq"),
+        arg("y"), arg("dz"), arg("stream"));
+  m.def("routed_layer", &routed_layer, arg("start"), arg("row"), arg("dz"), arg("kernel"), arg("y"),
+        arg("dx"), arg("stream"));
+  m.def("least_gradient", &least_gradient, arg("q"), arg("slope"), arg("dq"), arg("least"), arg("stream"));
+  m.def("tanh_gaussian_sample", &gaussian_sample, arg("output"), arg("noise"), arg("log_std_min"),
+        arg("log_std_max"), arg("action"), arg("log_prob"), arg("stream"));
+  m.def("tanh_gaussian_backward", &gaussian_backward, arg("output"), arg("noise"), arg("log_std_min"),
+        arg("log_std_max"), arg("action"), arg("daction"), arg("dlog_prob"), arg("doutput"), arg("stream"));
+  m.def("adam_polyak_workspace", &adam_polyak_cuda_workspace, arg("size"));
+  m.def("adam_polyak", &adam, arg("value"), arg("gradient"), arg("mean"), arg("square"), arg("target"),
+        arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("clip"), arg("polyak"),
+        arg("steps"), arg("norm"), arg("workspace"), arg("stream"));
 }

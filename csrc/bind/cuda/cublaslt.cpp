@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/cuda/call.h"
+#include "bind/method.h"
 #include "bind/module.h"
 
 namespace py = pybind11;
@@ -11,8 +12,9 @@ using cuda_bindings::Call;
 
 namespace {
 
-LtPlan choose(CublasLt& lt, bool backward, bool mask, int64_t members, int64_t rows, int64_t width, bool tf32,
-              int device) {
+LtPlan choose(const py::object& library, bool backward, bool mask, int64_t members, int64_t rows,
+              int64_t width, bool tf32, int device) {
+  auto& lt = bind::made<CublasLt>(library, "library");
   const OnDevice on(device);
   const LtProduct product = backward ? LtProduct::kBackward
                             : mask   ? LtProduct::kForwardMask
@@ -20,8 +22,10 @@ LtPlan choose(CublasLt& lt, bool backward, bool mask, int64_t members, int64_t r
   return lt.choose(product, members, rows, width, tf32);
 }
 
-void run(const CublasLt& lt, const LtPlan& plan, py::object left, py::object kernel, py::object bias,
-         py::object mask, py::object out, py::object workspace, uintptr_t stream) {
+void run(const py::object& library, const py::object& chosen, py::object left, py::object kernel,
+         py::object bias, py::object mask, py::object out, py::object workspace, uintptr_t stream) {
+  const auto& lt = bind::made<CublasLt>(library, "library");
+  const auto& plan = bind::made<LtPlan>(chosen, "plan");
   Call call(stream);
   const int64_t members = plan.members, rows = plan.rows, width = plan.width;
   LtTensors t{call.get<float>(left, "left", {members, rows, width}),
@@ -43,11 +47,16 @@ void run(const CublasLt& lt, const LtPlan& plan, py::object left, py::object ker
 }  // namespace
 
 void bind_cublaslt(py::module_& m) {
+  using py::arg;
   py::class_<CublasLt>(m, "CublasLt", py::module_local())
-      .def(py::init<const std::vector<std::string>&>())
-      .def_property_readonly("version", &CublasLt::version);
-  py::class_<LtPlan>(m, "LtPlan", py::module_local()).def_readonly("workspace", &LtPlan::workspace);
-  m.def("cublaslt_mask_bytes", &lt_mask_bytes);
-  m.def("cublaslt_choose", &choose);
-  m.def("cublaslt_run", &run);
+      .def(py::init<const std::vector<std::string>&>(), arg("sonames"))
+      .def_property_readonly("version", bind::method(&CublasLt::version));
+  py::class_<LtPlan>(m, "LtPlan", py::module_local())
+      .def_property_readonly(
+          "workspace", [](const py::object& self) { return bind::made<LtPlan>(self, "self").workspace; });
+  m.def("cublaslt_mask_bytes", &lt_mask_bytes, arg("members"), arg("rows"), arg("width"));
+  m.def("cublaslt_choose", &choose, arg("library"), arg("backward"), arg("mask"), arg("members"), arg("rows"),
+        arg("width"), arg("tf32"), arg("device"));
+  m.def("cublaslt_run", &run, arg("library"), arg("plan"), arg("left"), arg("kernel"), arg("bias"),
+        arg("mask"), arg("out"), arg("workspace"), arg("stream"));
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bind/cuda/call.h"
+#include "bind/method.h"
 #include "bind/module.h"
 #include "replay/replay_buffer.cuh"
 
@@ -116,12 +117,20 @@ NormalizationCuda normalization_of(const std::string& name) {
   throw py::value_error("normalization '" + name + "' is none of batch, task, buffer and none");
 }
 
+// As ReplayBuffer's; so that no product of them leaves 63 bits.
+void check_sizes(int64_t tasks, int64_t capacity, int64_t observation, int64_t action) {
+  if (tasks < 1 || tasks >= 1 << 15) throw py::value_error("tasks must be from 1 to 32767");
+  if (capacity < 2 || capacity > int64_t{1} << 28)
+    throw py::value_error("capacity must be from 2 to 268435456");
+  if (observation < 1 || action < 1 || observation > 1 << 17 || action > 1 << 17)
+    throw py::value_error("observation and action sizes must be from 1 to 131072");
+}
+
 ReplayShapeCuda shape_of(int64_t tasks, int64_t capacity, int64_t observation, int64_t action,
                          const std::string& mode, double alpha, double beta, const std::string& normalization,
                          int64_t n_step, float discount, uint64_t seed) {
-  if (tasks < 1 || tasks >= 1 << 15) throw py::value_error("tasks must be from 1 to 32767");
-  if (capacity < 2 || observation < 1 || action < 1 || n_step < 1)
-    throw py::value_error("capacity must be at least 2, n_step, observation and action sizes at least 1");
+  check_sizes(tasks, capacity, observation, action);
+  if (n_step < 1) throw py::value_error("n_step must be at least 1");
   const bool prioritized = mode.rfind("prioritized", 0) == 0;
   return {tasks,
           capacity,
@@ -141,16 +150,22 @@ ReplayShapeCuda shape_of(int64_t tasks, int64_t capacity, int64_t observation, i
 }  // namespace
 
 void bind_cuda_replay(py::module_& m) {
-  m.def("replay_bytes",
-        [](int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
-          ReplayShapeCuda shape{};
-          shape.tasks = tasks;
-          shape.capacity = capacity;
-          shape.observation = observation;
-          shape.action = action;
-          shape.prioritized = prioritized;
-          return replay_cuda_bytes(shape);
-        });
+  m.def(
+      "replay_bytes",
+      [](int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
+        check_sizes(tasks, capacity, observation, action);
+        ReplayShapeCuda shape{};
+        shape.tasks = tasks;
+        shape.capacity = capacity;
+        shape.observation = observation;
+        shape.action = action;
+        shape.prioritized = prioritized;
+        return replay_cuda_bytes(shape);
+      },
+      py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
+      py::arg("prioritized"));
+  using bind::method;
+  using py::arg;
   py::class_<PyReplayCuda>(m, "ReplayBuffer", py::module_local())
       .def(py::init([](py::object memory, int64_t tasks, int64_t capacity, int64_t observation,
                        int64_t action, const std::string& mode, double alpha, double beta,
@@ -162,14 +177,17 @@ void bind_cuda_replay(py::module_& m) {
            py::arg("memory"), py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"),
            py::arg("action"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
            py::arg("n_step"), py::arg("discount"), py::arg("seed"))
-      .def("add", &PyReplayCuda::add)
-      .def("sample", &PyReplayCuda::sample)
-      .def("sample_workspace", &PyReplayCuda::workspace)
-      .def("update_priorities", &PyReplayCuda::update_priorities)
-      .def("rebuild", &PyReplayCuda::rebuild)
-      .def("set_alpha", &PyReplayCuda::set_alpha)
-      .def("set_beta", &PyReplayCuda::set_beta)
-      .def("offsets", &PyReplayCuda::offsets)
-      .def_property_readonly("stride", &PyReplayCuda::stride)
-      .def_property_readonly("blocks", &PyReplayCuda::blocks);
+      .def("add", method(&PyReplayCuda::add), arg("observation"), arg("action"), arg("reward"),
+           arg("terminated"), arg("truncated"), arg("next_observation"), arg("stream"))
+      .def("sample", method(&PyReplayCuda::sample), arg("first"), arg("batch"), arg("workspace"),
+           arg("stream"))
+      .def("sample_workspace", method(&PyReplayCuda::workspace), arg("rows"))
+      .def("update_priorities", method(&PyReplayCuda::update_priorities), arg("id"), arg("priority"),
+           arg("workspace"), arg("stream"))
+      .def("rebuild", method(&PyReplayCuda::rebuild), arg("stream"))
+      .def("set_alpha", method(&PyReplayCuda::set_alpha), arg("alpha"), arg("stream"))
+      .def("set_beta", method(&PyReplayCuda::set_beta), arg("beta"))
+      .def("offsets", method(&PyReplayCuda::offsets))
+      .def_property_readonly("stride", method(&PyReplayCuda::stride))
+      .def_property_readonly("blocks", method(&PyReplayCuda::blocks));
 }

@@ -35,7 +35,7 @@ def test_td_target_is_the_losses(device: torch.device) -> None:
     for _ in range(2):  # the workspace is ready again
         outputs = (target, dq, priority, mean, space, cuda_ops.stream_of(q))
         cuda_ops.built().td_target(*parts, q, weight, discount, *outputs)
-        expected = losses.soft_target(*parts, discount)
+        expected = losses.td_target(*parts, discount)
         leaf = q.detach().requires_grad_()
         loss = (weight * (leaf - expected).square()).mean()
         (slope,) = torch.autograd.grad(loss, leaf)

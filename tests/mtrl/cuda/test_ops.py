@@ -47,21 +47,21 @@ def test_ensemble_linear_is_the_plain_layer(device: torch.device, shared: bool, 
         assert all(part.numel() == 0 for part in rest)
 
 
-def test_own_head_is_the_plain_head(device: torch.device) -> None:
+def test_head_gather_is_the_plain_head(device: torch.device) -> None:
     x, kernel, bias = normal(device, E, B, W), normal(device, E, T, W, OUT), normal(device, E, T, OUT)
     task = tasks_of(device)
-    y = plain.own_head(x, kernel, bias, task)
+    y = plain.head_gather(x, kernel, bias, task)
     dy = torch.randn_like(y)
     expected = torch.autograd.grad(y, (x, kernel, bias), dy)
     with torch.no_grad():
-        assert_near(cuda_ops.own_head(x, kernel, bias, task), y)
+        assert_near(cuda_ops.head_gather(x, kernel, bias, task), y)
         for got, plain_gradient in zip(
-            cuda_ops.own_head_backward(x, kernel, task, dy, True, True), expected, strict=True
+            cuda_ops.head_gather_backward(x, kernel, task, dy, True, True), expected, strict=True
         ):
             assert_near(got, plain_gradient)
 
 
-def test_soft_target_is_the_plain_one(device: torch.device) -> None:
+def test_td_target_is_the_plain_one(device: torch.device) -> None:
     reward, log_prob, temperature, next_q = (
         normal(device, B).detach(),
         normal(device, B).detach(),
@@ -70,7 +70,7 @@ def test_soft_target_is_the_plain_one(device: torch.device) -> None:
     )
     terminated = (reward > 1).float()
     rows = (reward, terminated, next_q, log_prob, temperature, temperature.neg().exp())
-    assert_near(cuda_ops.soft_target(*rows), losses.soft_target(*rows))
+    assert_near(cuda_ops.td_target(*rows), losses.td_target(*rows))
 
 
 def test_a_build_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

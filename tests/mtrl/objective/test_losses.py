@@ -9,8 +9,8 @@ def column(*values):
     return torch.tensor(values)
 
 
-def test_soft_target_by_hand():
-    target = losses.soft_target(
+def test_td_target_by_hand():
+    target = losses.td_target(
         reward=column(1.0, 2.0),
         terminated=column(0.0, 1.0),
         next_q=torch.tensor([[10.0, 5.0], [8.0, 7.0]]),
@@ -25,7 +25,7 @@ def test_soft_target_by_hand():
 def test_no_gradient_flows_through_the_target():
     q = torch.ones((2, 3), requires_grad=True)
     ones = torch.ones(3)
-    assert not losses.soft_target(ones, ones * 0, q, ones, ones, ones).requires_grad
+    assert not losses.td_target(ones, ones * 0, q, ones, ones, ones).requires_grad
 
 
 def test_actor_loss_goes_to_the_first_least_critic():

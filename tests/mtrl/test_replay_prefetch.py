@@ -1,4 +1,4 @@
-"""A batch drawn ahead is a function of the order of calls: with a thread, without one, across save and load."""
+"""A prefetched batch is a function of the order of calls: with a thread, without one, across save and load."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_batches_are_those_of_a_twin_without_a_thread(mode, prefetch, tmp_path):
     replay.check_valid()
 
 
-def test_a_batch_ahead_has_the_counts_of_the_last():
+def test_a_prefetched_batch_has_the_counts_of_the_last():
     replay = fill(make(lag=1), 5)
     replay.sample(3)
     before = replay.state_dict()["replay"]
@@ -72,7 +72,7 @@ def test_a_batch_ahead_has_the_counts_of_the_last():
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
-def test_what_cannot_be_drawn_ahead_is_told_by_the_call_that_needs_it(prefetch):
+def test_what_cannot_be_prefetched_is_told_by_the_call_that_needs_it(prefetch):
     replay, feed = make("prioritized", lag=1, prefetch=prefetch, capacity=4), Feed(2)
     with pytest.raises(ValueError, match="task 0 has no transitions"):
         replay.sample(2)
@@ -88,7 +88,7 @@ def test_what_cannot_be_drawn_ahead_is_told_by_the_call_that_needs_it(prefetch):
     assert len(replay.sample(2).id) == 4
 
 
-def test_a_batch_that_is_held_is_not_overwritten_by_one_drawn_ahead():
+def test_a_batch_that_is_held_is_not_overwritten_by_a_prefetched_one():
     replay = fill(make(lag=1), 8)
     held = [replay.sample(16) for _ in range(20)]
     copies = [[column.clone() for column in batch] for batch in held]
