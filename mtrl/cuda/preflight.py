@@ -115,7 +115,7 @@ def td_target(i: Inputs) -> Iterator[Pair]:
     y, priority, dq, means = i.blank(B), i.blank(B), i.blank(E, B), i.blank(2)
     space = i.space(ops.built().td_target_workspace(B))
     ops.built().td_target(*rows, q.detach(), weight, discount, y, dq, priority, means, space, i.stream)
-    target = losses.soft_target(*rows, discount)
+    target = losses.td_target(*rows, discount)
     loss = (weight * (q - target).square()).mean()
     yield y, target
     yield dq, torch.autograd.grad(loss, q)[0]
@@ -150,8 +150,8 @@ def head(i: Inputs) -> Iterator[Pair]:
     dy = i.normal(E, B, 2)
     expected = torch.einsum("ebw,ebwo->ebo", x, kernel[:, i.task]) + bias[:, i.task]
     gradients = torch.autograd.grad(expected, (x, kernel, bias), dy)
-    yield ops.own_head(x.detach(), kernel.detach(), bias.detach(), i.task), expected
-    got = ops.own_head_backward(x.detach(), kernel.detach(), i.task, dy, weights=True, input=True)
+    yield ops.head_gather(x.detach(), kernel.detach(), bias.detach(), i.task), expected
+    got = ops.head_gather_backward(x.detach(), kernel.detach(), i.task, dy, weights=True, input=True)
     yield from zip(got, gradients, strict=True)
 
 
