@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtrl import _core, config, devices  # type: ignore[attr-defined]
+from mtrl import _core, config, devices
 from mtrl.adam import Adam
 from mtrl.cuda import ops
 from mtrl.objective import losses
