@@ -70,7 +70,7 @@ def test_backends_agree(name: str) -> None:
     agents = [agent_with(name, backend) for backend in ("fused", "torch")]
     for step in range(4):
         ours, twin = (agent.update(make_batch(2, 8, seed=step)) for agent in agents)
-        assert ours.metrics.keys() == twin.metrics.keys() < set(agents[0].run_metrics)
+        assert ours.metrics.keys() == twin.metrics.keys() == set(agents[0].update_metrics)
         np.testing.assert_allclose(ours.priority, twin.priority, rtol=1e-3, atol=1e-3)
         for metric, value in ours.metrics.items():
             np.testing.assert_allclose(value, twin.metrics[metric], rtol=1e-3, atol=1e-4, err_msg=metric)

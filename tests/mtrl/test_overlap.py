@@ -102,13 +102,13 @@ def test_a_worker_that_dies_during_an_update_is_replaced(
 ) -> None:
     update, updates = Agent.update, 0
 
-    def deadly(self: Agent, batch: Any) -> Any:
+    def deadly(self: Agent, batch: Any, counts: Any) -> Any:
         nonlocal updates
         updates += 1
         if updates == 21:
             for child in children("worker_process"):
                 os.kill(child, signal.SIGKILL)
-        return update(self, batch)
+        return update(self, batch, counts)
 
     monkeypatch.setattr(Agent, "update", deadly)
     config = overlapping(**RICH, run__env_workers=1, run__env_restarts=1)

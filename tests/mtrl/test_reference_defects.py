@@ -91,9 +91,9 @@ def test_truncation_is_not_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     seen = []
     update = Agent.update
 
-    def watch(self: Agent, batch: Any) -> Any:
+    def watch(self: Agent, batch: Any, counts: Any) -> Any:
         seen.append((batch.terminated.clone(), batch.next_observation.clone()))
-        return update(self, batch)
+        return update(self, batch, counts)
 
     monkeypatch.setattr(Agent, "update", watch)
     train(short_config(agent__batch_per_task=64), tmp_path)

@@ -9,6 +9,7 @@ import torch
 from mtrl.agent import _generator
 from mtrl.monitor import plasticity
 from mtrl.monitor.fixed_batch import FixedBatch
+from mtrl.noise import Noise
 from mtrl.overrides import build_config
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS, PLASTICITY
 from tests.mtrl.agents import BACKENDS, make_agent, make_batch
@@ -70,7 +71,7 @@ def test_all_measures_equal_the_transcription(backend):
     state = agent.state_dict()
     rows = 5 * TASKS
     generator = _generator(agent.config.train.seed, 6, device="cpu")
-    noises = [torch.randn((rows, 4), generator=generator).double().numpy() for _ in range(2)]
+    noises = Noise(generator).draw(2, rows, 4).double().numpy()
     for b, name in enumerate(BATCHES):
         batch, suffix = batches[name], "_fixed" if name == "fixed" else ""
         sample = type(batch)(*(column.unflatten(0, (TASKS, -1))[:, :5].flatten(0, 1) for column in batch))
