@@ -16,6 +16,7 @@ from pathlib import Path
 from mtrl.names import nearest
 from sweeps.manifest import LaunchError
 
+STANDARD_ERROR = 2  # the launch's own JSON is alone on the standard output
 MODULES = {"gather": "analysis.gather", "fit": "analysis.fit_scaling_laws"}
 
 
@@ -42,7 +43,8 @@ def _command(word: str, places: Sequence[str]) -> list[str]:
 
 
 def run_after(commands: Sequence[Sequence[str]]) -> None:
-    """Runs them one after another. Raises LaunchError naming the first that fails."""
+    """Runs them one after another; what they print goes to the standard error. Raises LaunchError naming the first that
+    fails."""
     for command in commands:
-        if code := subprocess.run(command).returncode:
+        if code := subprocess.run(command, stdout=STANDARD_ERROR).returncode:
             raise LaunchError(f"{shlex.join(command)} ended with exit code {code}")
