@@ -13,8 +13,8 @@ from sweeps.page.curves import Curve
 from sweeps.page.facts import Facts, Variant
 from sweeps.page.law import Law, ticks
 
-# From viridis, between what shows on white and on black: sizes are ordered, and so are these.
-SHADES = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0a000")
+# In viridis' order, because sizes are ordered too; each shows on white and on black.
+SHADES = ("#7a63c4", "#4a7fc1", "#2a979d", "#2fa66f", "#79a82f", "#b39700")
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34
 THIN = 300  # runs that are drawn one by one
