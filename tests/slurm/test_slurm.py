@@ -230,7 +230,7 @@ def test_out_of_memory_gets_more_memory(make: Make, tmp_path: Path) -> None:
 
 def test_an_exception_is_tried_once_more_and_then_shown(make: Make) -> None:
     sweep = make(cells=2)
-    rows = json.loads(sweep.command("plan", f"grid={sweep.folder}/tiny.toml", "--json"))["cells"]
+    rows = json.loads(sweep.answer("plan", f"grid={sweep.folder}/tiny.toml", "--json"))["cells"]
     broken = sweep.place / "cells" / rows[0]["run_id"]
     (broken / "run.h5").mkdir(parents=True)
     sweep.launch()
