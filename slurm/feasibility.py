@@ -17,16 +17,17 @@ class InfeasibleError(ValueError):
     """A profile that this cluster will never run; the message names every reason and its cure."""
 
 
-def check_feasible(profile: Profile) -> list[str]:
+def check_feasible(profile: Profile, *, try_it: bool = True) -> list[str]:
     """Warnings about the profile. Raises InfeasibleError with all that can never start, SlurmError where the cluster
     does not answer.
 
     `sbatch --test-only` judges last: it knows what is not compared here. It accepts too long a wall time and an unknown
-    QOS, so these are compared.
+    QOS, so these are compared. Without `try_it` it is not asked: it refuses a profile whose nodes are down just now,
+    also one that a sweep already used.
     """
     partition = find_partition(profile.partition, read_partitions())
     reasons = [*_time(profile, partition), *_nodes(profile, partition.nodes), *_qos(profile)]
-    if not reasons:
+    if try_it and not reasons:
         reasons = list(_test_only(profile))
     if reasons:
         raise InfeasibleError(f"profile {profile.name} can never run here:\n  " + "\n  ".join(reasons))

@@ -304,8 +304,8 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
         write_cancelled(sweep, set())
     named = _profile_names(words)
     profile = load_profile(named[0]) if named else last_profile(sweep)
-    if named and profile:  # the last one was checked, and a node that it names may be down just now
-        check_cluster(profile)
+    if profile:
+        check_cluster(profile, try_it=bool(named))
     launched = run(sweep, entries, "slurm" if profile else "local", profile, by_rule=True)
     code = show_launch(sweep, entries, launched, as_json, here=profile is None)
     if watch and profile:
