@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 import unicodedata
 from collections import Counter, defaultdict
@@ -30,6 +31,7 @@ SEED = "train.seed"
 STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")
 TROUBLE = ("failed", "held")  # states that need a person
 UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # characters that show nothing, or turn others around
+CAP = re.compile(r"--max-gpu-hours[ =](\d+(?:\.\d+)?)")  # in the command of a launch
 SHOWN = 20  # kinds of trouble
 LOG_BYTES = 4_000
 LOG_LINES = 15
@@ -308,13 +310,14 @@ def _random_policies(
 
 
 def _cap(sweep: Path) -> float | None:
-    """The --max-gpu-hours of the latest launch."""
+    """The --max-gpu-hours of the latest launch that had one."""
     try:
         lines = (sweep / "launches.jsonl").read_bytes().splitlines()
     except OSError:
         return None
-    launches = [line for line in parse_lines(lines) if isinstance(line, dict)]
-    return launches[-1].get("max_hours") if launches else None
+    launches = [launch for launch in parse_lines(lines) if isinstance(launch, dict)]
+    found = (CAP.search(str(launch.get("command"))) for launch in reversed(launches))
+    return next((float(match[1]) for match in found if match), None)
 
 
 def _nodes(sweep: Path, cells: Sequence[CellState], profile: Profile | None) -> list[Node]:

@@ -18,7 +18,7 @@ from mtrl.sizing import count_parameters
 from slurm.state import cell_directory, write_done, write_json
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
-from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest
+from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
 from sweeps.page.law import laws, ticks
 from sweeps.page.serve import serve
@@ -128,6 +128,20 @@ def test_hours_left_follow_the_cells_that_finished(tmp_path: Path) -> None:
     assert facts.hours[2] == pytest.approx(2.0 * 1.5)  # half of one cell, and another
     assert facts.ends is not None
     assert facts.ends[1] - NOW == pytest.approx(3600 * 3.0)  # one at a time
+
+
+@pytest.mark.parametrize("words", [["--max-gpu-hours", "5000"], ["--max-gpu-hours=5000", "--yes"]])
+def test_the_cap_is_that_of_the_latest_launch_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    make_sweep(tmp_path)
+    assert facts_of(tmp_path).cap is None
+    for command in (["--max-gpu-hours", "1"], words, []):  # the last one as a retry records it
+        monkeypatch.setattr("sys.argv", ["launch.py", "grid=smoke", *command])
+        record_launch(tmp_path, cells=12)
+    facts = facts_of(tmp_path)
+    assert facts.cap == 5000.0
+    assert "5,000<small>core hours, from the last launch" in render([facts], live=False)
 
 
 def test_the_law_so_far_is_that_of_the_planted_truth(tmp_path: Path) -> None:
