@@ -230,8 +230,8 @@ def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
     size, failure = law.estimate(log_size), law.estimate(logit)
     best = float(np.exp(size.value))
     steps = float(budget / cost.per_step(best))
-    success = tuple(float(1 - special.expit(value)) for value in (failure.value, failure.high, failure.low))
-    return Optimum(budget, size, steps, success, _out_of_reach(best, steps, cost, curves))  # type: ignore[arg-type]
+    middle, low, high = (1 - special.expit([failure.value, failure.high, failure.low])).tolist()
+    return Optimum(budget, size, steps, (middle, low, high), _out_of_reach(best, steps, cost, curves))
 
 
 def _least(law: DataLaw, cost: Costs, budget: float, theta: Array) -> float:

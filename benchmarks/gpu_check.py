@@ -130,6 +130,7 @@ def judge(part: Part, output: str, code: int, seconds: float, late: bool) -> Res
     failures = [row["words"] for row in found if row.get("state") == "failed"]
     slow = [row["words"] for row in found if row.get("state") == "slow"]
     left_out = [row["words"] for row in found if row.get("state") == "left out"]
+    state: State
     if failures:
         state, words = "failed", "; ".join(failures)
     elif late:
@@ -143,7 +144,7 @@ def judge(part: Part, output: str, code: int, seconds: float, late: bool) -> Res
     else:
         state, words = "passed", _last_words(lines, found)
     kept = [] if state in ("passed", "left out") else lines[-KEPT_LINES:]
-    return Result(part.name, part.about, state, words, round(seconds, 1), found, kept)  # type: ignore[arg-type]
+    return Result(part.name, part.about, state, words, round(seconds, 1), found, kept)
 
 
 def check(
