@@ -108,7 +108,7 @@ def points_of(group: Sequence[Variant]) -> Points:
     sizes["tasks"] = np.repeat([float(variant.task_count) for variant in group], counts)
     success = np.concatenate([variant.scores.mean(-1) for variant in group])
     trials = np.repeat([variant.score_episodes * variant.task_count for variant in group], counts)
-    return Points(sizes, success, trials, np.repeat(np.arange(len(group)), counts))
+    return Points(sizes, success, trials, np.repeat(np.arange(len(group)), counts), single_runs=True)
 
 
 def law_of(
@@ -176,7 +176,9 @@ def _tried(law: Law, model: str, generator: np.random.Generator, likelihood: Lik
 
 def _trend(points: Points, generator: np.random.Generator) -> float:
     sizes = points.sizes["parameters"] if "parameters" in points.sizes else points.sizes["critic"]
-    return trend_p(sizes, points.success, generator) if len(np.unique(sizes)) > 1 else float("nan")
+    if len(np.unique(sizes)) < 2 or points.lone():
+        return float("nan")
+    return trend_p(sizes, points.success, generator)
 
 
 def _varying(points: Points) -> set[str]:

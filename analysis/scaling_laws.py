@@ -39,6 +39,9 @@ class Points:
     success: NDArray[Any]
     trials: NDArray[Any]
     strata: NDArray[Any] | None = None
+    single_runs: bool = (
+        False  # one seed of each size then says nothing; a published point may stand for several seeds
+    )
 
     def __len__(self) -> int:
         return len(self.success)
@@ -47,10 +50,16 @@ class Points:
         trials = np.asarray(self.trials, float)
         return Seen((1 - np.asarray(self.success, float)) * trials, trials, likelihood)
 
+    def lone(self) -> str:
+        """A refusal where no variant has a second seed, or an empty text."""
+        if not self.single_runs or self.strata is None or np.bincount(self.strata).max() > 1:
+            return ""
+        return "1 seed of each size, 2 needed"
+
     def where(self, keep: NDArray[Any]) -> Points:
         sizes = {name: size[keep] for name, size in self.sizes.items()}
         strata = None if self.strata is None else self.strata[keep]
-        return Points(sizes, self.success[keep], self.trials[keep], strata)
+        return Points(sizes, self.success[keep], self.trials[keep], strata, self.single_runs)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def fit(
     counts = {name: len(np.unique(points.sizes[name])) for name in model.regressors}
     seen = points.seen(likelihood)
     numbers = len(model.numbers) + seen.extra
-    refusal = _too_little(model, counts, len(points), numbers)
+    refusal = _too_little(model, counts, len(points), numbers) or points.lone()
     if refusal:
         nothing = tuple(Exponent(name, np.nan, np.nan, np.nan, refusal) for name in model.exponents.values())
         empty = (np.nan, np.nan, np.nan)

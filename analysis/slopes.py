@@ -166,7 +166,7 @@ def _too_little(form: str, points: Points, design: Array) -> str:
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return "its sizes grow together" if form == "elasticities" else "sizes and tasks vary together"
     needed = design.shape[1] + 1
-    return f"{len(points)} points, {needed} needed" if len(points) < needed else ""
+    return f"{len(points)} points, {needed} needed" if len(points) < needed else points.lone()
 
 
 def _doubt(found: Estimate) -> str:

@@ -50,7 +50,7 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
     failure = np.array([value for _, _, value in ended])
     trials = np.array([variant.episodes * variant.tasks for variant, _, _ in ended])
     strata = np.array([number for _, number, _ in ended])
-    line = slopes("slope", Points({"parameters": parameters}, 1 - failure, trials, strata))
+    line = slopes("slope", Points({"parameters": parameters}, 1 - failure, trials, strata, single_runs=True))
     of_runs = sum(variant.runs for variant, _ in group)
     known = f"{len(ended):,} of {of_runs:,} runs"
     if line.refusal:
@@ -67,7 +67,8 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
         drawn = list(
             zip(at.tolist(), line.failure(parameters=at).tolist(), low.tolist(), high.tolist(), strict=True)
         )
-    points = list(zip(parameters.tolist(), failure.tolist(), strict=True))
+    least = 0.5 / (trials + 1)  # what the line takes a run without a failure for
+    points = list(zip(parameters.tolist(), np.maximum(failure, least).tolist(), strict=True))
     return Law(benchmark, len(ended), of_runs, points, drawn, words)
 
 

@@ -86,7 +86,7 @@ def test_a_smoke_study_claims_curves_but_no_width_effect(smoke_page: Page) -> No
     assert "the widest network here has 128" in lacks
     assert "2,000 steps per task, 0.001 of the paper's 2,000,000" in lacks
     assert "the largest set here has 2 tasks" in lacks
-    assert lacks.count("over the measured sizes is not identified: a constant fits as well") == 2
+    assert lacks.count("a scaling exponent is not identified: 1 seed of each size, 2 needed") == 2
 
 
 def test_the_words_follow_the_data(tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.frames import open_sweep
+from analysis.law_study import law_of, sentences
 from analysis.sandwich import sandwich, student
 from analysis.scaling_laws import Points
 from analysis.slopes import best_share, critic_minus_actor, slopes
+from analysis.variants import variants
+from tests.analysis.reference_analysis import config_of, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = np.geomspace(2e5, 1e8, 5)
@@ -171,3 +175,21 @@ def test_unequal_noise_is_covered() -> None:
         found = sandwich(numbers, x, y - x @ numbers, np.arange(15)).estimate(np.array([0, 1.0]))
         held.append(found.low <= -0.3 <= found.high)
     assert np.mean(held) >= 0.9
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_seed_of_each_size_makes_no_law(tmp_path: Path, seeds: int) -> None:
+    """Failure falls by a clean power law over five widths; with one run of each nobody knows their spread."""
+    configs = [config_of(width=width, seed=seed) for width in (8, 16, 32, 64, 128) for seed in range(seeds)]
+    for config in configs:
+        failure = 0.8 * (config.network.critic.width / 8) ** -0.2 + 0.002 * config.train.seed
+        write_sweep(tmp_path, [config], success=[0.0, 0.0, 0.0, 1 - failure])
+    law = law_of("smoke", variants(open_sweep(tmp_path)), "power", np.random.default_rng(0))
+    yes, no = sentences(law)
+    if seeds == 1:
+        assert law.line.refusal == law.fit.refusal == "1 seed of each size, 2 needed"
+        assert not yes
+        assert "1 seed of each size, 2 needed" in " ".join(no)
+    else:
+        assert law.line.exponents["parameters"].value == pytest.approx(0.1, abs=0.01)
+        assert any("failure falls" in line for line in yes)

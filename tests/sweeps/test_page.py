@@ -173,6 +173,14 @@ def test_too_few_sizes_make_no_law(tmp_path: Path) -> None:
     assert law.line == []
 
 
+def test_one_seed_of_each_size_makes_no_law(tmp_path: Path) -> None:
+    words = ["env.tasks=reach-v3", "network.actor.width=16,32,64,128", "train.seed=0"]
+    for number, entry in enumerate(make_sweep(tmp_path, *words)):
+        finish(tmp_path, entry, [0.0, 0.0, 0.0, 0.1 + 0.1 * number])
+    [law] = laws(facts_of(tmp_path))
+    assert law.words == "no law yet from 4 of 4 runs: 1 seed of each size, 2 needed"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "found"),
     [
