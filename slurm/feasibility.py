@@ -12,30 +12,34 @@ from slurm.commands import SlurmError, call
 from slurm.partitions import Nodes, Partition, read_partitions
 from slurm.profiles import Profile
 
+UNAVAILABLE = "node configuration is not available"  # to sbatch also one whose nodes are down just now
+
 
 class InfeasibleError(ValueError):
     """A profile that this cluster will never run; the message names every reason and its cure."""
 
 
-def check_feasible(profile: Profile, *, try_it: bool = True) -> list[str]:
+def check_feasible(profile: Profile) -> list[str]:
     """Warnings about the profile. Raises InfeasibleError with all that can never start, SlurmError where the cluster
     does not answer.
 
     `sbatch --test-only` judges last: it knows what is not compared here. It accepts too long a wall time and an unknown
-    QOS, so these are compared. Without `try_it` it is not asked: it refuses a profile whose nodes are down just now,
-    also one that a sweep already used.
+    QOS, so these are compared. While nodes of the partition are away it also refuses what only waits for them: then
+    what it says is a warning.
     """
     partition = find_partition(profile.partition, read_partitions())
     reasons = [*_time(profile, partition), *_nodes(profile, partition.nodes), *_qos(profile)]
-    if try_it and not reasons:
-        reasons = list(_test_only(profile))
+    warnings = []
+    if partition.available == "down":
+        warnings.append(f"partition {partition.name} is down; its jobs wait until it is up")
+    if not reasons and (said := _test_only(profile)):
+        if UNAVAILABLE in said and any(one.away for one in partition.nodes):
+            warnings.append(f"{said}; nodes of partition {partition.name} are away, jobs may wait for them")
+        else:
+            reasons.append(said)
     if reasons:
         raise InfeasibleError(f"profile {profile.name} can never run here:\n  " + "\n  ".join(reasons))
-    return (
-        [f"partition {partition.name} is down; its jobs wait until it is up"]
-        if partition.available == "down"
-        else []
-    )
+    return warnings
 
 
 def find_partition(name: str, partitions: dict[str, Partition]) -> Partition:
@@ -104,8 +108,8 @@ def _qos(profile: Profile) -> Iterator[str]:
         yield f"qos = {profile.qos}: you may use {', '.join(sorted(mine))}"
 
 
-def _test_only(profile: Profile) -> Iterator[str]:
-    """What sbatch says against a job of this profile."""
+def _test_only(profile: Profile) -> str:
+    """What sbatch says against a job of this profile, or an empty text."""
     from slurm.executor import try_out
 
     with tempfile.TemporaryDirectory(prefix="mtrl-profile-") as folder:
@@ -115,4 +119,5 @@ def _test_only(profile: Profile) -> Iterator[str]:
             if error.passing:
                 raise
             said = str(error).splitlines()[-1]
-            yield f"{said} (so says sbatch --test-only; compare the profile and its [options] with sinfo)"
+            return f"{said} (so says sbatch --test-only; compare the profile and its [options] with sinfo)"
+    return ""

@@ -50,7 +50,11 @@ def parse_partitions(text: str) -> dict[str, Partition]:
             continue
         name, available, limit, count, cpus, memory, resources, state = line.strip().split("|")
         nodes = Nodes(
-            int(count), _number(cpus), _number(memory), parse_gpus(resources), state.startswith(AWAY)
+            int(count),
+            _number(cpus),
+            _number(memory),
+            parse_gpus(resources),
+            state.startswith(AWAY) or state.endswith("*"),  # *: it does not answer
         )
         before = found[name.rstrip("*")].nodes if name.rstrip("*") in found else ()
         found[name.rstrip("*")] = Partition(

@@ -41,10 +41,10 @@ def has_default() -> bool:
     return DEFAULT in profile_names()
 
 
-def check_cluster(profile: Profile, *, try_it: bool = True) -> None:
+def check_cluster(profile: Profile) -> None:
     """Raises InfeasibleError where the cluster can never run the profile's jobs, SlurmError if it does not answer."""
     reach_controller(profile, lambda text: click.echo(text, err=True))
-    for warning in check_feasible(profile, try_it=try_it):
+    for warning in check_feasible(profile):
         click.echo(warning, err=True)
 
 

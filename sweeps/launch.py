@@ -305,7 +305,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
     named = _profile_names(words)
     profile = load_profile(named[0]) if named else last_profile(sweep)
     if profile:
-        check_cluster(profile, try_it=bool(named))
+        check_cluster(profile)
     launched = run(sweep, entries, "slurm" if profile else "local", profile, by_rule=True)
     code = show_launch(sweep, entries, launched, as_json, here=profile is None)
     if watch and profile:

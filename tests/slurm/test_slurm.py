@@ -368,8 +368,9 @@ def test_jobs_that_pull_take_the_cells_of_one_that_died(make: Make) -> None:
     launched = sweep.launch()
     assert (launched["submitted"], len(launched["jobs"])) == (6, 1)
     sweep.wait_for_step(10, cells=2)
+    main = main_process(sweep.beats()[0]["pid"])  # now: the cell may be over once the launch has looked
     assert sweep.launch()["submitted"] == 0
-    os.kill(main_process(sweep.beats()[0]["pid"]), signal.SIGKILL)
+    os.kill(main, signal.SIGKILL)
     wait_until(lambda: sweep.states() == ["done"] * 6, what=lambda: f"{sweep.rows()} {sweep.output()}")
     logs = [(path / "log.txt").read_text() for path in (sweep.place / "cells").iterdir()]
     assert [log.count(": done at step") for log in logs] == [1] * 6

@@ -60,7 +60,7 @@ def test_a_launch_that_waits_ends_with_that_code(
         return seen(sweep, entries)
 
     monkeypatch.setattr("sweeps.watch.watch", watched)
-    monkeypatch.setattr("sweeps.cluster.check_cluster", lambda profile, **_: None)
+    monkeypatch.setattr("sweeps.cluster.check_cluster", lambda profile: None)
     monkeypatch.setattr("sweeps.execute.launch_on_slurm", lambda *words, **options: Launched(8, 0, {}))
     words = [
         "launch",
