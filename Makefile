@@ -57,8 +57,9 @@ test-cpp: $(STAMP)  ## GoogleTest, where it is installed
 	@tests/csrc/run build/tests
 
 # Without restarts, since xdist 3.8 may wait for ever after a crash (its issues 1323 and 1378).
+PYTEST := python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
 test-python: build  ## pytest, on two processes
-	python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
+	$(PYTEST)
 
 test-lowest: $(STAMP)  ## the Python tests of the last commit with the lowest versions that pyproject.toml allows
 	rm -rf build/lowest
@@ -79,7 +80,7 @@ format: $(STAMP)  ## formats Python and C++, and mends what ruff can
 
 coverage: build  ## which lines of Python the tests run: build/coverage/index.html
 	$(PIP) pytest-cov
-	python -m pytest -n 2 --dist loadgroup --max-worker-restart 0 --cov=mtrl --cov=sweeps --cov=slurm --cov=analysis \
+	$(PYTEST) --cov=mtrl --cov=sweeps --cov=slurm --cov=analysis \
 	  --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 docs: $(STAMP)  ## the pages of docs/ as a site in build/site; a broken link is an error
