@@ -89,10 +89,13 @@ def sandwich(numbers: Array, jacobian: Array, residual: Array, runs: NDArray[Any
     """Of a least-squares fit: jacobian [points, p] and residual [points] at the optimum, runs [points]."""
     inverse = np.linalg.pinv(jacobian.T @ jacobian)
     clusters = np.unique(runs, return_inverse=True)[1]
-    reach = np.empty_like(jacobian)
+    reach = jacobian @ inverse
+    alone = np.bincount(clusters)[clusters] == 1  # all at once, for there may be thousands
+    leave = 1 - np.sum(reach[alone] * jacobian[alone], axis=1)
+    reach[alone] *= _inverse_roots(leave)[:, None]
     for own in _members(clusters):
-        leave = np.eye(len(own)) - jacobian[own] @ inverse @ jacobian[own].T
-        reach[own] = _inverse_root(leave) @ jacobian[own] @ inverse
+        if len(own) > 1:
+            reach[own] = _inverse_root(np.eye(len(own)) - reach[own] @ jacobian[own].T) @ reach[own]
     shares = _sums(clusters, reach * residual[:, None])
     return Sandwich(numbers, shares.T @ shares, jacobian, reach, clusters, _correlation(residual, clusters))
 
@@ -125,8 +128,11 @@ def _sums(clusters: NDArray[np.int64], values: Array) -> Array:
 
 def _inverse_root(matrix: Array) -> Array:
     values, vectors = np.linalg.eigh(matrix)
-    roots = np.where(values > 1e-9, 1 / np.sqrt(np.maximum(values, 1e-9)), 0)
-    return np.asarray((vectors * roots) @ vectors.T)
+    return np.asarray((vectors * _inverse_roots(values)) @ vectors.T)
+
+
+def _inverse_roots(values: Array) -> Array:
+    return np.where(values > 1e-9, 1 / np.sqrt(np.maximum(values, 1e-9)), 0)
 
 
 def _correlation(residual: Array, clusters: NDArray[np.int64]) -> float:
