@@ -325,5 +325,10 @@ def _nodes(sweep: Path, cells: Sequence[CellState], profile: Profile | None) -> 
     failed = Counter(str(cell.heartbeat.get("host", "")) for cell in cells if cell.state == "failed")
     histories = [task.history for record in read_records(sweep) for tasks in record.tasks for task in tasks]
     out = {*blamed_nodes(histories), *(profile.exclude if profile else ())}
-    names = sorted({*running, *failed, *out} - {""})
+    names = sorted({*running, *failed, *out} - {""}, key=_natural)
     return [Node(clean(name), running[name], failed[name], name in out) for name in names]
+
+
+def _natural(name: str) -> list[str | int]:
+    """node2 before node10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]

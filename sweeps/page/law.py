@@ -59,8 +59,8 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
     else:
         a = line.exponents["parameters"]
         doubt = line.refused("parameters")
-        interval = f"95 % interval of the exponent {-a.high:.3f} to {-a.low:.3f}"
-        words = f"failure goes as N^{-a.value:.3f} ({interval}), from {known}"
+        interval = f"95 % interval of the exponent {-a.high:z.3f} to {-a.low:z.3f}"
+        words = f"failure goes as N^{-a.value:z.3f} ({interval}), from {known}"
         words += f"; not established: {doubt}" if doubt else ""
         at = np.geomspace(parameters.min(), parameters.max(), 24)
         low, high = line.band(parameters=at)

@@ -119,6 +119,12 @@ def test_facts_are_what_the_files_say(tmp_path: Path) -> None:
     assert facts.measured
 
 
+def test_nodes_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for entry, host in zip(make_sweep(tmp_path), ["node10", "node2", "gpu-1", "node1"], strict=False):
+        beat(tmp_path, entry, host=host)
+    assert [node.name for node in facts_of(tmp_path).nodes] == ["gpu-1", "node1", "node2", "node10"]
+
+
 def test_hours_left_follow_the_cells_that_finished(tmp_path: Path) -> None:
     entries = make_sweep(tmp_path, "network.actor.width=16", "env.tasks=reach-v3", "train.seed=range(8)")
     for entry in entries[:6]:
