@@ -90,25 +90,25 @@ class Mlp(nn.Module):
 
 
 class Loop(nn.Module):
-    def __init__(self, members: int, *shape: int) -> None:
+    def __init__(self, critics: int, *shape: int) -> None:
         super().__init__()
-        self.members = nn.ModuleList([Mlp(*shape) for _ in range(members)])
+        self.critics = nn.ModuleList([Mlp(*shape) for _ in range(critics)])
 
     def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
-        return torch.stack([member(x, one_hot, task) for member in self.members])
+        return torch.stack([critic(x, one_hot, task) for critic in self.critics])
 
 
 class Bmm(nn.Module):
-    def __init__(self, members: int, inputs: int, outputs: int, tasks: int, width: int) -> None:
+    def __init__(self, critics: int, inputs: int, outputs: int, tasks: int, width: int) -> None:
         super().__init__()
         self.tasks, self.outputs = tasks, outputs
         sizes = [inputs + tasks, width, width, width, tasks * outputs]
         pairs = list(pairwise(sizes))
         bound = [(6 / before) ** 0.5 for before, _ in pairs]
         self.kernels = nn.ParameterList(
-            [torch.empty(members, *p).uniform_(-b, b) for p, b in zip(pairs, bound, strict=True)]
+            [torch.empty(critics, *p).uniform_(-b, b) for p, b in zip(pairs, bound, strict=True)]
         )
-        self.biases = nn.ParameterList([torch.zeros(members, 1, after) for _, after in pairs])
+        self.biases = nn.ParameterList([torch.zeros(critics, 1, after) for _, after in pairs])
 
     def forward(self, x: Tensor, one_hot: Tensor, task: Tensor) -> Tensor:
         h = torch.cat((x, one_hot), -1).expand(len(self.kernels[0]), -1, -1)
@@ -121,9 +121,9 @@ class Bmm(nn.Module):
 
 
 class Vmap(nn.Module):
-    def __init__(self, members: int, *shape: int) -> None:
+    def __init__(self, critics: int, *shape: int) -> None:
         super().__init__()
-        states, _ = torch.func.stack_module_state([Mlp(*shape) for _ in range(members)])
+        states, _ = torch.func.stack_module_state([Mlp(*shape) for _ in range(critics)])
         self.names = list(states)
         self.stacked = nn.ParameterList([nn.Parameter(states[name].detach()) for name in self.names])
         self.bare = [Mlp(*shape).to("meta")]  # in a list: not a submodule
@@ -142,7 +142,7 @@ class Peer:
     def __init__(
         self,
         kind: type[nn.Module],
-        members: int,
+        critics: int,
         width: int,
         tasks: int,
         *,
@@ -150,8 +150,8 @@ class Peer:
         device: str = "cpu",
     ):
         self.actor: Any = Mlp(39, 8, tasks, width).to(device)
-        self.critic: Any = kind(members, 43, 1, tasks, width).to(device)
-        self.target: Any = kind(members, 43, 1, tasks, width).to(device)
+        self.critic: Any = kind(critics, 43, 1, tasks, width).to(device)
+        self.target: Any = kind(critics, 43, 1, tasks, width).to(device)
         self.target.load_state_dict(self.critic.state_dict())
         self.target.requires_grad_(False)
         self.log_temperature = torch.zeros(tasks, requires_grad=True, device=device)
@@ -200,7 +200,7 @@ class Peer:
         adam.step()
 
 
-def products(members: int, width: int, batch: int, tasks: int) -> Callable[[], None]:
+def products(critics: int, width: int, batch: int, tasks: int) -> Callable[[], None]:
     """The matrix products of the usual step by torch's library: forward, input gradients, weight gradients."""
 
     def of(inputs: int, outputs: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -221,10 +221,10 @@ def products(members: int, width: int, batch: int, tasks: int) -> Callable[[], N
 
     def step() -> None:
         make(actor, 1, "y")  # next actions
-        make(critic, members, "y")  # targets
-        make(critic, members, "ywx")
+        make(critic, critics, "y")  # targets
+        make(critic, critics, "ywx")
         make(actor, 1, "ywx")
-        make(critic, members, "ya")  # down to the action
+        make(critic, critics, "ya")  # down to the action
 
     return step
 
@@ -295,13 +295,13 @@ def on_blas(update: Callable[[], object]) -> Callable[[], object]:
 
 
 def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterator[Row]:
-    members, width, batch, tasks = shape
+    critics, width, batch, tasks = shape
     rows = Rows(batch, tasks)
     overrides: dict[str, Any] = {
         "env.tasks": TASKS[tasks],
         "network.actor.width": width,
         "network.critic.width": width,
-        "agent.critics": members,
+        "agent.critics": critics,
         "run.threads": threads,
     }
 
@@ -317,16 +317,16 @@ def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterat
     if threads > 1:
         updates["ours, one thread"] = agent(run__threads=1)
     for name, kind in kinds.items():
-        updates[f"torch {name}"] = partial(Peer(kind, members, width, tasks).update, rows)
-    if (members, width, batch) == (2, 256, 1280):
-        updates["torch compile"] = partial(Peer(Loop, members, width, tasks, compiled="default").update, rows)
+        updates[f"torch {name}"] = partial(Peer(kind, critics, width, tasks).update, rows)
+    if (critics, width, batch) == (2, 256, 1280):
+        updates["torch compile"] = partial(Peer(Loop, critics, width, tasks, compiled="default").update, rows)
         updates["torch twin"] = agent(agent__backend="torch")
-    updates["products"] = products(members, width, batch, tasks)
+    updates["products"] = products(critics, width, batch, tasks)
     python = os.environ.get("MTRL_JAX_PYTHON")
     jax = Jax(python, shape, threads) if python and width < 2048 else None
     if jax:
         updates["jax"] = jax.update
-    name = f"E{members} width {width} batch {batch} tasks {tasks}"
+    name = f"E{critics} width {width} batch {batch} tasks {tasks}"
     yield from compare(name, updates, jax, threads, runs, calls=10 if width <= 64 else 1)
 
 
@@ -370,22 +370,22 @@ def gpu_peers(
 
 def cuda_cases_of(shape: tuple[int, int, int, int], device: str = "cuda") -> Iterator[Case]:
     """Ours against each peer; another device only to see that all of it runs."""
-    members, width, batch, tasks = shape
+    critics, width, batch, tasks = shape
     rows = Rows(batch, tasks, device)
     overrides = {
         "env.tasks": TASKS[tasks],
         "network.actor.width": width,
         "network.critic.width": width,
-        "agent.critics": members,
+        "agent.critics": critics,
     }
     ours = Agent(build_config("paper", overrides), device=device)
     twin = Agent(build_config("paper", overrides | {"agent.backend": "torch"}), device=device)
     without = Agent(build_config("paper", overrides | {"run.cublaslt": "off"}), device=device)
-    name = f"E{members} width {width} batch {batch} tasks {tasks}"
+    name = f"E{critics} width {width} batch {batch} tasks {tasks}"
     case = partial(Case, name, ours=partial(ours.update, rows), calls=20, clock=gpu_clock)
     yield case(peer="torch twin", theirs=partial(twin.update, rows))
     yield case(peer="ours without cuBLASLt", theirs=partial(without.update, rows))
-    for peer, make in gpu_peers((members, width, tasks), rows, device).items():
+    for peer, make in gpu_peers((critics, width, tasks), rows, device).items():
         try:
             theirs = make()
             theirs()

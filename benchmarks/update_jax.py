@@ -10,7 +10,7 @@ import sys
 import time
 from itertools import pairwise
 
-members, width, batch, tasks, threads = map(int, sys.argv[1:])
+critics, width, batch, tasks, threads = map(int, sys.argv[1:])
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "" if threads > 1 else "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -26,9 +26,9 @@ import optax  # noqa: E402
 draw = np.random.default_rng(0)
 
 
-def network(inputs, outputs, members=None):
+def network(inputs, outputs, critics=None):
     sizes = [inputs + tasks, width, width, width, tasks * outputs]
-    lead = () if members is None else (members,)
+    lead = () if critics is None else (critics,)
     return [
         (draw.uniform(-1, 1, (*lead, a, b)).astype("f4") * (6 / a) ** 0.5, np.zeros((*lead, b), "f4"))
         for a, b in pairwise(sizes)
@@ -91,7 +91,7 @@ def update(state, rows, key):
     return actor, critic, target, log_temperature, (critic_state, actor_state, temperature_state)
 
 
-actor, critic = network(39, 8), network(43, 1, members)
+actor, critic = network(39, 8), network(43, 1, critics)
 heat = np.zeros(tasks, "f4")
 state = (actor, critic, critic, heat, (clipped.init(critic), clipped.init(actor), free.init(heat)))
 normal = lambda *shape: draw.normal(size=shape).astype("f4")  # noqa: E731

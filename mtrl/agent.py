@@ -426,7 +426,7 @@ class Agent:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Counts: actor, critic (all members), target, total = actor + critic."""
+        """Counts: actor, critic (all of them together), target, total = actor + critic."""
         actor = sum(p.numel() for p in self.actor.parameters())
         critic = sum(p.numel() for p in self.critic.parameters())
         return {"actor": actor, "critic": critic, "target": critic, "total": actor + critic}

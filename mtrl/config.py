@@ -108,8 +108,8 @@ class ReplaySettings(Section):
 class AgentSettings(Section):
     batch_per_task: int = Field(128, ge=0)  # transitions of each task in an update; 0: as `batch` says
     batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
-    critics: int = Field(2, ge=1, le=16)  # ensemble members
-    critic_reduction: Literal["min", "mean"] = "min"  # over members, in the target and in the actor's loss
+    critics: int = Field(2, ge=1, le=16)  # how many
+    critic_reduction: Literal["min", "mean"] = "min"  # over critics, in the target and in the actor's loss
     q_clip: float = Field(0.0, ge=0)  # Q and targets are held within +- this, without gradient beyond; 0: not
     value: Literal["scalar", "two_hot", "c51", "hl_gauss"] = "scalar"  # what a critic puts out
     bins: int = Field(101, ge=2)  # atoms of a categorical value

@@ -1,7 +1,7 @@
 """One documented function per kernel of `mtrl._core`, as torch operators known to autograd and torch.compile.
 
 They run on CPU float32 tensors and check dtype, device, shape and task ids before a pointer is used. The readable
-twin of each is in `mtrl.networks.plain`, `mtrl.objective.losses` and `mtrl.adam`. E members, B batch rows, T tasks, D
+twin of each is in `mtrl.networks.plain`, `mtrl.objective.losses` and `mtrl.adam`. E critics, B batch rows, T tasks, D
 inputs, W width.
 """
 
@@ -39,9 +39,9 @@ _library.define(
 def ensemble_linear(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
 ) -> Tensor:
-    """ReLU(x kernel + bias + task_row[task]) of every member, [E, B, W].
+    """ReLU(x kernel + bias + task_row[task]) of every critic, [E, B, W].
 
-    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
+    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
     with task int64 [B], or neither. Differentiable in all but task. Raises
     ValueError for shapes that do not fit or a task out of range.
     """
@@ -110,7 +110,7 @@ def adam_polyak(
 class SacUpdate:
     """A whole SAC update of a multi-head actor and critic ensemble in one call; see csrc/critic/sac_update.h.
 
-    `settings` are the numbers of the section `agent`; a shape has members, inputs, outputs, tasks, width, depth and
+    `settings` are the numbers of the section `agent`; a shape has members (E), inputs, outputs, tasks, width, depth and
     start, the places of the parameters in their flat vector, in the order of a plain `MultiHead.parameters()`.
     """
 
@@ -180,9 +180,9 @@ METRICS = (
 def _linear_forward(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None, task: Tensor | None
 ) -> Tensor:
-    members, inputs, width = kernel.shape
-    y = x.new_empty((members, x.shape[-2], width))
-    space = x.new_empty(_core.ensemble_linear_workspace(members, x.shape[-2], inputs, width))
+    critics, inputs, width = kernel.shape
+    y = x.new_empty((critics, x.shape[-2], width))
+    space = x.new_empty(_core.ensemble_linear_workspace(critics, x.shape[-2], inputs, width))
     _core.ensemble_linear_forward(x.contiguous(), kernel, bias, task_row, task, y, space)
     return y
 
@@ -197,10 +197,10 @@ def _linear_backward(
     weights: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    members, inputs, width = kernel.shape
+    critics, inputs, width = kernel.shape
     rows = x.shape[-2]
     dx, dkernel, dbias, drow = _linear_gradients(x, kernel, task_row, task, y, dy, weights, input)
-    each = x.new_empty((members, rows, inputs)) if input and x.dim() == 2 else dx
+    each = x.new_empty((critics, rows, inputs)) if input and x.dim() == 2 else dx
     _core.ensemble_linear_backward(
         x.contiguous(),
         kernel,
@@ -213,7 +213,7 @@ def _linear_backward(
         dkernel if weights else None,
         dbias if weights else None,
         drow if weights and task_row is not None else None,
-        x.new_empty(_core.ensemble_linear_workspace(members, rows, inputs, width)),
+        x.new_empty(_core.ensemble_linear_workspace(critics, rows, inputs, width)),
     )
     if each is not dx:
         torch.sum(each, 0, out=dx)
@@ -231,11 +231,11 @@ def _linear_gradients(
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Room for the gradients of x, kernel, bias and task_row; empty where one is not wanted."""
-    members, _, width = kernel.shape
+    critics, _, width = kernel.shape
     return (
         x.new_empty(x.shape if input else 0),
         x.new_empty(kernel.shape if weights else 0),
-        x.new_empty((members, width) if weights else 0),
+        x.new_empty((critics, width) if weights else 0),
         x.new_empty(task_row.shape if weights and task_row is not None else 0),
     )
 
@@ -261,9 +261,9 @@ def _linear_autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _head_forward(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
-    members, tasks, width, outputs = kernel.shape
-    y = x.new_empty((members, x.shape[1], outputs))
-    space = x.new_empty(_core.head_gather_workspace(members, x.shape[1], width, outputs, tasks))
+    critics, tasks, width, outputs = kernel.shape
+    y = x.new_empty((critics, x.shape[1], outputs))
+    space = x.new_empty(_core.head_gather_workspace(critics, x.shape[1], width, outputs, tasks))
     _core.head_gather_forward(x.contiguous(), kernel, bias, task, y, space)
     return y
 
@@ -271,7 +271,7 @@ def _head_forward(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tens
 def _head_backward(
     x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    members, tasks, width, outputs = kernel.shape
+    critics, tasks, width, outputs = kernel.shape
     dx, dkernel, dbias = _head_gradients(x, kernel, task, dy, weights, input)
     _core.head_gather_backward(
         x.contiguous(),
@@ -281,7 +281,7 @@ def _head_backward(
         dx if input else None,
         dkernel if weights else None,
         dbias if weights else None,
-        x.new_empty(_core.head_gather_workspace(members, x.shape[1], width, outputs, tasks)),
+        x.new_empty(_core.head_gather_workspace(critics, x.shape[1], width, outputs, tasks)),
     )
     return dx, dkernel, dbias
 
@@ -290,11 +290,11 @@ def _head_gradients(
     x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the gradients of x, kernel and bias; empty where one is not wanted."""
-    members, tasks, _, outputs = kernel.shape
+    critics, tasks, _, outputs = kernel.shape
     return (
         x.new_empty(x.shape if input else 0),
         x.new_empty(kernel.shape if weights else 0),
-        x.new_empty((members, tasks, outputs) if weights else 0),
+        x.new_empty((critics, tasks, outputs) if weights else 0),
     )
 
 

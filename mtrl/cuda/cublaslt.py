@@ -2,7 +2,7 @@
 
 The library is looked for at run time; torch's CUDA wheels have loaded it already. Whether it may be used is seen before
 it is: for each shape it has to name an algorithm and to give torch's numbers. No GPU has run this yet
-(docs/decisions/0064). E members, B batch rows, W width.
+(docs/decisions/0064). E critics, B batch rows, W width.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class FusedLayers:
     three products or gives other numbers than torch.
     """
 
-    def __init__(self, lt: Any, members: int, rows: int, width: int, device: torch.device) -> None:
-        self._lt, self._shape, self._kernels = lt, (members, rows, width), ops.built()
+    def __init__(self, lt: Any, critics: int, rows: int, width: int, device: torch.device) -> None:
+        self._lt, self._shape, self._kernels = lt, (critics, rows, width), ops.built()
         tf32 = ops.products() == "tf32"
         index = torch.empty(0, device=device).get_device()
         choose = functools.partial(self._kernels.cublaslt_choose, lt)
         self._plain, self._masked, self._backward = (
-            choose(*product, members, rows, width, tf32, index)
+            choose(*product, critics, rows, width, tf32, index)
             for product in ((False, False), (False, True), (True, True))
         )
         self._check(device)
@@ -75,11 +75,11 @@ class FusedLayers:
 
     @torch.no_grad()
     def _check(self, device: torch.device) -> None:
-        members, _, width = self._shape
+        critics, _, width = self._shape
         generator = torch.Generator(device).manual_seed(0)
         x, dz, kernel, bias = (
             torch.randn(shape, generator=generator, device=device)
-            for shape in (self._shape, self._shape, (members, width, width), (members, width))
+            for shape in (self._shape, self._shape, (critics, width, width), (critics, width))
         )
         kernel *= width**-0.5
         dbias = torch.full_like(bias, torch.nan)

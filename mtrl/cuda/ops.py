@@ -1,7 +1,7 @@
 """`mtrl.ops` for CUDA tensors: the extension's CUDA kernels around torch's matrix products (cuBLAS).
 
 Everything is started on the current stream and nothing waits for the GPU, so that it can be captured in a CUDA graph.
-Task ids are not checked here, since only waiting could tell: they come from the replay. E members, B batch rows,
+Task ids are not checked here, since only waiting could tell: they come from the replay. E critics, B batch rows,
 T tasks, D inputs, W width, O outputs.
 """
 
@@ -16,8 +16,8 @@ from mtrl import _core
 
 Products = Literal["float32", "tf32", "bfloat16"]
 
-# From so many members on, rows are routed: each through its own member by a plain kernel, instead of through every
-# member by cuBLAS. A choice on paper (docs/decisions/0063): no GPU has timed it.
+# From so many critics on, rows are routed: each through its own critic by a plain kernel, instead of through every
+# critic by cuBLAS. A choice on paper (docs/decisions/0063): no GPU has timed it.
 ROUTED_FROM = 3
 
 kernels: Any = getattr(_core, "cuda", None)  # None in a build without nvcc
@@ -60,18 +60,18 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return rounded.float() if out is None else out.copy_(rounded)
 
 
-def routes(members: int) -> bool:
-    """Whether the gradient of a minimum over members goes by routed rows; their product is float32's alone."""
-    return _products == "float32" and members >= ROUTED_FROM
+def routes(critics: int) -> bool:
+    """Whether each row is differentiated through its minimising critic only. Supported for float32 only."""
+    return _products == "float32" and critics >= ROUTED_FROM
 
 
 def route_rows(q: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """start [E + 1] and row [B]: member e is the first least of the rows row[start[e] : start[e + 1]] of q [E, B].
+    """start [E + 1] and row [B]: critic e is the first least of the rows row[start[e] : start[e + 1]] of q [E, B].
 
     Writes the minima into least [B].
     """
-    members, rows = q.shape
-    start, row = (torch.empty(n, dtype=torch.int64, device=q.device) for n in (members + 1, rows))
+    critics, rows = q.shape
+    start, row = (torch.empty(n, dtype=torch.int64, device=q.device) for n in (critics + 1, rows))
     space = torch.empty(8 * rows, dtype=torch.uint8, device=q.device)
     built().route_rows(q, start, row, least, space, stream_of(q))
     return start, row
@@ -126,7 +126,7 @@ def ensemble_linear_backward(
 
 
 def of_each(x: Tensor, kernel: Tensor) -> Tensor:
-    """The input of each member, [E, B, D], without a copy where they share it."""
+    """The input of each critic, [E, B, D], without a copy where they share it."""
     return x.expand(kernel.shape[0], *x.shape) if x.dim() == 2 else x
 
 
@@ -161,13 +161,13 @@ def head_gather_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, kernel and bias; empty where one is not wanted."""
     dy, stream = dy.contiguous(), stream_of(x)
-    members, tasks, _, outputs = kernel.shape
+    critics, tasks, _, outputs = kernel.shape
     dx = dkernel = dbias = x.new_empty(0)
     if input:
         dx = x.new_empty(x.shape)
         built().head_gather_input_gradient(kernel, task, dy, dx, stream)
     if weights:
-        dkernel, dbias = torch.empty_like(kernel), x.new_empty((members, tasks, outputs))
+        dkernel, dbias = torch.empty_like(kernel), x.new_empty((critics, tasks, outputs))
         start, order = rows_by_task(task, tasks)
         built().head_gather_weight_gradient(x.contiguous(), start, order, dy, dkernel, dbias, stream)
     return dx, dkernel, dbias

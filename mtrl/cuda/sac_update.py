@@ -3,7 +3,7 @@
 The mathematics of csrc/critic/sac_update.h: the one-hot never enters a product, a row meets only its own head, the
 actor's loss is differentiated through each row's first least critic, down to the action alone, and clip, Adam and
 Polyak average are one pass. Gradients are written where the optimiser reads them. Nothing is asked from the host, so
-the list can be captured. E members, B batch rows, T tasks, A actions, O observations.
+the list can be captured. E critics, B batch rows, T tasks, A actions, O observations.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class MultiHeadViews:
 
     def __init__(self, shape: dict[str, Any], flat: Tensor, fused: FusedLayers | None = None) -> None:
         self._fused = fused
-        members, tasks, width = shape["members"], shape["tasks"], shape["width"]
+        critics, tasks, width = shape["members"], shape["tasks"], shape["width"]
         inputs, outputs, depth = shape["inputs"], shape["outputs"], shape["depth"]
         sizes = [
-            (members, tasks, width),
-            (members, tasks, width, outputs),
-            (members, tasks, outputs),
-            (members, inputs, width),
-            *[(members, width, width)] * (depth - 1),
-            *[(members, width)] * depth,
+            (critics, tasks, width),
+            (critics, tasks, width, outputs),
+            (critics, tasks, outputs),
+            (critics, inputs, width),
+            *[(critics, width, width)] * (depth - 1),
+            *[(critics, width)] * depth,
         ]
         self.task_row, self.head_kernel, self.head_bias, *layers = (
             flat[start : start + math.prod(size)].view(size)
@@ -100,12 +100,12 @@ class MultiHeadViews:
         self, hidden: Hidden, q: Tensor, task: Tensor, slope: float, columns: int
     ) -> tuple[Tensor, Tensor]:
         """The gradient [B, columns] of slope * sum_b min_e q[e, b] in the first inputs, and the minima [B]."""
-        members, rows, _ = q.shape
+        critics, rows, _ = q.shape
         kernels, stream = ops.built(), ops.stream_of(q)
-        values, least = q.view(members, rows), q.new_empty(rows)
-        if not ops.routes(members):
+        values, least = q.view(critics, rows), q.new_empty(rows)
+        if not ops.routes(critics):
             dq = torch.empty_like(q)
-            kernels.least_gradient(values, slope, dq.view(members, rows), least, stream)
+            kernels.least_gradient(values, slope, dq.view(critics, rows), least, stream)
             dz = self.slopes(hidden, task, dq)[0]
             return ops.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
         routed = ops.route_rows(values, least)
@@ -303,7 +303,7 @@ class SacUpdateCuda:
         critic, critic_gradient = (MultiHeadViews(self._critic, flat, fused[1]) for flat in flats[1][:2])
         target = MultiHeadViews(self._critic, target_value, fused[1])
         log_temperature, temperature_gradient = flats[2][:2]
-        rows, members = len(reward), self._critic["members"]
+        rows, critics = len(reward), self._critic["members"]
         by_task = ops.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
         if any(fused):  # a ReLU there may make 0 of NaN; elsewhere the first layer's gradient shows it
@@ -312,15 +312,15 @@ class SacUpdateCuda:
         # Critics, towards the target from the next actions.
         output = actor.forward(next_observation, task)[1][0]
         x, log_prob = self._joined(output, next_noise, next_observation)
-        next_q = target.forward(x, task)[1].view(members, rows)
+        next_q = target.forward(x, task)[1].view(critics, rows)
         x = torch.cat((action, observation), 1)
         hidden, q = critic.forward(x, task, masked=True)
         y, priority, means = torch.empty_like(reward), torch.empty_like(reward), reward.new_empty(2)
         dq = torch.empty_like(q)
         space = ops.workspace(kernels.td_target_workspace(rows), reward)
         kernels.td_target(
-            reward, terminated, next_q, log_prob, temperature, q.view(members, rows), weight,
-            discount, y, dq.view(members, rows), priority, means, space, stream,
+            reward, terminated, next_q, log_prob, temperature, q.view(critics, rows), weight,
+            discount, y, dq.view(critics, rows), priority, means, space, stream,
         )  # fmt: skip
         dz = critic.slopes(hidden, task, dq, critic_gradient)
         critic_gradient.write_gradients(x, hidden, dz, dq, by_task)
@@ -329,7 +329,7 @@ class SacUpdateCuda:
         # The actor, through the first least of the new critics.
         policy, output = actor.forward(observation, task, masked=True)
         x, log_prob = self._joined(output[0], noise, observation)
-        hidden, q = critic.forward(x, task, masked=not ops.routes(members))
+        hidden, q = critic.forward(x, task, masked=not ops.routes(critics))
         daction, least = critic.least_gradient(hidden, q, task, -1 / rows, self._actions)
         dout = torch.empty_like(output)
         kernels.tanh_gaussian_backward(

@@ -1,6 +1,6 @@
 """How much of a network is still alive, and how tasks pull at it: dormant neurons, effective rank, norms, gradients.
 
-B batch rows, T tasks, W width, P parameters. Of an ensemble's layers those of the first member are looked at.
+B batch rows, T tasks, W width, P parameters. Only the first critic's layers are measured.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def build_actor(config: Config, generator: torch.Generator, backend: Backend) ->
     """The policy network: [B, 39] -> [1, B, 8], means then log standard deviations."""
     return _build(
         Blueprint(
-            members=1,
+            critics=1,
             inputs=OBSERVATION_SIZE,
             tasks=len(config.env.tasks),
             outputs=2 * ACTION_SIZE,
@@ -31,7 +31,7 @@ def build_critic(config: Config, generator: torch.Generator, backend: Backend) -
     """The critic ensemble: [B, 43], action then observation, -> [E, B, O]; see agent.critic_outputs."""
     return _build(
         Blueprint(
-            members=config.agent.critics,
+            critics=config.agent.critics,
             inputs=ACTION_SIZE + OBSERVATION_SIZE,
             tasks=len(config.env.tasks),
             outputs=config.agent.critic_outputs,

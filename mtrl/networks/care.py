@@ -18,15 +18,15 @@ class Care(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend, self.experts = plan.backend, settings.experts
         width, experts = settings.encoder_width, settings.experts
-        self.embedding = embedding(members, plan.tasks, width, generator)
-        self.context = Mlp(members, (width, width, width, width), generator)
-        self.attention = Mlp(members, (width, width, width, experts), generator)
-        self.expert = Mlp(members * experts, (plan.inputs, width, width, width), generator)
+        self.embedding = embedding(critics, plan.tasks, width, generator)
+        self.context = Mlp(critics, (width, width, width, width), generator)
+        self.attention = Mlp(critics, (width, width, width, experts), generator)
+        self.expert = Mlp(critics * experts, (plan.inputs, width, width, width), generator)
         torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
-        self.torso = Mlp(members, torso, generator, plan.head_bound)
+        self.torso = Mlp(critics, torso, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:

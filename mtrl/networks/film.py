@@ -19,14 +19,14 @@ class Film(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend = plan.backend
         width = settings.encoder_width
-        self.embedding = embedding(members, plan.tasks, width, generator)
-        self.modulation = Mlp(members, (width, width, width, 2 * ENCODER_LAYERS), generator)
-        self.encoder = Mlp(members, (plan.inputs, *[width] * ENCODER_LAYERS), generator)
+        self.embedding = embedding(critics, plan.tasks, width, generator)
+        self.modulation = Mlp(critics, (width, width, width, 2 * ENCODER_LAYERS), generator)
+        self.encoder = Mlp(critics, (plan.inputs, *[width] * ENCODER_LAYERS), generator)
         torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
-        self.torso = Mlp(members, torso, generator, plan.head_bound)
+        self.torso = Mlp(critics, torso, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:

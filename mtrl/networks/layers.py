@@ -1,6 +1,6 @@
-"""What the networks are made of: linear layers of all members side by side, and what picks a row's task.
+"""What the networks are made of: linear layers of all E networks side by side, and what picks a row's task.
 
-E ensemble members, B batch rows, T tasks, D inputs, W width, O outputs.
+E critics (1 for an actor), B batch rows, T tasks, D inputs, W width, O outputs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Backend = Literal["core", "torch"]
 class Blueprint:
     """What a network is built from."""
 
-    members: int  # networks side by side, E
+    critics: int  # E, networks side by side: agent.critics, or 1 for an actor
     inputs: int  # numbers of a row, D, without the task
     tasks: int  # T
     outputs: int  # numbers that one network gives for a row, O
@@ -46,7 +46,7 @@ def he_uniform(*shape: int, generator: torch.Generator) -> nn.Parameter:
 
 
 class Network(nn.Module):
-    """`members` networks of one kind and shape, side by side: a critic ensemble, or an actor (one member).
+    """`critics` networks of one kind and shape, side by side: the critics, or one actor (then E is 1).
 
     Every number of the initial weights comes from `generator` (CPU), so a seed gives the same network on any device.
     """
@@ -76,18 +76,18 @@ class Linear(nn.Module):
     """E linear layers side by side: kernels He-uniform and biases 0, or both U(+-bound)."""
 
     def __init__(
-        self, members: int, inputs: int, outputs: int, generator: torch.Generator, bound: float | None = None
+        self, critics: int, inputs: int, outputs: int, generator: torch.Generator, bound: float | None = None
     ) -> None:
         super().__init__()
         if bound is None:
-            self.kernel = he_uniform(members, inputs, outputs, generator=generator)
-            self.bias = nn.Parameter(torch.zeros(members, outputs))
+            self.kernel = he_uniform(critics, inputs, outputs, generator=generator)
+            self.bias = nn.Parameter(torch.zeros(critics, outputs))
         else:
-            self.kernel = uniform(bound, members, inputs, outputs, generator=generator)
-            self.bias = uniform(bound, members, outputs, generator=generator)
+            self.kernel = uniform(bound, critics, inputs, outputs, generator=generator)
+            self.bias = uniform(bound, critics, outputs, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, D], which the members share, or [E, B, D] -> [E, B, O]."""
+        """x [B, D], which the critics share, or [E, B, D] -> [E, B, O]."""
         return plain.linear(x, self.kernel, self.bias)
 
 
@@ -98,12 +98,12 @@ class Mlp(nn.Module):
     """
 
     def __init__(
-        self, members: int, sizes: tuple[int, ...], generator: torch.Generator, bound: float | None = None
+        self, critics: int, sizes: tuple[int, ...], generator: torch.Generator, bound: float | None = None
     ) -> None:
         super().__init__()
         *hidden, last = itertools.pairwise(sizes)
-        layers = [Linear(members, into, out, generator) for into, out in hidden]
-        self.linear = nn.ModuleList([*layers, Linear(members, *last, generator, bound)])
+        layers = [Linear(critics, into, out, generator) for into, out in hidden]
+        self.linear = nn.ModuleList([*layers, Linear(critics, *last, generator, bound)])
 
     def forward(self, x: Tensor, kernels: Any) -> tuple[Tensor, list[Tensor]]:
         """x [B, D] or [E, B, D] -> outputs [E, B, O] and the hidden activations, each [E, B, W]."""
@@ -118,10 +118,10 @@ class Mlp(nn.Module):
 class TaskLinear(nn.Module):
     """E linear layers of the task's one-hot: a row of the kernel and a bias. He-uniform, biases 0."""
 
-    def __init__(self, members: int, tasks: int, outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, critics: int, tasks: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.kernel = he_uniform(members, tasks, outputs, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(members, outputs))
+        self.kernel = he_uniform(critics, tasks, outputs, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(critics, outputs))
 
     def every(self) -> Tensor:
         """The outputs of all tasks, [E, T, O]."""
@@ -132,7 +132,7 @@ class TaskLinear(nn.Module):
         return self.every().index_select(1, task)
 
 
-def embedding(members: int, tasks: int, width: int, generator: torch.Generator) -> nn.Parameter:
+def embedding(critics: int, tasks: int, width: int, generator: torch.Generator) -> nn.Parameter:
     """`width` learned numbers of each task, [E, T, W], from N(0, 1 / width)."""
-    drawn = torch.empty(members, tasks, width).normal_(0, width**-0.5, generator=generator)
+    drawn = torch.empty(critics, tasks, width).normal_(0, width**-0.5, generator=generator)
     return nn.Parameter(drawn)

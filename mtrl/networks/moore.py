@@ -16,16 +16,16 @@ class Moore(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend, self.experts = plan.backend, settings.experts
         self.expert = Mlp(
-            members * settings.experts, (plan.inputs, *[settings.width] * settings.depth), generator
+            critics * settings.experts, (plan.inputs, *[settings.width] * settings.depth), generator
         )
-        self.mixture = he_uniform(members, plan.tasks, settings.experts, generator=generator)
+        self.mixture = he_uniform(critics, plan.tasks, settings.experts, generator=generator)
         self.head_kernel = uniform(
-            plan.head_bound, members, plan.tasks, settings.width, plan.outputs, generator=generator
+            plan.head_bound, critics, plan.tasks, settings.width, plan.outputs, generator=generator
         )
-        self.head_bias = uniform(plan.head_bound, members, plan.tasks, plan.outputs, generator=generator)
+        self.head_bias = uniform(plan.head_bound, critics, plan.tasks, plan.outputs, generator=generator)
 
     @property
     def hidden_layers(self) -> int:
@@ -39,12 +39,12 @@ class Moore(Network):
 
     def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
         """The experts' hidden layers after their ReLU, [E, B, experts W] each, then the tanh [E, B, W]."""
-        members = len(self.mixture)
+        critics = len(self.mixture)
         y, hidden = self.expert(x, self.kernels)
-        basis = orthonormalize(y.unflatten(0, (members, self.experts)))
+        basis = orthonormalize(y.unflatten(0, (critics, self.experts)))
         weight = self.mixture.index_select(1, task)
         mixed = torch.einsum("ebn,enbw->ebw", weight, basis).tanh()
-        each = [h.unflatten(0, (members, self.experts)).transpose(1, 2).flatten(2) for h in hidden]
+        each = [h.unflatten(0, (critics, self.experts)).transpose(1, 2).flatten(2) for h in hidden]
         return [*each, mixed]
 
 

@@ -14,9 +14,9 @@ class MultiHead(Trunk):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__(plan)
-        members, settings = plan.members, plan.settings
+        critics, settings = plan.critics, plan.settings
         self.shape = {
-            "members": members,
+            "members": critics,
             "inputs": plan.inputs,
             "outputs": plan.outputs,
             "tasks": plan.tasks,
@@ -24,9 +24,9 @@ class MultiHead(Trunk):
             "depth": settings.depth,
         }
         self.head_kernel = uniform(
-            plan.head_bound, members, plan.tasks, settings.width, plan.outputs, generator=plan.generator
+            plan.head_bound, critics, plan.tasks, settings.width, plan.outputs, generator=plan.generator
         )
-        self.head_bias = uniform(plan.head_bound, members, plan.tasks, plan.outputs, generator=plan.generator)
+        self.head_bias = uniform(plan.head_bound, critics, plan.tasks, plan.outputs, generator=plan.generator)
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D], each from the head of its own task [B]."""

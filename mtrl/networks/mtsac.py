@@ -13,7 +13,7 @@ class SharedHead(Trunk):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__(plan)
-        self.head = Linear(plan.members, plan.settings.width, plan.outputs, plan.generator, plan.head_bound)
+        self.head = Linear(plan.critics, plan.settings.width, plan.outputs, plan.generator, plan.head_bound)
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""

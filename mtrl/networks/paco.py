@@ -16,18 +16,18 @@ class Paco(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend = plan.backend
         sets, width, depth = settings.experts, settings.width, settings.depth
-        self.mixture = TaskLinear(members, plan.tasks, sets, generator)
+        self.mixture = TaskLinear(critics, plan.tasks, sets, generator)
         into = [plan.inputs] + [width] * (depth - 1)
         self.kernel = nn.ParameterList(
-            [he_uniform(members, sets, i, width, generator=generator) for i in into]
-            + [uniform(plan.head_bound, members, sets, width, plan.outputs, generator=generator)]
+            [he_uniform(critics, sets, i, width, generator=generator) for i in into]
+            + [uniform(plan.head_bound, critics, sets, width, plan.outputs, generator=generator)]
         )
         self.bias = nn.ParameterList(
-            [torch.zeros(members, sets, width) for _ in into]
-            + [uniform(plan.head_bound, members, sets, plan.outputs, generator=generator)]
+            [torch.zeros(critics, sets, width) for _ in into]
+            + [uniform(plan.head_bound, critics, sets, plan.outputs, generator=generator)]
         )
 
     @property

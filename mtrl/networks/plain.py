@@ -1,6 +1,6 @@
 """The layers of a network in plain torch: the readable twin of the kernels in `mtrl.ops`, for any device.
 
-E ensemble members, B batch rows, T tasks, D inputs, W width, O outputs of one head.
+E critics (1 for an actor), B batch rows, T tasks, D inputs, W width, O outputs of one head.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch.nn import functional
 def ensemble_linear(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
 ) -> Tensor:
-    """ReLU(x kernel + bias + task_row[task]) of every member, [E, B, W].
+    """ReLU(x kernel + bias + task_row[task]) of every critic, [E, B, W].
 
-    x is [B, D] (shared by the members) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
+    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
     holds the rows of the first kernel that a one-hot of `task` [B] would pick: picking is that product.
     """
     return linear(x, kernel, bias, task_row, task).relu()
@@ -38,8 +38,8 @@ def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor
 
     x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task [B].
     """
-    members, tasks, width, outputs = kernel.shape
-    every = x @ kernel.transpose(1, 2).reshape(members, width, tasks * outputs)
-    every = every.view(members, -1, tasks, outputs) + bias.unsqueeze(1)
-    own = task.view(1, -1, 1, 1).expand(members, -1, 1, outputs)
+    critics, tasks, width, outputs = kernel.shape
+    every = x @ kernel.transpose(1, 2).reshape(critics, width, tasks * outputs)
+    every = every.view(critics, -1, tasks, outputs) + bias.unsqueeze(1)
+    own = task.view(1, -1, 1, 1).expand(critics, -1, 1, outputs)
     return every.gather(2, own).squeeze(2)

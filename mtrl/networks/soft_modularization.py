@@ -18,24 +18,24 @@ class SoftModularization(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend, self.modules_per_layer = plan.backend, settings.experts
         encoder, width = settings.encoder_width, settings.width
         modules, layers = settings.experts, settings.depth
-        self.observation = Mlp(members, (plan.inputs, encoder, encoder), generator)
-        self.task = TaskLinear(members, plan.tasks, encoder, generator)
-        self.embedding = Mlp(members, (encoder, width, width), generator)
+        self.observation = Mlp(critics, (plan.inputs, encoder, encoder), generator)
+        self.task = TaskLinear(critics, plan.tasks, encoder, generator)
+        self.embedding = Mlp(critics, (encoder, width, width), generator)
         into = [encoder] + [width] * (layers - 1)
-        self.module = nn.ModuleList(Linear(members * modules, i, width, generator) for i in into)
+        self.module = nn.ModuleList(Linear(critics * modules, i, width, generator) for i in into)
         self.condition = nn.ModuleList(
-            Linear(members, layer * modules**2, width, generator) for layer in range(1, layers)
+            Linear(critics, layer * modules**2, width, generator) for layer in range(1, layers)
         )
         routes = [modules**2] * (layers - 1) + [modules]
         self.route_kernel = nn.ParameterList(
-            [uniform(1e-3, members, width, count, generator=generator) for count in routes]
+            [uniform(1e-3, critics, width, count, generator=generator) for count in routes]
         )
-        self.route_bias = nn.ParameterList([torch.zeros(members, count) for count in routes])
-        self.head = Linear(members, width, plan.outputs, generator, plan.head_bound)
+        self.route_bias = nn.ParameterList([torch.zeros(critics, count) for count in routes])
+        self.head = Linear(critics, width, plan.outputs, generator, plan.head_bound)
 
     @property
     def hidden_layers(self) -> int:
@@ -57,7 +57,7 @@ class SoftModularization(Network):
     def _run(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         f, hidden = self.observation(x, self.kernels)
         e, _ = self.embedding((self.task(task) * f).relu(), self.kernels)
-        members, rows, _ = f.shape
+        critics, rows, _ = f.shape
         hidden.append(f.relu())
         # What the modules of a layer see: one vector for all of the first, then one each, [E, M, B, W].
         h = hidden[-1].unsqueeze(1).expand(-1, self.modules_per_layer, -1, -1)
@@ -65,9 +65,9 @@ class SoftModularization(Network):
         for layer, module in enumerate(self.module):
             p = self._route(layer, e, weights)
             weights.append(p)
-            y = module(h.flatten(0, 1)).unflatten(0, (members, self.modules_per_layer))
+            y = module(h.flatten(0, 1)).unflatten(0, (critics, self.modules_per_layer))
             h = torch.einsum("ebij,ejbw->eibw", p, y).relu()
-            hidden.append(h.transpose(1, 2).reshape(members, rows, -1))
+            hidden.append(h.transpose(1, 2).reshape(critics, rows, -1))
         return hidden, weights
 
     def _route(self, layer: int, e: Tensor, earlier: list[Tensor]) -> Tensor:

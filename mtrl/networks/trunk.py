@@ -15,7 +15,7 @@ EXPANSION = 4  # of the hidden layer inside a simba block
 
 
 class Trunk(Network):
-    """Hidden layers of `members` MLPs. Kernels are He-uniform over the fan-in with the task counted, biases 0.
+    """Hidden layers of `critics` MLPs. Kernels are He-uniform over the fan-in with the task counted, biases 0.
 
     The task enters as a one-hot, or as a learned embedding of `task_embedding` numbers. Neither enters a matrix
     product row by row: the rows of the first kernel that a one-hot would pick are `task_row`, and an embedding is
@@ -30,30 +30,30 @@ class Trunk(Network):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        members, settings, generator = plan.members, plan.settings, plan.generator
+        critics, settings, generator = plan.critics, plan.settings, plan.generator
         self.backend, self.block, self.depth = plan.backend, settings.block, settings.depth
         width = settings.width
         first = math.sqrt(6 / (plan.inputs + (settings.task_embedding or plan.tasks)))
         if settings.task_embedding:
-            self.embedding = embedding(members, plan.tasks, settings.task_embedding, generator)
+            self.embedding = embedding(critics, plan.tasks, settings.task_embedding, generator)
             self.embedding_kernel = uniform(
-                first, members, settings.task_embedding, width, generator=generator
+                first, critics, settings.task_embedding, width, generator=generator
             )
         else:
-            self.task_row = uniform(first, members, plan.tasks, width, generator=generator)
-        kernels = [uniform(first, members, plan.inputs, width, generator=generator)]
+            self.task_row = uniform(first, critics, plan.tasks, width, generator=generator)
+        kernels = [uniform(first, critics, plan.inputs, width, generator=generator)]
         for into, out in _later_sizes(settings):
-            kernels.append(uniform(math.sqrt(6 / into), members, into, out, generator=generator))
+            kernels.append(uniform(math.sqrt(6 / into), critics, into, out, generator=generator))
         self.kernel = nn.ParameterList(kernels)
-        self.bias = nn.ParameterList([torch.zeros(members, kernel.shape[2]) for kernel in kernels])
+        self.bias = nn.ParameterList([torch.zeros(critics, kernel.shape[2]) for kernel in kernels])
         norms = {
             "plain": 0,
             "layer_norm": settings.depth,
             "brc": 2 * settings.depth + 1,
             "simba": settings.depth + 1,
         }
-        self.scale = nn.ParameterList([torch.ones(members, width) for _ in range(norms[settings.block])])
-        self.shift = nn.ParameterList([torch.zeros(members, width) for _ in range(norms[settings.block])])
+        self.scale = nn.ParameterList([torch.ones(critics, width) for _ in range(norms[settings.block])])
+        self.shift = nn.ParameterList([torch.zeros(critics, width) for _ in range(norms[settings.block])])
 
     @property
     def hidden_layers(self) -> int:

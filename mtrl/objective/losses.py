@@ -1,4 +1,4 @@
-"""The losses of multi-task SAC (Haarnoja et al. 2018) as the paper uses them. E members, B batch rows."""
+"""The losses of multi-task SAC (Haarnoja et al. 2018) as the paper uses them. E critics, B batch rows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def td_target(
 
 
 def actor_loss(log_prob: Tensor, q: Tensor, temperature: Tensor, reduction: str = "min") -> Tensor:
-    """temperature log pi - Q of each row, [B]; q is [E, B], Q its minimum or mean over members.
+    """temperature log pi - Q of each row, [B]; q is [E, B], Q its minimum or mean over critics.
 
-    The gradient of the minimum goes to the first member that attains it.
+    The gradient of the minimum goes to the first critic that attains it.
     """
     return temperature * log_prob - (q.min(dim=0).values if reduction == "min" else q.mean(0))
 

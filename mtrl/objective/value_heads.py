@@ -1,4 +1,4 @@
-"""What the outputs of a critic mean: one value, or a distribution over values. E members, B rows, K atoms.
+"""What the outputs of a critic mean: one value, or a distribution over values. E critics, B rows, K atoms.
 
 Both kinds answer the same questions; `agent.py` asks them and knows no difference.
 """
@@ -34,7 +34,7 @@ class ValueHead(Protocol):
         """
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss of each row and member, [E, B]."""
+        """The loss of each row and critic, [E, B]."""
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """|Q - y| [E, B], y as far as the head can express it."""
@@ -98,7 +98,7 @@ class CategoricalValue:
     """Logits of a distribution over atoms from value_min to value_max, whose mean is Q; cross-entropy.
 
     c51 moves the whole distribution of the next value (Bellemare et al. 2017); two_hot and hl_gauss put the scalar
-    soft target back onto the atoms. Members are reduced to the one of least mean, or to their mean distribution.
+    soft target back onto the atoms. Critics are reduced to the one of least mean, or to their mean distribution.
     """
 
     metric_names: tuple[str, ...] = ("targets_outside_support",)
@@ -143,7 +143,7 @@ class CategoricalValue:
         return {"targets_outside_support": outside.float().mean()}
 
     def _reduced(self, probability: Tensor) -> Tensor:
-        """One distribution [B, K] from those of the members [E, B, K]."""
+        """One distribution [B, K] from those of the critics [E, B, K]."""
         if self._reduction == "mean":
             return probability.mean(0)
         least = categorical.expectation(probability, self._atoms).argmin(0)

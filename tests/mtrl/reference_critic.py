@@ -11,10 +11,10 @@ HEADS = ("head_kernel", "head_bias")
 
 
 class Mlp:
-    """One member of a multi-head network, from the agent's state dict."""
+    """One network of a multi-head network, from the agent's state dict."""
 
-    def __init__(self, state, member, tasks):
-        take = lambda name: state[name][member].double().numpy()  # noqa: E731
+    def __init__(self, state, e, tasks):
+        take = lambda name: state[name][e].double().numpy()  # noqa: E731
         depth = sum(name.startswith("kernel.") for name in state)
         first = np.concatenate((take("kernel.0"), take("task_row")))  # the one-hot is the last `tasks` inputs
         self.kernels = [first, *(take(f"kernel.{i}") for i in range(1, depth))]
@@ -93,7 +93,7 @@ def first_update(state, batch, next_noise, noise, settings, *, task_weight=None,
         n: getattr(batch, n).double().numpy()
         for n in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount")
     }
-    b, members = len(task), len(state["critic"]["head_bias"])
+    b, ensemble = len(task), len(state["critic"]["head_bias"])
     log_temperature = state["log_temperature"].double().numpy()
     alpha = np.exp(log_temperature)[task]
     limits = (settings.log_std_min, settings.log_std_max)
@@ -110,16 +110,18 @@ def first_update(state, batch, next_noise, noise, settings, *, task_weight=None,
         actor.forward(rows["next_observation"], one_hot), next_noise, *limits
     )
     next_x = np.concatenate((next_action, rows["next_observation"]), 1)
-    next_q = np.stack([Mlp(state["target"], e, tasks).forward(next_x, one_hot)[:, 0] for e in range(members)])
+    next_q = np.stack(
+        [Mlp(state["target"], e, tasks).forward(next_x, one_hot)[:, 0] for e in range(ensemble)]
+    )
     y = rows["reward"] + rows["discount"] * (1 - rows["terminated"]) * (next_q.min(0) - alpha * next_log_prob)
 
     x = np.concatenate((rows["action"], rows["observation"]), 1)
-    critics = [Mlp(state["critic"], e, tasks) for e in range(members)]
+    critics = [Mlp(state["critic"], e, tasks) for e in range(ensemble)]
     q = np.stack([c.forward(x, one_hot)[:, 0] for c in critics])
     delta, old_critics = q - y, critics
 
     def critic_gradient(weight):
-        slope = 2 * weight * rows["weight"] * delta / (members * b)
+        slope = 2 * weight * rows["weight"] * delta / (ensemble * b)
         return stack([c.backward(s[:, None])[0] for c, s in zip(old_critics, slope, strict=True)])
 
     gradient, critic_norm = clipped(over_tasks("critic", critic_gradient), settings.critic_clip)
@@ -133,7 +135,7 @@ def first_update(state, batch, next_noise, noise, settings, *, task_weight=None,
     output = actor.forward(rows["observation"], one_hot)
     action, log_prob, log_std, inside = squashed(output, noise, *limits)
     new = _tensors(critic)
-    critics = [Mlp(new, e, tasks) for e in range(members)]
+    critics = [Mlp(new, e, tasks) for e in range(ensemble)]
     x = np.concatenate((action, rows["observation"]), 1)
     new_q = np.stack([c.forward(x, one_hot)[:, 0] for c in critics])
     least = new_q.argmin(0)

@@ -52,32 +52,32 @@ def check(results):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    members=st.integers(1, 4), rows=st.sampled_from((1, 3, 14, 100, 300)), inputs=SIZES, width=SIZES,
+    critics=st.integers(1, 4), rows=st.sampled_from((1, 3, 14, 100, 300)), inputs=SIZES, width=SIZES,
     tasks=st.integers(0, 5), shared=st.booleans(), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_ensemble_linear_equals_its_twin(members, rows, inputs, width, tasks, shared, seed):
-    x = normal(seed, rows, inputs) if shared else normal(seed, members, rows, inputs)
-    kernel, bias = normal(seed + 1, members, inputs, width), normal(seed + 2, members, width)
+def test_ensemble_linear_equals_its_twin(critics, rows, inputs, width, tasks, shared, seed):
+    x = normal(seed, rows, inputs) if shared else normal(seed, critics, rows, inputs)
+    kernel, bias = normal(seed + 1, critics, inputs, width), normal(seed + 2, critics, width)
     if tasks == 0:
         check(both(ops.ensemble_linear, plain.ensemble_linear, (x, kernel, bias)))
         return
     task = torch.randint(tasks, (rows,), generator=torch.Generator().manual_seed(seed))
-    row = normal(seed + 3, members, tasks, width)
+    row = normal(seed + 3, critics, tasks, width)
     check(both(ops.ensemble_linear, plain.ensemble_linear, (x, kernel, bias, row), task))
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    members=st.integers(1, 4), rows=st.sampled_from((1, 3, 14, 100, 300)), width=SIZES,
+    critics=st.integers(1, 4), rows=st.sampled_from((1, 3, 14, 100, 300)), width=SIZES,
     outputs=st.sampled_from((1, 2, 8, 17)), tasks=st.integers(1, 5), ordered=st.booleans(), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_head_gather_equals_its_twin(members, rows, width, outputs, tasks, ordered, seed):
+def test_head_gather_equals_its_twin(critics, rows, width, outputs, tasks, ordered, seed):
     task = torch.randint(tasks, (rows,), generator=torch.Generator().manual_seed(seed))
     task = task.sort().values if ordered else task
     inputs = (
-        normal(seed, members, rows, width),
-        normal(seed + 1, members, tasks, width, outputs),
-        normal(seed + 2, members, tasks, outputs),
+        normal(seed, critics, rows, width),
+        normal(seed + 1, critics, tasks, width, outputs),
+        normal(seed + 2, critics, tasks, outputs),
     )
     check(both(ops.head_gather, plain.head_gather, inputs, task))
 

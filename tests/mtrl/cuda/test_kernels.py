@@ -71,14 +71,14 @@ def test_adam_is_the_cpus(device: torch.device) -> None:
             torch.testing.assert_close(got.cpu(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_are_routed_to_their_least_member(device: torch.device) -> None:
+def test_rows_are_routed_to_their_least_critic(device: torch.device) -> None:
     q = torch.randn((5, 300), generator=torch.Generator().manual_seed(4)).to(device)
     least = q.new_empty(300)
     start, row = cuda_ops.route_rows(q, least)
-    member = q.argmin(0)
+    critic = q.argmin(0)
     assert torch.equal(least, q.amin(0))
-    assert torch.equal(row, member.argsort(stable=True))
-    assert torch.equal(start[1:] - start[:-1], member.bincount(minlength=5))
+    assert torch.equal(row, critic.argsort(stable=True))
+    assert torch.equal(start[1:] - start[:-1], critic.bincount(minlength=5))
 
 
 @pytest.mark.skipif(cuda_ops.kernels is None, reason="needs a build with CUDA kernels (nvcc)")

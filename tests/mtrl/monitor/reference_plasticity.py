@@ -13,7 +13,7 @@ from tests.mtrl.reference_critic import Mlp, first_update
 
 
 def layers_of(state, batch, network, tasks):
-    """The hidden activations [B, W] of the network's first member, first layer to last."""
+    """The hidden activations [B, W] of the network's first critic, first layer to last."""
     x = batch.observation.double().numpy()
     if network == "critic":
         x = np.concatenate((batch.action.double().numpy(), x), 1)

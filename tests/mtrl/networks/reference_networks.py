@@ -1,7 +1,7 @@
 """The networks of PAPER §1 row by row, layer by layer, in numpy float64: slow and obvious, to check the modules.
 
-Each function gives the output of one member for one row `x` of one task, from that member's parameters by name. Dense
-one-hots enter as the paper writes them; nothing is shared with the library.
+Each function gives the output of one network (the actor, or one critic) for one row `x` of one task, from that
+network's parameters by name. Dense one-hots enter as the paper writes them; nothing is shared with the library.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def layer_norm(x, scale, shift):
     return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * scale + shift
 
 
-def mlp(p, name, x, member=None):
-    """Linear layers `name.linear.i`, ReLU between them; `member` picks among stacked ones."""
+def mlp(p, name, x, critic=None):
+    """Linear layers `name.linear.i`, ReLU between them; `critic` picks one of several that are stacked."""
     layers = sorted(
         int(key.split(".")[-2]) for key in p if key.startswith(f"{name}.linear.") and "kernel" in key
     )
     for i in layers:
         kernel, bias = p[f"{name}.linear.{i}.kernel"], p[f"{name}.linear.{i}.bias"]
-        x = linear(x, *((kernel, bias) if member is None else (kernel[member], bias[member])))
+        x = linear(x, *((kernel, bias) if critic is None else (kernel[critic], bias[critic])))
         if i != layers[-1]:
             x = relu(x)
     return x
@@ -151,22 +151,22 @@ FORWARD = {
     "care": care,
     "film": film,
 }
-STACKED = ("module.", "expert.")  # parameters whose first axis is members times experts
+STACKED = ("module.", "expert.")  # parameters whose first axis is critics times experts
 
 
-def parameters(network, member, shape):
-    """The parameters of one member, float64, by name."""
+def parameters(network, critic, shape):
+    """The parameters of one critic, float64, by name."""
     taken = {}
     for name, value in network.state_dict().items():
         array = value.double().numpy()
         if name.startswith(STACKED):
             array = array.reshape(-1, shape.experts, *array.shape[1:])
-        taken[name] = array[member]
+        taken[name] = array[critic]
     return taken
 
 
-def forward(network, members, shape, x, task):
+def forward(network, critics, shape, x, task):
     """Outputs [E, B, O] of a network for rows x [B, D] of tasks [B]."""
-    taken = [parameters(network, member, shape) for member in range(members)]
+    taken = [parameters(network, critic, shape) for critic in range(critics)]
     rows = [[FORWARD[shape.kind](p, shape, x[b], task[b]) for b in range(len(x))] for p in taken]
     return np.array(rows)

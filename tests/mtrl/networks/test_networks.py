@@ -101,11 +101,11 @@ def build_small(shape, build_network=build_critic, backend="torch"):
 @pytest.mark.parametrize("shape", SMALL, ids=name_of)
 def test_forward_equals_the_slow_transcription(shape, build_network, backend):
     network, x, task = build_small(shape, build_network, backend)
-    members = 1 if build_network is build_actor else CRITICS
+    critics = 1 if build_network is build_actor else CRITICS
     expected = reference_networks.forward(
-        network, members, NetworkSettings(**shape), x.double().numpy(), task.numpy()
+        network, critics, NetworkSettings(**shape), x.double().numpy(), task.numpy()
     )
-    assert expected.shape == (members, 12, 8 if build_network is build_actor else 1)
+    assert expected.shape == (critics, 12, 8 if build_network is build_actor else 1)
     # float32 against float64 through a few layers of sums of at most 60 numbers of size 10
     np.testing.assert_allclose(network(x, task).detach(), expected, rtol=1e-4, atol=1e-4)
 
@@ -147,7 +147,7 @@ def test_gradients(shape):
 
 
 @pytest.mark.parametrize("shape", SMALL, ids=name_of)
-def test_members_and_backends_agree_on_gradients(shape):
+def test_critics_and_backends_agree_on_gradients(shape):
     gradients = []
     for backend in ("core", "torch"):
         network, x, task = build_small(shape, backend=backend)

@@ -64,9 +64,9 @@ def head(**more):
     return build_value_head(config.agent, "torch", CPU)
 
 
-def random_target(members=3, rows=40, bins=21, seed=0):
+def random_target(critics=3, rows=40, bins=21, seed=0):
     generator = np.random.default_rng(seed)
-    output = generator.normal(0, 3, (members, rows, bins)).astype(np.float32)
+    output = generator.normal(0, 3, (critics, rows, bins)).astype(np.float32)
     columns = {
         "reward": generator.normal(0, 6, rows),
         "terminated": generator.random(rows) < 0.3,
@@ -139,7 +139,7 @@ def test_scalar_target_by_hand(backend, reduction, expected):
         torch.tensor([0.5, 0.5]),
         torch.tensor([0.9, 0.9]),
     )
-    # 1 + 0.9 (8 + 0.5 * 2), or with the mean 9 of the members; a terminated row keeps its reward alone.
+    # 1 + 0.9 (8 + 0.5 * 2), or with the mean 9 of the critics; a terminated row keeps its reward alone.
     torch.testing.assert_close(target, torch.tensor(expected))
     assert target is y
 

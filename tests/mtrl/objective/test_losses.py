@@ -33,7 +33,7 @@ def test_actor_loss_goes_to_the_first_least_critic():
     loss = losses.actor_loss(column(1.0, 1.0, 1.0), q, column(0.1, 0.2, 0.3))
     loss.sum().backward()
     torch.testing.assert_close(loss.detach(), column(0.1 - 1, 0.2 - 4, 0.3 - 2))
-    # The third row is a tie: the first member alone gets its gradient.
+    # The third row is a tie: the first critic alone gets its gradient.
     torch.testing.assert_close(q.grad, torch.tensor([[-1.0, 0.0, -1.0], [0.0, -1.0, 0.0]]))
 
 
