@@ -39,13 +39,15 @@ sys.modules["mtrl.train"] = module
 def write_cells(sweep: Path, seconds: list[float]) -> list[CellRequest]:
     """A manifest of cells that sleep so long."""
     (sweep / "cells").mkdir(parents=True)
-    config = build_config("debug").model_dump(mode="json")
+    debug = build_config("debug")
     requests = []
     with (sweep / "manifest.jsonl").open("wb") as file:
         for number, one in enumerate(seconds):
-            config["train"] |= {"vector_steps": round(1000 * one), "seed": number}
-            task = Task(f"{number:012x}", file.tell())
-            file.write(json.dumps({"run_id": task.run_id, "config": config}).encode() + b"\n")
+            sleep = {"vector_steps": round(1000 * one), "seed": number}
+            config = debug.model_copy(update={"train": debug.train.model_copy(update=sleep)})
+            task = Task(config.run_id, file.tell())
+            line = {"run_id": config.run_id, "config": config.model_dump(mode="json")}
+            file.write(json.dumps(line).encode() + b"\n")
             requests.append(CellRequest(task, 500, seconds=one))
     return requests
 

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import submitit
 
-from mtrl.run_ids import as_meant
+from mtrl.run_ids import as_meant, is_run_id_of
 from slurm.commands import SlurmError, call
 from slurm.records import Record, Task, read_record
 from slurm.state import cancelled_cells, cell_directory, is_cancelled, read_state, write_failed
@@ -94,10 +94,11 @@ class OwnCells:
         """The next cell to run; None where none is left."""
         cancelled = cancelled_cells(self._sweep)
         self.waiting = [task for task in self.waiting if task.run_id not in cancelled]
-        if not self.waiting:
-            return None
-        self.taken.append(self.waiting.pop(0))
-        return _read_job(self._sweep, self.taken[-1], self._profile)
+        job = None
+        while self.waiting and job is None:
+            self.taken.append(self.waiting.pop(0))
+            job = _read_job(self._sweep, self.taken[-1], self._profile)
+        return job
 
 
 class SharedCells:
@@ -213,19 +214,43 @@ def _unlink_call() -> None:
         submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)
 
 
-def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob:
-    with (sweep / "manifest.jsonl").open("rb") as file:
-        file.seek(task.offset)
-        line: dict[str, Any] = json.loads(file.readline())
-    if line["run_id"] != task.run_id:
-        raise ValueError(f"{sweep}/manifest.jsonl was changed: byte {task.offset} is not cell {task.run_id}")
+def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob | None:
+    """The cell as its line in the manifest describes it. None where that line was damaged after the submission: the
+    cell has then failed, and the others of the job can still run."""
+    directory = cell_directory(sweep, task.run_id)
+    config = _stored_config(sweep, task)
+    if config is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        error = f"{_line_of(sweep, task)} is damaged; a launch of the grid writes it anew"
+        print(f"{task.run_id}: {error}", file=sys.stderr)
+        write_failed(directory, task.run_id, error, cause="exception", job=slurm_job())
+        return None
     return CellJob(
         task.run_id,
-        cell_directory(sweep, task.run_id),
-        json.dumps(as_meant(line["config"])),
+        directory,
+        json.dumps(as_meant(config)),
         profile["heartbeat_seconds"],
         on_gpu=profile["gpus"] > 0,
     )
+
+
+def _stored_config(sweep: Path, task: Task) -> dict[str, Any] | None:
+    """The cell's configuration; None where its line is damaged."""
+    with (sweep / "manifest.jsonl").open("rb") as file:
+        file.seek(task.offset)
+        try:
+            line = json.loads(file.readline())
+            config: dict[str, Any] = line["config"]
+            sound = line["run_id"] == task.run_id and is_run_id_of(task.run_id, config)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+    return config if sound else None
+
+
+def _line_of(sweep: Path, task: Task) -> str:
+    with (sweep / "manifest.jsonl").open("rb") as file:
+        number = file.read(task.offset).count(b"\n") + 1
+    return f"{file.name}, line {number},"
 
 
 def _note_death(job: CellJob, exit_code: int) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 
+from mtrl.config import Config
 from slurm.commands import SlurmError
 from slurm.controller import reach_controller
 from slurm.discovery import discover, has_cluster
 from slurm.feasibility import check_feasible
 from slurm.profiles import DEFAULT, Profile, load_profile, own_folder, profile_names, save_profile, to_toml
+from sweeps.grid import Cell
 from sweeps.plan import Plan
 from sweeps.request import Request
 from sweeps.show import show_plan
@@ -26,15 +29,39 @@ def on_cluster(request: Request) -> Request:
         return request
     if has_default():
         click.echo(f"profile default ({own_folder() / f'{DEFAULT}.toml'})", err=True)
-        return replace(request, executor="slurm", profile=load_profile(DEFAULT))
-    try:
-        profile = discover() if has_cluster() else None
-    except SlurmError as error:
-        raise ValueError(f"{error}\nwrite executor=local to run here, or profile=NAME") from None
-    if profile is None:
-        return request
-    click.echo(f"No profile is named. This one was found on the cluster:\n\n{to_toml(profile)}", err=True)
-    return replace(request, executor="slurm", profile=profile)
+        profile, found = load_profile(DEFAULT), None
+    else:
+        try:
+            found = discover() if has_cluster() else None
+        except SlurmError as error:
+            raise ValueError(f"{error}\nwrite executor=local to run here, or profile=NAME") from None
+        if found is None:
+            return request
+        profile = found
+        click.echo(f"No profile is named. This one was found on the cluster:\n\n{to_toml(profile)}", err=True)
+    return replace(request, executor="slurm", profile=_as_needed(profile, request.cells), found=found)
+
+
+def _as_needed(profile: Profile, cells: Sequence[Cell]) -> Profile:
+    """The profile; where all cells run on the CPU, without its GPUs and with the CPUs and memory that they use."""
+    configs = [cell.config for cell in cells]
+    if not profile.gpus or any(config.run.device != "cpu" for config in configs):
+        return profile
+    cpus = min(profile.cpus, profile.cells_per_job * max(map(_cpus, configs)))
+    memory = max(1, profile.memory_mb * cpus // profile.cpus)
+    keep = f" (profile={DEFAULT} keeps it)" if has_default() else ""
+    click.echo(
+        f"All cells run on the CPU (run.device=cpu), so their jobs ask for no GPU{keep}: cpus = {cpus}, memory_mb = "
+        f"{memory}\n",
+        err=True,
+    )
+    return profile.model_copy(update={"gpus": 0, "gpu_type": "", "cpus": cpus, "memory_mb": memory})
+
+
+def _cpus(config: Config) -> int:
+    """That one run uses: its threads and its env workers."""
+    workers = config.run.env_workers
+    return config.run.threads + (config.train.overlap if workers is None else workers)
 
 
 def has_default() -> bool:
@@ -52,7 +79,7 @@ def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
     """Shows what the plan costs with a profile that was found on the cluster, asks, and saves it as `default`.
     Returns whether there was such a profile. Raises ValueError without a terminal and without `yes`."""
     request = plan.request
-    if request.named or request.profile is None or has_default():
+    if request.found is None or request.profile is None:
         return False
     check_cluster(request.profile)
     path = own_folder() / f"{DEFAULT}.toml"
@@ -64,5 +91,5 @@ def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
                 f"say --yes to launch with this profile and save it as {path}, or write profile=NAME"
             )
         click.confirm(f"Launch with this profile, and save it as {path}?", abort=True, err=True)
-    save_profile(request.profile)
+    save_profile(request.found)
     return True

@@ -28,6 +28,9 @@ class Request:
     executor: str  # one of EXECUTORS
     profile: Profile | None  # always there for slurm
     named: bool  # whether the words name an executor or a profile
+    found: Profile | None = (
+        None  # of a cluster that no profile describes yet; saved as `default` with the launch
+    )
 
 
 def read_request(

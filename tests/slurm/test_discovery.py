@@ -53,12 +53,31 @@ def test_a_profile_is_found_shown_saved_and_used_again(sweep: Sweep) -> None:
     for line in ('partition = "main"', "minutes = 240", "cpus = 2", "memory_mb = 1500", "gpus = 1"):
         assert line in said
         assert line in saved(sweep).read_text()
-    assert "GPU hours" in said, "the cost stands beside the profile"
+    assert "core hours" in said, "the cost stands beside the profile"
     sweep.wait_until_done()
     code, answer, said = run(sweep, "--json")
     assert (code, json.loads(answer)["submitted"]) == (0, 0), said
     assert "No profile is named" not in said
     assert f"profile default ({saved(sweep)})" in said
+
+
+def test_cells_that_run_on_the_cpu_ask_for_no_gpu(sweep: Sweep) -> None:
+    """The profile keeps its GPU for other grids; a profile that the words name is taken as it is."""
+    for _ in range(2):  # with the profile as found, and as saved
+        code, _, said = run(sweep, "--yes", "train.seed=0,1")
+        assert code == 0, said
+        assert "their jobs ask for no GPU" in said
+        assert "cpus = 1, memory_mb = 750\n" in said
+        assert "gpus = 1" in saved(sweep).read_text()
+        record = json.loads(max((sweep.place / "slurm").glob("*.json")).read_text())
+        asked = [record["profile"][key] for key in ("gpus", "cpus", "memory_mb")]
+        assert asked == [0, 1, 750]
+        sweep.command("cancel", "tiny")
+        sweep.command("retry", "tiny", "--cancelled")
+    for words in (["run.device=cuda"], ["profile=default"]):
+        code, answer, said = run(sweep, "--dry-run", *words)
+        assert "their jobs ask for no GPU" not in said
+        assert "GPU hours" in answer, said
 
 
 def test_the_environment_chooses_the_partition(sweep: Sweep) -> None:

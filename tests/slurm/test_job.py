@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from slurm.job import SharedCells, run_packed
+from slurm.job import OwnCells, SharedCells, run_packed
 from slurm.profiles import Profile
 from slurm.records import History, Record, Task
 from slurm.state import (
@@ -74,18 +74,20 @@ def test_a_cell_imports_nothing_anew(run: Callable[..., list[str]], tmp_path: Pa
 
 
 def test_slots_are_filled_and_not_overfilled(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Each cell notes when it worked; the last two overlap, and no three do."""
+    """Each cell notes when it worked. The first waits for the second; no three work at the same time."""
 
     def train(config: Any, directory: Path, *, stop: Any, report: Any) -> str:
         start = time.monotonic()
-        time.sleep(0.1 + 0.2 * (number_of(directory) % 2))
+        if number_of(directory) == 0:
+            wait_until(cell_directory(tmp_path, f"{1:012x}").exists)
+        time.sleep(0.1)
         (directory / "seen.json").write_text(json.dumps([start, time.monotonic()]))
         return finish(directory, report)
 
     assert run(train, count=5, slots=2) == ["done"] * 5
     spans = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/seen.json")]
     at_once = [sum(first <= start < last for first, last in spans) for start, _ in spans]
-    assert max(at_once) == 2
+    assert max(at_once) <= 2
 
 
 def test_a_killed_cell_is_noted_and_the_next_one_runs(run: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -132,22 +134,60 @@ def test_a_killed_main_process_takes_its_cells_with_it_and_they_save(
     wait_until(lambda: all((read_json(path) or {})["state"] == "stopped" for path in beats))
 
 
+def write_cells(sweep: Path, count: int) -> list[Task]:
+    """A manifest of so many cells."""
+    tasks = []
+    with (sweep / "manifest.jsonl").open("wb") as file:
+        for seed in range(count):
+            config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"seed": seed})})
+            tasks.append(Task(config.run_id, file.tell(), History(begun=2)))
+            line = {"run_id": config.run_id, "config": config.model_dump(mode="json")}
+            file.write(json.dumps(line).encode() + b"\n")
+    return tasks
+
+
 @pytest.fixture
 def shared(tmp_path: Path) -> Record:
     """The record of job 7, whose two tasks share six cells that the manifest has."""
-    tasks = []
-    with (tmp_path / "manifest.jsonl").open("wb") as file:
-        for number in range(6):
-            tasks.append(Task(f"{number:012x}", file.tell(), History(begun=2)))
-            cell_directory(tmp_path, tasks[-1].run_id).mkdir(parents=True)
-            file.write(json.dumps({"run_id": tasks[-1].run_id, "config": {}}).encode() + b"\n")
+    tasks = write_cells(tmp_path, 6)
+    for task in tasks:
+        cell_directory(tmp_path, task.run_id).mkdir(parents=True)
     return Record("1-a", [tasks], Profile(name="lab").model_dump(mode="json"), 100, job="7", jobs=2)
 
 
 def taken(sweep: Path, record: Record) -> list[int]:
+    """The seeds of the cells that a job of the array takes."""
     cells = SharedCells(sweep, record)
-    jobs = [job for _ in range(10) if (job := cells.take())]
-    return [number_of(job.directory) for job in jobs]
+    return [seed_of(job) for _ in range(10) if (job := cells.take())]
+
+
+def seed_of(job: CellJob | None) -> int:
+    assert job is not None
+    seed: int = json.loads(job.config)["train"]["seed"]
+    return seed
+
+
+@pytest.mark.parametrize("whose", [OwnCells, SharedCells])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"seed": 1', b'"seed": 9'), (b'"config": {', b'"config": {{'), (b"{", b"[")]
+)
+def test_a_damaged_line_of_the_manifest_fails_its_cell_alone(
+    tmp_path: Path, whose: Any, old: bytes, new: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = write_cells(tmp_path, 3)
+    manifest = tmp_path / "manifest.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(old, new, 1)[-len(lines[1]) :]  # of the same length: the other offsets hold
+    manifest.write_bytes(b"".join(lines))
+    record = Record("1-a", [tasks], Profile(name="lab").model_dump(mode="json"), 100, job="7")
+    cells = whose(tmp_path, record, *([0] if whose is OwnCells else []))
+    assert [seed_of(cells.take()), seed_of(cells.take()), cells.take()] == [0, 2, None]
+    state = read_state(tmp_path, tasks[1].run_id)
+    assert (state.state, state.reason) == (
+        "failed", f"{manifest}, line 2, is damaged; a launch of the grid writes it anew"
+    )  # fmt: skip
+    assert cells.taken == tasks, "the job must not end as if all its cells were done"
+    assert "line 2, is damaged" in capsys.readouterr().err
 
 
 def test_jobs_that_share_cells_take_those_that_are_free(tmp_path: Path, shared: Record) -> None:
@@ -162,10 +202,7 @@ def test_jobs_that_share_cells_take_those_that_are_free(tmp_path: Path, shared: 
     cells = SharedCells(tmp_path, shared)
     with hold_cell(places[2]):
         first = cells.take()
-    second = cells.take()
-    assert first is not None
-    assert second is not None
-    assert (number_of(first.directory), number_of(second.directory)) == (4, 2), "its lock is free again"
+    assert (seed_of(first), seed_of(cells.take())) == (4, 2), "its lock is free again"
     write_json(places[4] / "heartbeat.json", {"state": "running", "attempt": 4})
     write_json(places[5] / "heartbeat.json", {"state": "running", "attempt": 5})
     assert taken(tmp_path, shared) == [2, 4], "a third attempt of this array ended without a word"

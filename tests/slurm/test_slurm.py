@@ -19,7 +19,7 @@ import pytest
 from mtrl.results import read_run
 from slurm.mini.cluster import MiniSlurm
 from sweeps.on_slurm import SETTLING_SECONDS
-from tests.slurm.slurm_cluster import Sweep, main_process, start_cluster, wait_until
+from tests.slurm.slurm_cluster import ROOT, Sweep, main_process, start_cluster, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 LONG = 1_000_000  # vector steps: never over within a test
@@ -248,6 +248,38 @@ def test_an_exception_is_tried_once_more_and_then_shown(make: Make) -> None:
     launched = sweep.launch()
     assert launched["submitted"] == 1, f"a launch by hand is another try: {launched}"
     sweep.wait_until_done()
+
+
+QUICK = """
+import sweeps.watch
+sweeps.watch.WATCH_SECONDS = sweeps.watch.RETRY_SECONDS = 2
+from sweeps.launch import main
+main()
+"""
+
+
+def test_a_launch_that_waits_tries_a_failing_cell_again_and_ends_with_exit_code_1(make: Make) -> None:
+    sweep = make(cells=2)
+    rows = json.loads(sweep.answer("plan", f"grid={sweep.folder}/tiny.toml", "--json"))["cells"]
+    broken = sweep.place / "cells" / rows[0]["run_id"]
+    (broken / "run.h5").mkdir(parents=True)
+    words = [*sweep.launch_words()[:-1], "--wait", "--runs", f"{sweep.folder}/runs"]
+
+    def wait() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", QUICK, *words], env=sweep.cluster.environment, cwd=ROOT,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    ended = wait()
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert f"failed: seed 0 ({broken.name}): " in ended.stderr
+    assert "1 of 2 cells are over." in ended.stderr
+    assert json.loads((broken / "heartbeat.json").read_text())["attempt"] == 2, "by cause: once more"
+    (broken / "run.h5").rmdir()
+    ended = wait()
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 of 2 cells are over." in ended.stderr
 
 
 def test_one_cancelled_cell_is_final_and_the_other_goes_on(make: Make) -> None:
