@@ -1,7 +1,9 @@
-"""The page of a sweep of 10,000 cells: seconds to write it the first time and when ten cells moved, and its bytes.
+"""The page of a sweep of 10,000 cells: seconds to write it the first time and when ten cells moved, its bytes, and how
+long a browser takes to open it, to scroll through it and to sort it.
 
 Run files are copies of a few real ones, of 20 evaluations of 10 to 50 tasks; eight of ten cells are over. Each case
-runs in a process of its own, as `mtrl-sweep page` does, by the clock on the wall; run it on an idle machine.
+runs in a process of its own, as `mtrl-sweep page` does, by the clock on the wall; run it on an idle machine. The
+browser is headless Chromium without a GPU, where one is installed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from sweeps.manifest import Entry, add_cells, open_sweep_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.analysis.reference_analysis import write_run
+from tests.browser import INSTALLED, browser
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = (
@@ -30,6 +33,14 @@ WORDS = (
     "train.vector_steps=100000",
     "evaluate.every=5000",
 )
+SCROLL = """
+window.frames_ms = []; let last = performance.now(); const step = document.body.scrollHeight / 200;
+function frame(now) { frames_ms.push(now - last); last = now; scrollBy(0, step);
+  if (frames_ms.length < 200) requestAnimationFrame(frame); }
+requestAnimationFrame(frame);"""
+SORT = """
+const start = performance.now(); document.querySelectorAll(".head th button")[6].click();
+document.body.getBoundingClientRect(); return performance.now() - start;"""
 CURVE = [0.3 * (1 - 0.85**number) for number in range(1, 21)]
 
 
@@ -83,6 +94,20 @@ def seconds_to_write(sweep: Path) -> float:
     return time.perf_counter() - start
 
 
+def in_a_browser(page: Path, profile: Path) -> dict[str, float]:
+    """Milliseconds: until the page is there, between two frames of a scroll from end to end, and to sort the table."""
+    with browser(profile) as window:
+        start = time.perf_counter()
+        window.open(page.as_uri())
+        opened = 1000 * (time.perf_counter() - start)
+        window.run(SCROLL)
+        while len(frames := window.run("return window.frames_ms")) < 200:
+            time.sleep(0.2)
+        frames = sorted(frames[1:])
+        return {"opened_ms": opened, "frame_median_ms": statistics.median(frames), "frame_p95_ms": frames[188],
+                "frame_longest_ms": frames[-1], "sort_ms": window.run(SORT)}  # fmt: skip
+
+
 @click.command()
 @click.option("--cells", default=10_000)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the result to this file.")
@@ -96,11 +121,20 @@ def main(cells: int, path: Path | None) -> None:
             first.append(seconds_to_write(sweep))
             move(sweep, entries)
             again.append(seconds_to_write(sweep))
-        size = (sweep / "page" / "index.html").stat().st_size
-    found = {"cells": len(entries), "first_seconds": first, "again_seconds": again, "bytes": size}
+        page = sweep / "page" / "index.html"
+        size = page.stat().st_size
+        seen = in_a_browser(page, Path(place) / "profile") if INSTALLED else {}
+    found = {
+        "cells": len(entries),
+        "first_seconds": first,
+        "again_seconds": again,
+        "bytes": size,
+        "browser": seen,
+    }
     click.echo(
         f"{len(entries):,} cells: first {statistics.median(first):.2f} s, again {statistics.median(again):.2f} s, "
-        f"{size / 1e6:.2f} MB"
+        f"{size / 1e6:.2f} MB; in a browser "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seen.items())
     )
     if path:
         path.write_text(json.dumps(found, indent=1) + "\n")

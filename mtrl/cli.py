@@ -27,6 +27,8 @@ class CleanErrors(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # the reader has seen enough, as `head` does; click ends without a word
+            raise
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

@@ -44,6 +44,8 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # the reader has seen enough, as `head` does; click ends without a word
+            raise
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except RuntimeError as error:

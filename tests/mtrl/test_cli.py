@@ -110,6 +110,16 @@ def test_bad_input_is_one_clear_line(words: list[str], message: str) -> None:
     assert len(output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", ["mtrl.cli params preset=debug", "sweeps.launch grids"])
+def test_a_reader_that_leaves_is_no_error(words: str) -> None:
+    command = [sys.executable, "-m", *words.split()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+
+
 def test_doctor_names_every_part() -> None:
     output = mtrl("doctor")
     for subject in ("Python", "torch", "extension", "CUDA", "MuJoCo", "Meta-World", "Slurm", "disk"):
