@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from functools import partial
@@ -58,10 +59,16 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
     mtrl train preset=paper env.tasks=MT10 network.critic.width=1024 run.device=cuda
     mtrl train --extend runs/single/RUN_ID train.vector_steps=4_000_000
     """
-    from mtrl.results import find_run
+    from mtrl.results import as_begun, find_run
 
     config = _read_longer_run(shorter, settings) if shorter else _read_settings(settings)
     directory = out or find_run(Path("runs/single"), config)
+    if (begun := as_begun(directory, config)) != config:
+        click.echo(
+            f"{directory} was begun by an earlier version and goes on as that one: {_what_differs(config, begun)}."
+        )
+        click.echo("Give another folder with --out to train anew.")
+        config = begun
     if outcome := _ended(directory, config):
         click.echo(f"{directory} holds this run, {_describe(directory, outcome)}. Delete it to train again.")
         sys.exit(outcome == "diverged")
@@ -217,6 +224,14 @@ def doctor() -> None:
             click.echo(f"{'':18} -> {finding.cure}")
     if any(finding.state == "broken" for finding in findings):
         sys.exit(1)
+
+
+def _what_differs(config: Config, begun: Config) -> str:
+    """What to add to the words for `config` so that they mean `begun`."""
+    from mtrl.run_ids import flatten
+
+    before, after = (flatten(one.model_dump(mode="json")) for one in (config, begun))
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in after.items() if before[key] != value)
 
 
 def _ended(directory: Path, config: Config) -> str | None:

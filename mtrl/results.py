@@ -26,6 +26,7 @@ flushed again, so that a killed writer leaves a readable file that is at most on
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from pydantic import ValidationError
 
 from mtrl.config import Config, changed_fields
 from mtrl.packages import installed
-from mtrl.run_ids import as_meant, run_id_of
+from mtrl.run_ids import as_begun_earlier, as_meant, run_id_of
 
 SCHEMA_VERSION = 2  # of the file's layout
 
@@ -334,23 +335,36 @@ def refuse_another_run(path: Path, config: Config) -> None:
 
 
 def find_run(folder: Path, config: Config) -> Path:
-    """The folder below `folder` of the run of `config`: named by its run id, or by that of an earlier version."""
+    """The folder below `folder` of the run of `config`: named by its run id, or by that of an earlier version, or begun
+    by an earlier version with the same words (`as_begun`)."""
     named = folder / config.run_id
     if named.exists():
         return named
-    for path in sorted(folder.glob("*/run.h5")):
-        stored = _stored_config(path)
-        if stored is not None and run_id_of(stored) == config.run_id:
-            return path.parent
-    return named
+    places = [path.parent for path in sorted(folder.glob("*/run.h5"))]
+    stored = ((place, _stored_config(place / "run.h5")) for place in places)
+    same = (place for place, before in stored if before is not None and run_id_of(before) == config.run_id)
+    meant = (place for place in places if as_begun(place, config) != config)
+    return next(itertools.chain(same, meant), named)
 
 
-def _stored_config(path: Path) -> dict[str, Any] | None:
-    """The configuration in the run file `path`; None where there is no run file."""
+def as_begun(directory: Path, config: Config) -> Config:
+    """`config` as the run in `directory` computes it: an earlier version that was given the same words did what
+    `mtrl.run_ids.EARLIER` says, and its run goes on so."""
+    before = _stored_config(directory / "run.h5", written_before=SCHEMA_VERSION)
+    if before is None:
+        return config
+    earlier = Config.model_validate(as_begun_earlier(config.model_dump(mode="json")))
+    return config if changed_fields(before, earlier) else earlier
+
+
+def _stored_config(path: Path, *, written_before: int = SCHEMA_VERSION + 1) -> dict[str, Any] | None:
+    """The configuration in the run file `path`; None where there is no run file of a schema before `written_before`."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            text = config_today(file.attrs["config"], int(file.attrs["schema_version"]))
-            stored: dict[str, Any] = json.loads(text)
+            schema = int(file.attrs["schema_version"])
+            if schema >= written_before:
+                return None
+            stored: dict[str, Any] = json.loads(config_today(file.attrs["config"], schema))
     except (OSError, KeyError, ValueError):
         return None
     return stored

@@ -57,6 +57,11 @@ def as_meant(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**stored, **sections}
 
 
+def as_begun_earlier(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of today as a version ran it that did not know the fields of EARLIER."""
+    return {**config, **{name: {**config[name], **fields} for name, fields in EARLIER.items()}}
+
+
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"agent.critics": 2, ...} of nested sections."""
     flat: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Sweeps and runs of earlier versions: what was finished stays finished, and the rest goes on."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from analysis.frames import open_sweep
 from mtrl.overrides import build_config, override
 from mtrl.results import RunFileError, ended, find_run, read_run
+from mtrl.run_ids import flatten
 from slurm.survey import survey
 from sweeps.grid import expand, load_grid
 from sweeps.manifest import add_cells, read_manifest, recorded_cells
@@ -84,3 +86,36 @@ def test_a_single_run_of_an_earlier_version_is_found(old: Path, tmp_path: Path) 
     assert find_run(tmp_path / "single", config) == tmp_path / "single" / config.run_id
     with pytest.raises(RunFileError, match=r"train\.seed is 7, was 0"):
         ended(old / "cells" / FINISHED, override(config.model_dump(mode="json"), {"train.seed": 7}))
+
+
+def test_a_single_run_that_an_earlier_version_began_goes_on_with_the_same_command(
+    old: Path, tmp_path: Path
+) -> None:
+    """Its evaluations played whole episodes, and nothing in the words says so."""
+    begun = next(entry for entry in read_manifest(old) if entry.run_id == STOPPED)
+    today = flatten(build_config("debug", {}).model_dump(mode="json"))
+    words = [f"{key}={_word(value)}" for key, value in flatten(begun.config).items() if today[key] != value]
+    place = tmp_path / "runs/single" / STOPPED
+    shutil.copytree(old / "cells" / STOPPED, place)
+    command = [sys.executable, "-m", "mtrl.cli", "train", "preset=debug", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "was begun by an earlier version" in done.stdout
+    assert "evaluate.whole_episodes=true" in done.stdout
+    assert [path.name for path in place.parent.iterdir()] == [STOPPED], done.stdout
+    assert ended(place, begun.cell.config) == "done"
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "holds this run, finished" in again.stdout
+    named = subprocess.run(
+        [*command, "--out", place], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "holds this run, finished" in named.stdout
+
+
+def test_a_run_of_this_version_is_not_taken_for_one_that_an_earlier_version_began(tmp_path: Path) -> None:
+    config, whole = (build_config("debug", words) for words in ({}, {"evaluate.whole_episodes": True}))
+    write_run(tmp_path / whole.run_id / "run.h5", whole, success=[0.1, 0.2])
+    assert find_run(tmp_path, config) == tmp_path / config.run_id
+
+
+def _word(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
