@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CleanErrors(click.Group):
-    """Shows what a user can mend as one line, without a traceback."""
+    """Shows errors that a user can mend as one line, without a traceback."""
 
     def invoke(self, context: click.Context) -> object:
         try:
@@ -49,10 +49,10 @@ def main() -> None:
     "--extend",
     "shorter",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a shorter run to go on from: its settings hold, but for those given. It stays as it is.",
+    help="Folder of a shorter run to continue: its settings hold, except those given. The folder does not change.",
 )
 def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> None:
-    """Train one run, or go on with it where it was stopped.
+    """Train one run, or resume it if it was stopped.
 
     \b
     mtrl train preset=debug
@@ -79,7 +79,7 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
         start_longer_run(shorter, directory, config)
     outcome = _train_with_progress(config, directory)
     if outcome == "stopped":
-        click.echo(f"Stopped; the checkpoint is in {directory}. The same command goes on from it.")
+        click.echo(f"Stopped; the checkpoint is in {directory}. The same command resumes from it.")
         sys.exit(130)
     click.echo(f"{_describe(directory, outcome)}: {directory / 'run.h5'}")
     if outcome == "diverged":
@@ -123,7 +123,7 @@ def evaluate(place: Path, episodes: int | None) -> None:
 @click.option("--task", help="One task.  [default: each task of the run]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: the run's]")
 def video(place: Path, task: str | None, out: Path | None) -> None:
-    """Film an episode of a run's deterministic policy: a .gif for each task.
+    """Film one episode per task of a run's deterministic policy, each as a .gif.
 
     RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP.
     """
@@ -145,7 +145,7 @@ def video(place: Path, task: str | None, out: Path | None) -> None:
             if task in (None, name):
                 record_video(envs, _policy(agent), folder / f"{name}.gif", row=row)
                 click.echo(folder / f"{name}.gif")
-    except RuntimeError as error:  # nothing here can draw; the message has the cure
+    except RuntimeError as error:  # neither EGL nor OSMesa is here; the message has the cure
         raise click.ClickException(str(error)) from error
     finally:
         envs.close()
@@ -159,10 +159,10 @@ def video(place: Path, task: str | None, out: Path | None) -> None:
     help="The file.  [default: policy.pt2 in the run's folder]",
 )
 def export(place: Path, output: Path | None) -> None:
-    """Write a run's deterministic policy as one file that needs torch alone (torch.export).
+    """Write a run's deterministic policy as one file that needs only torch (torch.export).
 
-    RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP. The file takes observations
-    as Meta-World gives them and the index of each row's task, any number of rows; it names the tasks in order.
+    RUN is the folder of a finished run, or one checkpoint of a run: FOLDER/checkpoint/STEP. The policy takes any number
+    of rows: observations as Meta-World gives them, and the index of each row's task. The file lists the tasks in order.
     """
     from mtrl.export import USAGE, export_policy
 
@@ -178,10 +178,10 @@ def export(place: Path, output: Path | None) -> None:
 @click.option(
     "--match",
     type=click.Choice(["actor", "critic", "total"]),
-    help="Give the width of the multi-head MLP whose count is nearest: of the actor, the critics, or both.",
+    help="Give the width of the multi-head MLP whose number of parameters is nearest: actor, critics, or both.",
 )
 def params(settings: tuple[str, ...], match: By | None) -> None:
-    """Count the parameters of a run's networks, or match an MLP to them, without building one.
+    """Count the parameters of a run's networks, or find the MLP of equal size, without building a network.
 
     \b
     mtrl params system=moore env.tasks=MT50
@@ -213,7 +213,7 @@ def _matched(config: Config, wanted: Parameters, by: By) -> Config:
 
 @main.command()
 def doctor() -> None:
-    """Say what this machine offers, and how to mend what is missing."""
+    """Show what this machine offers, and how to install what is missing."""
     from mtrl.doctor import examine
 
     findings = examine()
@@ -235,24 +235,24 @@ def _what_differs(config: Config, begun: Config) -> str:
 
 
 def _ended(directory: Path, config: Config) -> str | None:
-    """How the run of `config` in the folder ended; None where it can be trained. Raises for another run's folder."""
+    """How the run of `config` in the folder ended; None if it can be trained. Raises for another run's folder."""
     from mtrl.results import ended
 
     if (directory / "agent.pt").exists() and not (directory / "run.h5").exists():
         raise click.ClickException(
-            f"{directory} has weights (agent.pt) but no run.h5 that says of which run; move them away"
+            f"{directory} has weights (agent.pt) but no run.h5 that says which run they are from; move them away"
         )
     return ended(directory, config)
 
 
 def _describe(directory: Path, outcome: str) -> str:
-    """The outcome in words, with the step and the cause where the run diverged."""
+    """The outcome in words; if the run diverged, with the step and the cause."""
     from mtrl.results import read_run
 
     if outcome != "diverged":
         return "finished" if outcome == "done" else outcome
     run = read_run(directory / "run.h5")
-    return f"{run.divergence}{', and trained on' if run.trained_on else ''}"
+    return f"{run.divergence}{', and training continued' if run.trained_on else ''}"
 
 
 def _load_agent(place: Path) -> Agent:
@@ -267,11 +267,11 @@ def _load_agent(place: Path) -> Agent:
         config, state = read_agent(place)
     elif newest := newest_checkpoint(place / "checkpoint"):
         raise click.ClickException(
-            f"the run in {place} is not finished: name its checkpoint, {newest}, or go on with `mtrl train`"
+            f"the run in {place} is not finished: name its checkpoint, {newest}, or resume it with `mtrl train`"
         )
     elif (place / "run.h5").exists():
         raise click.ClickException(
-            f"{place} holds no policy: the run has no checkpoint yet (`mtrl train` goes on with it), or it diverged"
+            f"{place} holds no policy: the run has no checkpoint yet (`mtrl train` continues it), or it diverged"
         )
     else:
         raise click.ClickException(
@@ -283,12 +283,12 @@ def _load_agent(place: Path) -> Agent:
 
 
 def _run_folder(place: Path) -> Path:
-    """The run's folder, for what `_load_agent` takes: a checkpoint's own is removed when newer ones come."""
+    """The run's folder, of a run or of a checkpoint; a checkpoint's own folder is removed when newer ones come."""
     return place if (place / "run.h5").exists() else place.parent.parent
 
 
 def _policy(agent: Agent) -> partial[NDArray[np.float32]]:
-    """The deterministic policy, as evaluations and videos take it."""
+    """The deterministic policy, as evaluations and videos call it."""
     return partial(agent.act, deterministic=True)
 
 

@@ -4,7 +4,7 @@
     python sweeps/launch.py grid=scaling --dry-run
     python sweeps/launch.py grid=scaling profile=lab --max-gpu-hours 5000
 
-What is imported at the top is little, so that --help answers at once.
+Few modules are imported at the top, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """`launch` is the command where none is named. What a user can mend is shown as one line, without a traceback."""
+    """Takes `launch` if no command is named. Shows errors that a user can mend as one line, without a traceback."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
@@ -60,9 +60,9 @@ def main() -> None:
     """Launch sweeps of training runs, here or on a Slurm cluster.
 
     \b
-    launch.py grid=smoke                            run what is missing of a grid; on Slurm where it is
+    launch.py grid=smoke                            run the unfinished cells of a grid; on Slurm if there is one
     launch.py grid=scaling --dry-run                cells, parameters and cost; launches nothing
-    launch.py grid=scaling profile=lab              hand it to Slurm, as lab.toml says
+    launch.py grid=scaling profile=lab              submit it to Slurm with the profile lab.toml
     launch.py grid=scaling train.seed=0,1,2         with other values
     launch.py grid=scaling ~train.seed              without one of its axes
     """
@@ -87,10 +87,10 @@ WORDS = click.argument(
 )
 NAME = click.option("--name", help="Name of the sweep.  [default: the grid's]")
 CAP = click.option(
-    "--max-gpu-hours", type=float, help="Refuse more (core hours where the profile has no GPU)."
+    "--max-gpu-hours", type=float, help="Refuse a higher estimate (core hours if the profile has no GPU)."
 )
 SHARD = click.option(
-    "--shard", metavar="K/N", help="Only part K of N, for one of N clusters (docs/cluster.md)."
+    "--shard", metavar="K/N", help="Take only part K of N, for one of N clusters (docs/cluster.md)."
 )
 
 
@@ -103,16 +103,16 @@ SHARD = click.option(
 @SHARD
 @click.option("--dry-run", is_flag=True, help="The same as the command `plan`.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than 100 hours or 100,000 cells.")
-@click.option("--wait", is_flag=True, help="Stay, and retry by cause until every cell is over (Slurm).")
+@click.option("--wait", is_flag=True, help="Stay, and retry lost cells until every cell is over (Slurm).")
 @click.option(
-    "--then", metavar='gather,fit,"COMMAND"', help="Do these once the cells have ended (on Slurm: as a job)."
+    "--then", metavar='gather,fit,"COMMAND"', help="Run these when the cells have ended (on Slurm: as a job)."
 )
 @click.option("--without-kernels", is_flag=True, help="Allow GPU jobs of a build without CUDA kernels.")
 def launch(
     words: tuple[str, ...], runs: Path, name: str | None, as_json: bool, max_gpu_hours: float | None,
     shard: str | None, dry_run: bool, yes: bool, wait: bool, then: str | None, without_kernels: bool,
 ) -> None:  # fmt: skip
-    """Run what is missing of a grid."""
+    """Run the cells of a grid that are not finished."""
     from sweeps.after import commands_after, split_words
     from sweeps.approval import approve
     from sweeps.cluster import check_cluster, on_cluster, settle_profile
@@ -168,7 +168,7 @@ def plan(
 @main.command()
 @JSON
 def grids(as_json: bool) -> None:
-    """List the grids: what each asks, its cells, and its cost on cores like those of this machine."""
+    """List the grids: the question, the cells and the cost of each, on cores like those of this machine."""
     from sweeps.offer import show_grids
 
     show_grids(as_json)
@@ -178,10 +178,10 @@ def grids(as_json: bool) -> None:
 @SWEEP
 @RUNS
 @JSON
-@click.option("--watch", is_flag=True, help="Show it again and again until all is over.")
-@click.option("--verify", is_flag=True, help="Look at every finished cell's run file again.")
+@click.option("--watch", is_flag=True, help="Show it repeatedly until every cell is over.")
+@click.option("--verify", is_flag=True, help="Check every finished cell's run file again.")
 def status(name: str, runs: Path, as_json: bool, watch: bool, verify: bool) -> None:
-    """Say where every cell of SWEEP stands."""
+    """Show the state of every cell of SWEEP."""
     from sweeps.manifest import find_sweep, read_manifest
     from sweeps.show import show_status
     from sweeps.watch import look
@@ -199,13 +199,11 @@ def status(name: str, runs: Path, as_json: bool, watch: bool, verify: bool) -> N
 @click.argument("names", nargs=-1, required=True, metavar="SWEEP...", shell_complete=complete_sweep)
 @RUNS
 @JSON
-@click.option("--watch", is_flag=True, help="Write it again and again until all is over.")
-@click.option(
-    "--serve", is_flag=True, help="Show it to a browser on 127.0.0.1, and write it again and again."
-)
+@click.option("--watch", is_flag=True, help="Write it repeatedly until every cell is over.")
+@click.option("--serve", is_flag=True, help="Serve it to a browser on 127.0.0.1, and write it repeatedly.")
 @click.option("--port", default=0, help="For --serve.  [default: a free one]")
 def page(names: tuple[str, ...], runs: Path, as_json: bool, watch: bool, serve: bool, port: int) -> None:
-    """Write a page about SWEEP for a browser: a file that needs no network. Several sweeps stand side by side."""
+    """Write a page about SWEEP for a browser: a file that needs no network. Several sweeps share one page."""
     from sweeps.manifest import find_sweep
     from sweeps.page.keep import keep_page, write_now
     from sweeps.page.serve import serve as serve_page
@@ -231,10 +229,13 @@ def page(names: tuple[str, ...], runs: Path, as_json: bool, watch: bool, serve: 
 @click.argument("cell", required=False, shell_complete=complete_cell)
 @RUNS
 @JSON
-@click.option("-n", "lines", default=30, show_default=True, help="Lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@click.option("-n", "lines", default=30, show_default=True, help="Number of lines.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come.")
 def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, follow: bool) -> None:
-    """Print where CELL (a run id, or its beginning) stands and the end of its log; else of the cell that wrote last."""
+    """Print the progress of CELL (a run id, or its beginning) and the end of its log.
+
+    Without CELL: of the cell that wrote last.
+    """
     from sweeps.manifest import find_sweep, read_manifest
     from sweeps.tail import last_at_work, last_lines, where_it_stands
 
@@ -261,7 +262,10 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
 @RUNS
 @JSON
 def cancel(name: str, cells: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """End CELLS of SWEEP, or all that are not over. They save a checkpoint; `retry --cancelled` goes on with them."""
+    """End CELLS of SWEEP, or all that are not over.
+
+    They save a checkpoint, from which `retry --cancelled` resumes them.
+    """
     from sweeps.cancel import cancel as cancel_cells
     from sweeps.follow import end_follower
     from sweeps.manifest import find_sweep, read_manifest
@@ -287,10 +291,10 @@ def cancel(name: str, cells: tuple[str, ...], runs: Path, as_json: bool) -> None
 @PROFILE
 @RUNS
 @JSON
-@click.option("--cancelled", is_flag=True, help="Cells that were cancelled, too.")
-@click.option("--watch", is_flag=True, help="Stay and do it again until every cell is over.")
+@click.option("--cancelled", is_flag=True, help="Cancelled cells too.")
+@click.option("--watch", is_flag=True, help="Stay, and retry until every cell is over.")
 def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelled: bool, watch: bool) -> None:
-    """Run again what did not finish in SWEEP, by what went wrong (docs/cluster.md)."""
+    """Run the unfinished cells of SWEEP again. Whether and how depends on why each ended (docs/cluster.md)."""
     from slurm.profiles import load_profile
     from slurm.records import last_profile
     from slurm.state import write_cancelled
@@ -320,7 +324,7 @@ def retry(name: str, words: tuple[str, ...], runs: Path, as_json: bool, cancelle
 @RUNS
 @JSON
 def gather(names: tuple[str, ...], runs: Path, as_json: bool) -> None:
-    """Collect the results of SWEEP into its dataset.nc, of several into one, and say which cells are missing where."""
+    """Collect the results of SWEEP (or of several) into one dataset.nc, and say which cells of which are missing."""
     import subprocess
 
     from sweeps.after import commands_after
@@ -339,7 +343,7 @@ def gather(names: tuple[str, ...], runs: Path, as_json: bool) -> None:
 @PROFILE
 @JSON
 def doctor(words: tuple[str, ...], as_json: bool) -> None:
-    """Say what the cluster allows and whether a profile can run there."""
+    """Show what the cluster allows, and check whether a profile can run there."""
     from slurm.limits import read_limits
     from slurm.profiles import load_profile
     from sweeps.cluster import check_cluster
@@ -360,7 +364,7 @@ def doctor(words: tuple[str, ...], as_json: bool) -> None:
 
 
 def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
-    """The end of what the latest job itself printed: before a cell begins, a setup line or Python may fail."""
+    """Prints the end of the latest job's own output: a setup line or Python may fail before a cell begins."""
     outputs = sorted((sweep / "slurm").glob("*.out"), key=lambda path: path.stat().st_mtime)
     if not outputs:
         raise click.ClickException(f"no cell of {sweep} has written anything yet")
@@ -369,7 +373,7 @@ def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run_id": None, "log": str(outputs[-1]), "stands": "", "lines": text}))
         return
-    click.echo(f"== {outputs[-1]}\nno cell has written anything yet; this is what the job printed", err=True)
+    click.echo(f"== {outputs[-1]}\nno cell has written anything yet; this is the job's own output", err=True)
     click.echo("\n".join(text))
 
 
@@ -391,7 +395,7 @@ def _profile_names(words: Sequence[str]) -> list[str]:
 
 
 def _choose(entries: list[Entry], beginnings: Sequence[str]) -> list[Entry]:
-    """The entries whose run ids begin so; all where nothing is asked."""
+    """The entries whose run ids have one of these beginnings; all entries if there is none."""
     for beginning in beginnings:
         if not any(entry.run_id.startswith(beginning) for entry in entries):
             raise ValueError(f"no cell '{beginning}' in this sweep; `status` lists the run ids")

@@ -50,7 +50,7 @@ def test_a_folder_that_is_over_is_not_trained_again(tmp_path: Path) -> None:
     assert "agent.polyak is 1.0, was 0.005; divergence.q_limit is None, was 0.0001" in other
     (run / "agent.pt").touch()
     (run / "run.h5").unlink()
-    assert "no run.h5 that says of which run" in mtrl(*settings, code=1)
+    assert "no run.h5 that says which run" in mtrl(*settings, code=1)
 
 
 def test_a_longer_run_goes_on_from_a_finished_one_and_is_the_run_from_the_start(tmp_path: Path) -> None:
