@@ -65,7 +65,7 @@ test-lowest: $(STAMP)  ## the Python tests of the last commit with the lowest ve
 	rm -rf build/lowest
 	git clone -q . build/lowest
 	python tests/lowest.py > build/lowest/constraints.txt
-	$(MAKE) -C build/lowest test-python
+	PYTEST_ADDOPTS='-W default' $(MAKE) -C build/lowest test-python  # old versions warn of newer ones
 
 check: build  ## what CI checks beside the tests
 	ruff check .

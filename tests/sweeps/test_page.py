@@ -291,9 +291,9 @@ def test_only_the_whole_address_is_answered(tmp_path: Path) -> None:
     page = tmp_path / "index.html"
     page.write_text("<p>words</p>")
     with serve(page) as address:
-        assert urllib.request.urlopen(address).read() == b"<p>words</p>"
+        assert content_of(address) == b"<p>words</p>"
         page.write_text("<p>other</p>")
-        assert urllib.request.urlopen(address).read() == b"<p>other</p>"
+        assert content_of(address) == b"<p>other</p>"
         root = address[: address.index("/", 8)]
         for wrong in (f"{root}/", f"{root}/index.html", address[:-2] + "/", f"{address}../../etc/passwd"):
             assert code_of(urllib.request.Request(wrong)) == 404
@@ -302,9 +302,15 @@ def test_only_the_whole_address_is_answered(tmp_path: Path) -> None:
         assert root.startswith("http://127.0.0.1:")
 
 
+def content_of(address: str) -> bytes:
+    with urllib.request.urlopen(address) as answer:
+        return bytes(answer.read())
+
+
 def code_of(request: urllib.request.Request) -> int:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
+    caught.value.close()
     return caught.value.code
 
 
