@@ -1,7 +1,7 @@
 """Every number of a run. A `Config` is frozen and validated; `run_id` names the run it describes.
 
-Sections say *what* is computed, all but `run`, which says where and how (device, threads, workers) and so is not part
-of `run_id`: a run may move to another machine and stay the same run.
+All sections but `run` say *what* is computed. `run` says where and how (device, threads, workers) and is not part of
+`run_id`: a run can move to another machine and is still the same run.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class EnvSettings(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
-    first_goal: int = Field(0, ge=0)  # goals of the task's stream to leave out before those
+    first_goal: int = Field(0, ge=0)  # number of goals that are skipped at the start of the task's stream
     reward_version: Literal["v1", "v2"] = (
         "v2"  # v1: some tasks never report success (tasks.NO_SUCCESS_WITH_V1)
     )
     terminate_on_success: bool = False
-    fast: bool = True  # the quicker Python layer where it was checked against stock Meta-World
+    fast: bool = True  # the faster Python layer, for tasks that pass the check against stock Meta-World
 
     def held_out(self) -> Self:
-        """The same envs with as many other goals: what a policy trained on these goals has not met."""
+        """The same envs with the same number of other goals, on which the policy was not trained."""
         return self.model_copy(update={"first_goal": self.first_goal + self.goals_per_task})
 
 
@@ -71,15 +71,17 @@ class ReplaySettings(Section):
     priority: str = "td_error"
     alpha: float = Field(0.6, ge=0)  # priority exponent
     beta: float = Field(0.4, ge=0, le=1)  # importance-weight exponent
-    # Where alpha and beta go in a straight line over the run; None: they stay. Schaul et al. 2016 take beta to 1.
+    # Values at the end of the run; alpha and beta change linearly. None: constant. Schaul et al. 2016: beta to 1.
     alpha_end: float | None = Field(None, gt=0)
     beta_end: float | None = Field(None, ge=0, le=1)
     n_step: int = Field(1, ge=1)  # rewards summed into one return, fewer at an episode's end
     weights: Literal["batch", "task", "buffer", "none"] = "batch"  # whose largest importance weight is 1
-    balanced: bool = True  # as many transitions of every task; false: drawn from those of all tasks alike
+    balanced: bool = True  # as many transitions of every task; false: from all tasks' transitions alike
     # frame_stack: half the memory, for [frame, previous, goal] only
     rows: Literal["full", "frame_stack"] = "full"
-    lag: Literal[0, 1] = 0  # 1: each batch is prefetched when the one before it is given
+    # 1: each batch is drawn one call earlier. It changes which transitions are drawn, so it is not named after
+    # run.prefetch, which says only whether a thread does this.
+    lag: Literal[0, 1] = 0
 
     @property
     def prioritized(self) -> bool:
@@ -110,19 +112,20 @@ class AgentSettings(Section):
     batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
     critics: int = Field(2, ge=1, le=16)  # how many
     critic_reduction: Literal["min", "mean"] = "min"  # over critics, in the target and in the actor's loss
-    q_clip: float = Field(0.0, ge=0)  # Q and targets are held within +- this, without gradient beyond; 0: not
-    value: Literal["scalar", "two_hot", "c51", "hl_gauss"] = "scalar"  # what a critic puts out
+    # Q and targets are clipped to +- this, with gradient 0 outside; 0: no clip
+    q_clip: float = Field(0.0, ge=0)
+    value: Literal["scalar", "two_hot", "c51", "hl_gauss"] = "scalar"  # what a critic's output is
     bins: int = Field(101, ge=2)  # atoms of a categorical value
     value_min: float = -10.0  # least atom
     value_max: float = 10.0  # greatest atom, and the limit of returns under scaling = return
     hl_gauss_sigma: float = Field(0.75, gt=0)  # bins
-    scaling: Literal["none", "reward", "return"] = "none"  # per-task rewards, so that tasks weigh alike
+    scaling: Literal["none", "reward", "return"] = "none"  # of each task's rewards, so that tasks weigh alike
     loss_weights: Literal["equal", "temperature"] | tuple[Annotated[float, Field(gt=0)], ...] = "equal"
-    # on the per-task gradients of both networks
+    # combines the per-task gradients of actor and critics
     gradient_surgery: Literal["none", "pcgrad", "gradnorm"] = "none"
     gradnorm_asymmetry: float = Field(0.12, ge=0)
     gradnorm_lr: float = Field(3e-4, gt=0)  # of GradNorm's task weights
-    reset: Literal["both", "actor", "critic"] = "both"  # networks that a reset draws anew, optimiser included
+    reset: Literal["both", "actor", "critic"] = "both"  # what a reset initialises, with the optimisers
     reset_every: int = Field(0, ge=0)  # vector steps between resets; 0: none
     discount: float = Field(0.99, ge=0, lt=1)
     polyak: float = Field(0.005, gt=0, le=1)
@@ -140,7 +143,7 @@ class AgentSettings(Section):
     log_std_max: float = 2.0
     backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
     products: Literal["float32", "tf32", "bfloat16"] = "float32"  # matrix products on a GPU; docs/gpu.md
-    cuda_graph: Literal["auto", "on", "off"] = "auto"  # on a GPU; auto: where CUDA can capture the update
+    cuda_graph: Literal["auto", "on", "off"] = "auto"  # on a GPU; auto: if CUDA can capture the update
 
     @model_validator(mode="before")
     @classmethod
@@ -158,7 +161,7 @@ class AgentSettings(Section):
         if self.q_clip and self.value != "scalar":
             raise ValueError(f"value={self.value} holds Q within its support already; leave q_clip out")
         if bool(self.batch) == bool(self.batch_per_task):
-            raise ValueError("one of batch and batch_per_task must be 0, the other above")
+            raise ValueError("one of batch and batch_per_task must be 0, the other above 0")
         if self.gradient_surgery == "gradnorm" and self.loss_weights != "equal":
             raise ValueError("gradnorm learns the weights of tasks; use loss_weights=equal with it")
         if self.loss_weights == "temperature" and self.shared_temperature:
@@ -175,11 +178,11 @@ class AgentSettings(Section):
 
     @property
     def critic_outputs(self) -> int:
-        """Numbers that a critic puts out for a pair of observation and action."""
+        """How many numbers a critic gives for an observation and an action."""
         return 1 if self.value == "scalar" else self.bins
 
     def resets_at(self, vector_step: int) -> bool:
-        """Whether networks are drawn anew after that vector step."""
+        """Whether networks are initialised again after that vector step."""
         return self.reset_every > 0 and vector_step % self.reset_every == 0
 
 
@@ -239,46 +242,43 @@ class EvaluateSettings(Section):
 
 
 class PlasticitySettings(Section):
-    """What is measured of the networks at every evaluation (mtrl/monitor/plasticity.py).
+    """How plasticity is measured at every evaluation, on the latest batch and on a fixed one."""
 
-    On the latest batch and on a fixed one.
-    """
-
-    dormant_threshold: float = Field(0.1, ge=0)  # tau: of the mean activation of the layer
+    dormant_threshold: float = Field(0.1, ge=0)  # tau, relative to the mean activation of the layer
     batch_per_task: int = Field(128, ge=1)  # transitions of each task in the fixed batch
-    gradient_rows: int = Field(16, ge=1)  # transitions of each task that its gradient is taken of
+    gradient_rows: int = Field(16, ge=1)  # transitions of each task that give its gradient
 
 
 class DivergenceSettings(Section):
     """When a run counts as diverged; docs/guide.md has the reasons. NaN and infinity always end it."""
 
-    action: Literal["stop", "continue"] = "stop"  # at a limit; either way the first time is recorded
-    # |Q|: the mean over the batch after every update, every row's at evaluations. None: 100 / (1 - agent.discount),
-    # ten times the return of 10 a step for ever, which is Meta-World's most.
+    action: Literal["stop", "continue"] = "stop"  # at a limit; both record the first time
+    # |Q|: the batch mean after every update, each row at evaluations. None: 100 / (1 - agent.discount), ten times the
+    # largest return that Meta-World's rewards (at most 10 per step) can give.
     q_limit: float | None = Field(None, gt=0)
     # |loss| of critics, actor and temperature; None: q_limit squared
     loss_limit: float | None = Field(None, gt=0)
 
 
 class RunSettings(Section):
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes CUDA where there is one
-    # on a GPU: where rows lie; auto: there, if they fit in half
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: cuda if torch sees a GPU
+    # memory of the replay's rows in a run on a GPU; auto: the device's, if they fit in half of its free memory
     replay: Literal["auto", "host", "device"] = "auto"
-    threads: int = Field(1, ge=1)  # of torch and of the kernels; fewer where OMP_NUM_THREADS or the CPUs are
-    matmul: Literal["auto", "own", "blas"] = "auto"  # what the kernels' products run on (docs/kernels.md)
-    cublaslt: Literal["auto", "off"] = "auto"  # on a GPU: layers by cuBLASLt where it serves (docs/gpu.md)
-    # Processes that step envs; 0 steps them in this process. None: one per usable CPU but one beside a GPU and with
-    # train.overlap, else 0.
+    threads: int = Field(1, ge=1)  # of torch and the kernels; at most OMP_NUM_THREADS and the usable CPUs
+    matmul: Literal["auto", "own", "blas"] = "auto"  # the library of the kernels' products (docs/kernels.md)
+    cublaslt: Literal["auto", "off"] = "auto"  # on a GPU: cuBLASLt, if it passes its check (docs/gpu.md)
+    # Processes that step envs; 0 steps them in this process. None: usable CPUs minus one, for a run on a GPU or with
+    # train.overlap; else 0.
     env_workers: int | None = Field(None, ge=0)
-    env_restarts: int = Field(0, ge=0)  # env workers that may die and be replaced; one more ends the run
-    prefetch: bool | None = None  # replay.lag = 1 draws on a thread; None: where it may use more than one CPU
+    env_restarts: int = Field(0, ge=0)  # how many dead env workers are replaced; one more ends the run
+    prefetch: bool | None = None  # replay.lag = 1 draws on a thread; None: if it may use more than one CPU
     check_inputs: bool = False  # raise at a batch with NaN or infinity instead of training on it
     checkpoint_seconds: float = Field(300.0, gt=0)  # between checkpoints
     # "tensorboard", "wandb", or module:Class; docs/extend/logger.md
     loggers: Annotated[tuple[Annotated[str, AfterValidator(_logger)], ...], BeforeValidator(_split)] = ()
     # module:function, each a metric of every evaluation; docs/extend/metric.md
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_own)], ...], BeforeValidator(_split)] = ()
-    # the replay's rows lie in a file there: for more than fits memory; empty: in memory
+    # folder of a file with the replay's rows, for a replay larger than memory; empty: rows in memory
     replay_folder: str = ""
 
 
