@@ -86,7 +86,7 @@ class Adam:
         return float(torch.linalg.vector_norm(update, dtype=torch.float64))
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """What `mtrl.ops.SacUpdate` takes of an optimiser: its vectors, and the coming step's number."""
+        """The arguments of `mtrl.ops.SacUpdate` for one optimiser: its vectors, and the number of the next step."""
         return self.value, self.gradient, self.mean, self.square, self.steps + 1
 
     def _core_step(self, target: Tensor | None, polyak: float) -> float | Tensor:

@@ -169,7 +169,7 @@ class Agent:
     def observe(
         self, reward: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
     ) -> None:
-        """Takes note of a vector step's rewards and flags, [T] each, where rewards are scaled by returns."""
+        """Updates the return scale, if there is one, with a vector step's rewards and flags, [T] each."""
         if self.config.agent.scaling == "return":
             self.return_scale.observe(reward, terminated, truncated)
 
@@ -193,7 +193,7 @@ class Agent:
         return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
 
     def learns_in_one_graph(self, replay: Replay | ReplayCuda) -> TypeGuard[ReplayCuda]:
-        """Whether `learn` serves: nothing that the host decides at each step stands between sample and priorities."""
+        """Whether `learn` can be used: the host decides nothing between sampling and new priorities."""
         settings = self.config.replay
         return (
             not isinstance(replay, Replay)
@@ -229,7 +229,7 @@ class Agent:
         return batch, Update(UPDATE_METRICS, metrics, priority)
 
     def reset(self, vector_step: int) -> None:
-        """Draws the networks that `agent.reset` names anew, their optimisers too (Nikishin et al. 2022)."""
+        """Initialises the networks that `agent.reset` names, and their optimisers (Nikishin et al. 2022)."""
         generator = _generator(self.config.train.seed, 5, vector_step, device="cpu")
         if self.config.agent.reset != "critic":
             self.actor.load_state_dict(build_actor(self.config, generator, self.backend).state_dict())
@@ -469,7 +469,7 @@ class Agent:
         return tanh_gaussian.sample(output, noise, settings.log_std_min, settings.log_std_max)
 
     def _own(self, temperature: Tensor, task: Tensor) -> Tensor:
-        """The temperature [T], or [1] where the tasks share one, of each row's task [B]."""
+        """The temperature [B] of each row's task, from one per task [T] or one for all [1]."""
         shared = self.config.agent.shared_temperature
         return temperature.expand(len(task)).contiguous() if shared else temperature[task]
 

@@ -94,7 +94,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, replay: Replay | ReplayCuda, config: Config, device: torch.device
 ) -> dict[str, Any] | None:
-    """The state of the newest sound checkpoint, its replay loaded into `replay`; None where there is none.
+    """The state of the newest sound checkpoint, its replay loaded into `replay`; None if there is none.
 
     Warns of a damaged one and takes the one before it. Raises CheckpointError, naming what differs, for a checkpoint
     of another configuration (`run` apart) or another kind of device.
@@ -143,7 +143,7 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """What `save_tensors` wrote, tensors on the CPU. Raises CheckpointError, nothing executed, for anything else."""
+    """The state that `save_tensors` wrote, on the CPU. Raises CheckpointError for anything else; executes no code."""
     try:
         state: dict[str, Any] = _unpack(torch.load(path, weights_only=True, map_location="cpu"))
     except OSError:
@@ -198,7 +198,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _damage(place: Path, names: Sequence[str] = ()) -> str:
-    """What is wrong with a checkpoint, or with the files `names` of it; empty where it is sound."""
+    """The fault of a checkpoint, or of its files `names`; empty if it is sound."""
     try:
         checksums = _checksums(place)
         wrong = [name for name in names or {*FILES, *checksums} if _checksum(place / name) != checksums[name]]

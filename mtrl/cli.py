@@ -65,9 +65,9 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
     directory = out or find_run(Path("runs/single"), config)
     if (begun := as_begun(directory, config)) != config:
         click.echo(
-            f"{directory} was begun by an earlier version and goes on as that one: {_what_differs(config, begun)}."
+            f"{directory} was begun by an earlier version and continues with its settings: {_what_differs(config, begun)}."
         )
-        click.echo("Give another folder with --out to train anew.")
+        click.echo("Give another folder with --out to start a new run.")
         config = begun
     if outcome := _ended(directory, config):
         click.echo(f"{directory} holds this run, {_describe(directory, outcome)}. Delete it to train again.")

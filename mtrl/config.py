@@ -335,7 +335,7 @@ class Config(Section):
 
     @property
     def batch_rows(self) -> tuple[int, ...]:
-        """Transitions of each task in an update. Where agent.batch does not divide, the first tasks have one more."""
+        """Transitions of each task in an update. If agent.batch does not divide, the first tasks have one more."""
         tasks = len(self.env.tasks)
         if self.agent.batch_per_task:
             return (self.agent.batch_per_task,) * tasks

@@ -1,4 +1,4 @@
-"""The device a run's networks are on, and why there is no GPU where there is none."""
+"""The device of a run's networks; if there is no GPU, the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtrl.config import ConfigError
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether tensors on `device` take the CUDA kernels (`mtrl.cuda`)."""
+    """Whether the CUDA kernels (`mtrl.cuda`) work on tensors of `device`."""
     return device.type == "cuda"
 
 
@@ -23,7 +23,7 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of that name; `auto` is CUDA where there is one. Raises ConfigError where it is missing."""
+    """The torch device of that name; `auto` is CUDA if torch sees a GPU. Raises ConfigError if it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -38,7 +38,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def why_no_gpu() -> str:
-    """Empty where torch sees a GPU; else the driver's and torch's CUDA versions and a cure.
+    """Empty if torch sees a GPU; else the CUDA versions of the driver and of torch, and a cure.
 
     Opens no CUDA context.
     """
@@ -51,7 +51,7 @@ def why_no_gpu() -> str:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The newest CUDA that the installed NVIDIA driver knows, as (13, 0); None where there is no driver."""
+    """The newest CUDA that the installed NVIDIA driver supports, as (13, 0); None if there is no driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

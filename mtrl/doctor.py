@@ -1,4 +1,4 @@
-"""What this machine offers to mtrl, one line a matter, with a cure for what is missing."""
+"""What this machine offers, one line for each part, with a cure for each missing part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained policy as one file that needs torch alone: observations and tasks in, deterministic actions out."""
+"""The trained policy as one file that needs only torch: observations and tasks in, deterministic actions out."""
 
 from __future__ import annotations
 

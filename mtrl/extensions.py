@@ -12,7 +12,7 @@ def is_own(name: str) -> bool:
 
 
 def load(name: str, key: str) -> Any:
-    """What `name`, "module:name", names. Raises ConfigError, naming the setting `key`, where it is not there."""
+    """The object that `name`, "module:name", names. Raises ConfigError, naming the setting `key`, if there is none."""
     from mtrl.config import ConfigError  # which itself asks `is_own`
 
     module, _, attribute = name.partition(":")

@@ -16,7 +16,7 @@ PLAIN = {
 
 
 def why_not_fused(config: Config) -> str:
-    """What the fused step cannot do in this configuration; empty where it can do all."""
+    """The settings of this configuration that the fused step does not support; empty if it supports all."""
     if config.agent.backend != "core":
         return f"the backend is {config.agent.backend}"
     for name in ("actor", "critic"):

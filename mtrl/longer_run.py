@@ -1,4 +1,4 @@
-"""A longer run that goes on from a shorter one: what the two share is taken over."""
+"""A longer run that continues a shorter one: it copies the evaluations that both share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def start_longer_run(shorter: Path, directory: Path, config: Config) -> None:
         return
     if newest_checkpoint(shorter / "checkpoint") is None:
         raise CheckpointError(
-            f"{shorter} has no checkpoint to go on from: sweeps remove those of finished runs, and a run saves none "
+            f"{shorter} has no checkpoint to continue from: sweeps remove those of finished runs, and a run saves none "
             "in its first run.checkpoint_seconds; train the longer run from the start"
         )
     directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
 def _check_extension(data: RunData, config: Config) -> None:
     """Raises RunFileError unless `config` is the run of `data` made longer."""
     if data.divergence:
-        raise RunFileError(f"{data.path} {data.divergence}: there is nothing to go on from")
+        raise RunFileError(f"{data.path} {data.divergence}: it cannot be continued")
     if config.train.vector_steps < data.config.train.vector_steps:
         raise RunFileError(
             f"{data.path} already has {data.config.train.vector_steps} vector steps, more than the "

@@ -1,4 +1,4 @@
-"""What the matrix products of this process run on: this project's kernels, or SciPy's BLAS."""
+"""The library of this process's matrix products: this project's kernels, or SciPy's BLAS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtrl import _core
 
 
 def choose_matmul(kind: Literal["auto", "own", "blas"] = "auto") -> str:
-    """Says what all matrix products of this process run on from now on, and returns its name.
+    """Chooses the library of all matrix products of this process from now on, and returns its name.
 
     "own" is the best of this project's kernels here: avx512, avx2 or portable. "blas" is the library that SciPy
     computes with (OpenBLAS in its wheels; MKL, Accelerate and others elsewhere), held to one thread a call. "auto"

@@ -1,4 +1,4 @@
-"""What Slurm's accounting knows of jobs that its queue has forgotten: why they ended. Optional: only reasons come from
+"""Why jobs ended that Slurm's queue no longer lists, from Slurm's accounting. Optional: only reasons come from
 here, never whether a cell is over."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ FORMAT = "JobID,JobIDRaw,JobName,State,NodeList"
 
 
 def read_ended(jobs: Iterable[str]) -> dict[tuple[str, int], QueuedTask]:
-    """How those jobs ended, by job number and array task: one sacct. Empty where the cluster keeps no accounts."""
+    """How those jobs ended, by job number and array task: one sacct. Empty if the cluster has no accounting."""
     words = ["sacct", "--allocations", "--noheader", "--parsable2", f"--format={FORMAT}"]
     try:
         return parse_ended(call([*words, f"--jobs={','.join(sorted(jobs))}"], seconds=10, tries=1))

@@ -1,4 +1,4 @@
-"""A profile for a cluster that nobody has described yet, from what the cluster says of itself."""
+"""A profile for a cluster that has none yet, from the answers of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_CLUSTER = (
 
 
 def has_cluster() -> bool:
-    """Whether Slurm's commands are here and know a cluster. Raises SlurmError where they do and it does not answer."""
+    """Whether Slurm's commands are installed and configured. Raises SlurmError if Slurm does not answer."""
     if not (shutil.which("sbatch") and shutil.which("sinfo")):
         return False
     if not Path(os.environ.get("SLURM_CONF", "/")).exists():  # sinfo would wait for the file for a minute
@@ -63,7 +63,7 @@ def commonest_node(partition: Partition) -> Nodes:
 
 
 def default_account() -> str:
-    """This user's default account; empty where the cluster keeps no accounts."""
+    """This user's default account; empty if the cluster has no accounting."""
     words = [
         "sacctmgr",
         "--noheader",

@@ -145,7 +145,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
         return self.job_class(self.folder, job)
 
     def run_sbatch(self, command: str, *words: str) -> str:
-        """What sbatch answers to a script that ends in `command`. Raises SlurmError."""
+        """The answer of sbatch to a script that ends in `command`. Raises SlurmError."""
         script = self.folder / f"{self.token}.sh"
         script.write_text(self._make_submission_file_text(command, self.token))
         return call(

@@ -91,7 +91,7 @@ def _nodes(profile: Profile, nodes: Iterable[Nodes]) -> Iterator[str]:
 
 
 def _qos(profile: Profile) -> Iterator[str]:
-    """An unknown QOS, where the cluster has accounting that knows them."""
+    """An error for an unknown QOS, if the cluster has accounting that lists them."""
     if not profile.qos:
         return
     try:
@@ -109,7 +109,7 @@ def _qos(profile: Profile) -> Iterator[str]:
 
 
 def _test_only(profile: Profile) -> str:
-    """What sbatch says against a job of this profile, or an empty text."""
+    """Why sbatch would refuse a job of this profile; empty if it would not."""
     from slurm.executor import try_out
 
     with tempfile.TemporaryDirectory(prefix="mtrl-profile-") as folder:

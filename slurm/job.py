@@ -91,7 +91,7 @@ class OwnCells:
         self.taken: list[Task] = []
 
     def take(self) -> CellJob | None:
-        """The next cell to run; None where none is left."""
+        """The next cell to run; None if none is left."""
         cancelled = cancelled_cells(self._sweep)
         self.waiting = [task for task in self.waiting if task.run_id not in cancelled]
         job = None
@@ -114,7 +114,7 @@ class SharedCells:
         self.taken: list[Task] = []
 
     def take(self) -> CellJob | None:
-        """The first cell that is free; None where none is."""
+        """The first cell that is free; None if none is."""
         cancelled = cancelled_cells(self._sweep)
         held: list[Task] = []
         job = None
@@ -254,7 +254,7 @@ def _line_of(sweep: Path, task: Task) -> str:
 
 
 def _note_death(job: CellJob, exit_code: int) -> None:
-    """A cell's process died without a word: a signal that no program can catch, or a crash in native code."""
+    """A cell's process died and left no marker: a signal that no program can catch, or a crash in native code."""
     how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     print(f"{job.run_id}: {how}", file=sys.stderr)
     if job.directory.is_dir():

@@ -32,7 +32,7 @@ def read_limits(account: str = "", qos: str = "") -> Limits:
 
 
 def parse_limits(text: str) -> Limits:
-    """The limits from the text of `scontrol show config`; what is not there keeps Slurm's default."""
+    """The limits from the text of `scontrol show config`; a missing one has Slurm's default."""
     values = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
     return Limits(
         max_array=int(values.get("MaxArraySize", 1_001)),
@@ -60,7 +60,7 @@ def _read_max_submit(account: str, qos: str) -> int | None:
 
 
 def _numbers(text: str, name: str) -> Iterator[int]:
-    """The limits in lines `name|limit`: of that name, or of all names where none is given."""
+    """The limits in lines `name|limit`: of that name, or of all names if none is given."""
     for line in text.splitlines():
         key, _, limit = line.partition("|")
         if limit.isdigit() and name in ("", key):

@@ -108,7 +108,7 @@ def _start(executor: submitit.LocalExecutor, job: CellJob, gpu: str | None) -> s
 
 
 def _outcome(handle: submitit.Job[Outcome], job: CellJob) -> Outcome:
-    """What the worker returned. For a worker that died without a word a FAILED.json is left in its stead."""
+    """What the worker returned. If the worker died and left no marker, this writes its FAILED.json."""
     if handle.paths.result_pickle.exists() and handle.exception() is None:
         outcome: Outcome = handle.result()
         return outcome

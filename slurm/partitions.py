@@ -81,5 +81,5 @@ def parse_gpus(text: str) -> dict[str, int]:
 
 
 def _number(text: str) -> int:
-    """Of `64`, or of `64+` where nodes differ."""
+    """The number in `64`, or in `64+`, which means that nodes differ."""
     return int(text.rstrip("+"))

@@ -1,4 +1,4 @@
-"""Profiles: what to ask of which cluster, one TOML file each (docs/cluster.md explains every line).
+"""Profiles: the resources that jobs ask a cluster for, one TOML file each (docs/cluster.md explains every line).
 
 They come from this package's profiles/, from ~/.config/mtrl/profiles/, or from a path that ends in .toml.
 """
@@ -149,7 +149,7 @@ def save_profile(profile: Profile) -> Path:
 
 
 def point_at(profile: Profile) -> None:
-    """From here on this process's Slurm commands mean the cluster of the profile, unless SLURM_CONF already says."""
+    """From now on this process's Slurm commands use the cluster of the profile, unless SLURM_CONF is already set."""
     if profile.slurm_conf:
         os.environ.setdefault("SLURM_CONF", profile.slurm_conf.replace("$USER", getpass.getuser()))
 

@@ -23,7 +23,7 @@ from slurm.state import read_json, write_json
 
 @dataclass(frozen=True)
 class History:
-    """What a cell went through before a submission; `retry` decides by it."""
+    """A cell's history before a submission; `retry` decides by it."""
 
     attempts: int = 0  # submissions before this one
     begun: int = 0  # attempts that its heartbeat had counted
@@ -88,7 +88,7 @@ def write_record(sweep: Path, record: Record) -> None:
 
 
 def read_record(sweep: Path, token: str) -> Record | None:
-    """The record; None where it was withdrawn or is damaged."""
+    """The record; None if it was withdrawn or is damaged."""
     content = read_json(record_path(sweep, token))
     if not content:
         return None
@@ -123,7 +123,7 @@ def withdraw_record(sweep: Path, token: str) -> None:
 
 
 def latest_tasks(records: Sequence[Record]) -> dict[str, tuple[Record, int, Task]]:
-    """For each cell its latest submission: record, array task, what was known then."""
+    """For each cell its latest submission: record, array task, and the cell's history at that time."""
     return {
         task.run_id: (record, number, task)
         for record in records

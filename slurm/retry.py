@@ -1,4 +1,4 @@
-"""What to do with a cell that is neither over nor at work, by what went wrong."""
+"""Whether a cell that is neither over nor at work runs again, depending on why it ended."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
 
 
 def insist(verdict: Verdict) -> Verdict:
-    """The same cell when a person asks for it again: what was given up gets a fresh start, memory stays raised."""
+    """The same cell when a person launches it again: its retries start from 0, and raised memory stays."""
     if verdict.action != "give up":
         return verdict
     return Verdict("resubmit", verdict.reason, replace(verdict.history, exceptions=0, stalls=0))

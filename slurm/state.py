@@ -1,4 +1,4 @@
-"""What a cell's folder says about it. Markers are small JSON files that appear whole or not at all.
+"""The state of a cell, from the files in its folder. Markers are small JSON files that appear whole or not at all.
 
 DONE.json       the run is over: outcome done or diverged, its seconds, the size and time stamp of run.h5
 FAILED.json     the latest attempt failed: error, traceback, attempts, cause
@@ -32,7 +32,7 @@ ALIVE_SECONDS = 120.0  # a heartbeat older than this says nothing about the pres
 
 @dataclass(frozen=True)
 class CellState:
-    """What the files of one cell say."""
+    """The state of one cell, from its files."""
 
     run_id: str
     state: State
@@ -95,7 +95,7 @@ def unreadable_run(directory: Path, done: dict[str, Any]) -> str:
 
 
 def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None:
-    """Declares the run over, then forgets what only an unfinished run needs."""
+    """Marks the run as over, then removes the files that only an unfinished run needs."""
     status = (directory / "run.h5").stat()
     stamp = {"run_bytes": status.st_size, "run_mtime_ns": status.st_mtime_ns}
     write_json(directory / "DONE.json", {"run_id": run_id, "outcome": outcome, **facts, **stamp}, sync=True)
@@ -103,7 +103,7 @@ def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None
 
 
 def write_failed(directory: Path, run_id: str, error: str, *, cause: str, **facts: Any) -> None:
-    """Declares that the latest attempt failed. `cause` is what `slurm.retry` decides by: exception, memory, no gpu or
+    """Marks the latest attempt as failed. `cause` is what `slurm.retry` decides by: exception, memory, no gpu or
     killed."""
     attempts = (read_json(directory / "heartbeat.json") or {}).get("attempt", 1)
     content = {
@@ -136,7 +136,7 @@ def write_json(path: Path, content: dict[str, Any], *, sync: bool = False) -> No
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None where it is absent, and {} where it is damaged."""
+    """The object in the file; None if there is no file, {} if it is damaged."""
     try:
         content = json.loads(path.read_bytes())
     except OSError:

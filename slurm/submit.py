@@ -31,7 +31,7 @@ class CellRequest:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What came of a submission: the arrays, and the cells that the cluster did not take."""
+    """The result of a submission: the arrays, and the cells that the cluster did not accept."""
 
     records: list[Record]
     left_over: list[Task]
@@ -82,7 +82,7 @@ def memory_class(cell: CellRequest, profile: Profile) -> int:
 
 
 def check_place(sweep: Path) -> None:
-    """Raises ValueError where Slurm or submitit would read a part of the folder's name as something else."""
+    """Raises ValueError if Slurm or submitit would replace a part of the folder's name."""
     place = str(sweep.resolve())
     if found := re.search(r"%[AajtN]|[\\\n]", place):
         raise ValueError(
@@ -164,7 +164,7 @@ def _tasks(records: Sequence[Record]) -> list[Task]:
 
 
 def _asked(record: Record) -> str:
-    """What jobs of the array ask for, in a few words."""
+    """The resources that jobs of the array ask for, in a few words."""
     profile = Profile.model_validate(record.profile)
     gpus = f", {profile.gpus} GPUs" if profile.gpus else ""
     where = f" in partition {profile.partition}" if profile.partition else ""

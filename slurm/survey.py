@@ -1,4 +1,4 @@
-"""Where every cell of a sweep stands: the files, and one look at the queue.
+"""The state of every cell of a sweep, from its files and one squeue.
 
 What is over is remembered in finished.jsonl, so that a look costs nothing for cells that were over before; a launch
 does not trust it and looks at each run file.
@@ -110,7 +110,7 @@ class Survey:
         return self.sweep / "slurm" / f"{record.token}.out"
 
     def _output(self, record: Record) -> str:
-        """The end of what the jobs of an array printed."""
+        """The end of the output of an array's jobs."""
         if record.token not in self.outputs:
             try:
                 with self._output_path(record).open("rb") as file:
@@ -122,7 +122,7 @@ class Survey:
 
 
 def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: bool = False) -> Survey:
-    """The states of those cells. `verify` looks at the run file of each finished cell anew.
+    """The states of those cells. `verify` checks the run file of each finished cell again.
 
     Where jobs of unfinished cells have left the queue, the cluster's accounting, if any, is asked how they ended.
     """

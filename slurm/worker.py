@@ -239,7 +239,7 @@ def _refuse_to_go_without_gpu() -> None:
 
 
 def _cause_of(error: Exception) -> str:
-    """What `slurm.retry` decides by."""
+    """The cause of a failure, by which `slurm.retry` decides."""
     if isinstance(error, NoGpuError):
         return "no gpu"
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -254,7 +254,7 @@ def _remove_checkpoints(directory: Path) -> None:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Within, this process and its children print to `path`, after what earlier attempts printed."""
+    """Inside, the output of this process and its children is appended to `path`."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     before = [os.dup(1), os.dup(2)]
     _point_output_at(handle, handle)

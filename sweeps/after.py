@@ -1,4 +1,4 @@
-"""What runs once the cells of a sweep have ended, by the words that `--then` takes.
+"""The commands that run when the cells of a sweep have ended: the argument of `--then`.
 
 A word is gather, fit, or a command for the shell, as in --then 'gather,fit,"cp -r runs/a/report ~/results"'.
 """
@@ -21,7 +21,7 @@ MODULES = {"gather": "analysis.gather", "fit": "analysis.fit_scaling_laws"}
 
 
 def split_words(text: str | None) -> list[str]:
-    """The words of `--then`. Commas part them; a word that holds a comma stands in double quotes."""
+    """The words of `--then`. Commas separate them; a word with a comma is in double quotes."""
     [words] = csv.reader([text or ""], skipinitialspace=True)
     return [word.strip() for word in words if word.strip()]
 

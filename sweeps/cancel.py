@@ -47,7 +47,7 @@ def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
 
 
 def _jobs_of(record: Record, job: str) -> Iterator[tuple[str, Sequence[int], list[Task]]]:
-    """What scancel ends at once: its name, the array tasks in it, and the cells that they have."""
+    """A job or array that one scancel ends: its name, its array tasks, and their cells."""
     if record.jobs:
         yield job, range(record.jobs), record.tasks[0]
     else:

@@ -1,4 +1,4 @@
-"""Which cluster a launch goes to, where its words name none."""
+"""The cluster of a launch that names none."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def has_default() -> bool:
 
 
 def check_cluster(profile: Profile) -> None:
-    """Raises InfeasibleError where the cluster can never run the profile's jobs, SlurmError if it does not answer."""
+    """Raises InfeasibleError if the cluster can never run the profile's jobs, SlurmError if it does not answer."""
     reach_controller(profile, lambda text: click.echo(text, err=True))
     for warning in check_feasible(profile):
         click.echo(warning, err=True)

@@ -1,4 +1,4 @@
-"""What a shell offers after Tab: words of a grid, profiles, sweeps, run ids (docs/cluster.md: how to switch it on)."""
+"""Words that a shell offers after Tab: of a grid, profiles, sweeps, run ids (docs/cluster.md: how to switch it on)."""
 
 from __future__ import annotations
 

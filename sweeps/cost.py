@@ -1,4 +1,4 @@
-"""What one run costs: seconds on a core or a GPU, memory, and bytes on disk.
+"""The cost of one run: seconds on a core or a GPU, memory, and bytes on disk.
 
 The times of cores are CPU times of short runs on one core of a 2-core x86-64 machine with AVX-512, with neighbours
 (benchmarks/bench_costs.py, benchmarks/results/costs.json): within a factor of 1.5 there for every system. Elsewhere
@@ -25,7 +25,7 @@ ACT_SECONDS = {True: 1e-4, False: 1e-3}  # an action of all tasks, fused or by p
 
 
 class Speed(NamedTuple):
-    """What an update costs on one core."""
+    """The cost of an update on one core."""
 
     seconds: float  # whatever its size
     seconds_of_row: float  # of a transition, beside its products
@@ -55,7 +55,7 @@ TASK_MB = 30  # one training env and one for evaluation
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run costs."""
+    """The cost of one run."""
 
     seconds: float
     memory_mb: int

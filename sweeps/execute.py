@@ -1,4 +1,4 @@
-"""Runs what is missing of a sweep, on this machine or on Slurm."""
+"""Runs the unfinished cells of a sweep, on this machine or on Slurm."""
 
 from __future__ import annotations
 

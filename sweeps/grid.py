@@ -1,4 +1,4 @@
-"""Grids: a TOML file, and words of the command line laid over it, become a list of cells.
+"""Grids: a TOML file, changed by words of the command line, gives a list of cells.
 
     about  = "one line"                    shown by `mtrl-sweep grids`
     preset = "paper"
@@ -97,7 +97,7 @@ def grid_names() -> list[str]:
 
 
 def load_grid(name: str) -> Grid:
-    """The grid of that name, or of that file where `name` ends in .toml. Raises GridError."""
+    """The grid of that name, or of that file if `name` ends in .toml. Raises GridError."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in grid_names():
         raise GridError(
@@ -389,7 +389,7 @@ def _without(grid: Grid, key: str) -> Grid:
 
 
 def short_key(key: str) -> str:
-    """A key as it stands in labels: `actor width`."""
+    """A key as labels show it: `actor width`."""
     return key.removeprefix("network.").removeprefix("env.").removeprefix("train.").replace(".", " ")
 
 

@@ -1,4 +1,4 @@
-"""What came of a launch, whoever runs the cells."""
+"""The result of a launch, for every executor."""
 
 from __future__ import annotations
 

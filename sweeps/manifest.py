@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
-        """The cell as the grid made it, validated anew."""
+        """The cell as the grid made it, validated again."""
         return _named(Cell(Config.model_validate(as_meant(self.config)), self.coordinates), self.run_id)
 
     @cached_property
@@ -64,7 +64,7 @@ class Entry:
 
 
 def open_sweep_folder(sweep: Path) -> None:
-    """Makes the folder of a sweep. Raises LaunchError where nothing can be written there."""
+    """Makes the folder of a sweep. Raises LaunchError if it cannot be written."""
     try:
         (sweep / "cells").mkdir(parents=True, exist_ok=True)
         probe = sweep / f".writable.{os.getpid()}"
@@ -132,7 +132,7 @@ def _name_damaged(sweep: Path, entries: Mapping[str, Entry], damaged: Mapping[in
         if not held & {entry.run_id, entry.computes}:
             click.echo(
                 f"{sweep / 'manifest.jsonl'}, line {number} ({entry.label}): the configuration is not that of cell "
-                f"{entry.run_id}; the line is damaged and left out. A launch of its grid writes it anew.",
+                f"{entry.run_id}; the line is damaged and left out. A launch of its grid writes it again.",
                 err=True,
             )
 

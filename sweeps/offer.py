@@ -1,4 +1,4 @@
-"""The grids that come with the project: what each asks, its cells and its cost."""
+"""The grids that come with the project: the question, the cells and the cost of each."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def launch_on_slurm(
 
 
 def _room(limits: Limits, queue: Queue) -> int | None:
-    """How many jobs more this user may submit, where the cluster says so."""
+    """How many more jobs this user may submit, if the cluster has a limit."""
     if limits.max_submit is None:
         return None
     return max(0, limits.max_submit - sum(task.alive or task.held for task in queue.tasks.values()))
@@ -129,7 +129,7 @@ def _drop_held_jobs(found: Survey, todo: Sequence[Entry]) -> None:
 
 
 def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
-    """Puts records away that tell nothing more: no task alive, and every cell over or submitted anew."""
+    """Moves records to closed/ that are not needed: no task alive, and every cell over or submitted again."""
     newer = {
         task.run_id
         for record in read_records(sweep)[len(found.records) :]

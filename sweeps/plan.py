@@ -1,4 +1,4 @@
-"""What a launch would do and cost, before it does it."""
+"""The cells and the cost of a launch, before it starts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def hours(self) -> tuple[float, float, float]:
-        """Hours of what is left: low, likely, high."""
+        """Hours of the cells that are left: low, likely, high."""
         low, likely, high = (sum(one.hours[index] for one in self.classes) for index in range(3))
         return low, likely, high
 
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """Bytes for what is left."""
+        """Bytes on disk of the cells that are left."""
         return disk_needed(self.left, len(self.left) if self.request.profile else usable_cpus())
 
 
@@ -76,7 +76,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def check_disk(sweep: Path, planned: Sequence[PlannedCell], at_once: int) -> None:
-    """Raises LaunchError where the disk cannot hold what the cells will write."""
+    """Raises LaunchError if the disk has not enough space for the cells."""
     free, needed = shutil.disk_usage(sweep).free, disk_needed(planned, at_once)
     if needed > free:
         raise LaunchError(
@@ -121,7 +121,7 @@ def factors_of(ratios: Sequence[float]) -> tuple[float, float, float]:
 
 
 def device_hours(planned: Sequence[PlannedCell], profile: Profile | None) -> float:
-    """Hours of a GPU, or of a core where no GPU is asked for. Cells that share a job share its devices."""
+    """Hours of a GPU, or of a core if the profile asks for no GPU. Cells that share a job share its devices."""
     share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
     return sum(item.estimate.seconds for item in planned) * share / 3600
 

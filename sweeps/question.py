@@ -8,7 +8,7 @@ import click
 
 
 def confirm(fact: str, *, yes: bool) -> None:
-    """Asks whether to launch all the same. Raises ValueError where nobody can answer and `yes` does not."""
+    """Asks whether to launch. Raises ValueError if there is no terminal to answer and `yes` is false."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""What the words of the command line ask for."""
+"""A request to launch, from the words of the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = ("grid", "executor", "profile", "preset")
 
 @dataclass(frozen=True)
 class Request:
-    """Cells, where they go and who runs them."""
+    """The cells, the folder of their sweep, and the executor that runs them."""
 
     cells: list[Cell]
     sweep: Path

@@ -1,4 +1,4 @@
-"""What the commands print: JSON, or text."""
+"""The output of the commands: JSON, or text."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _plan_as_json(plan: Plan) -> dict[str, Any]:
 
 
 def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: bool, *, here: bool) -> int:
-    """Says what came of a launch. Returns the exit code: not 0 where cells that ran here are left over."""
+    """Prints the result of a launch. Returns the exit code: not 0 if cells that ran here are not over."""
     left = len(entries) - launched.over
     code = 0 if not here or not left else INTERRUPTED if launched.interrupted else 1
     code = 1 if launched.for_good else code
@@ -104,7 +104,7 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
         click.echo(f"All {len(entries)} cells are over. Next: python analysis/fit_scaling_laws.py {sweep}")
     elif here:
         click.echo(
-            f"{launched.over} of {len(entries)} cells are over. The same command goes on with the others.",
+            f"{launched.over} of {len(entries)} cells are over. The same command runs the others.",
             err=True,
         )
     else:
@@ -114,7 +114,7 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
 
 
 def show_end(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> int:
-    """After a wait: names each cell that is not over. Returns the exit code, 1 where there is one."""
+    """After a wait: names each cell that is not over. Returns the exit code, 1 if there is one."""
     left = [(entry, cell) for entry in entries if not (cell := found.cells[entry.run_id]).finished]
     if not as_json:
         for entry, cell in left[:SHOWN]:
@@ -125,7 +125,7 @@ def show_end(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) ->
 
 
 def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> None:
-    """Where every cell stands; as JSON one document in one line."""
+    """Prints the state of every cell; as JSON, one document in one line."""
     if as_json:
         rows = [
             {"run_id": entry.run_id, "label": entry.label, "state": cell.state, "reason": cell.reason,

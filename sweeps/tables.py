@@ -13,7 +13,7 @@ NARROWEST = 8  # characters that are left of a column which gives way
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str) -> None:
-    """Numbers to the right. On a narrow terminal the column `shrinks` is cut; what is still too wide wraps."""
+    """Numbers are aligned right. On a narrow terminal the column `shrinks` is cut; wider lines wrap."""
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     if sys.stdout.isatty():
         spare = shutil.get_terminal_size().columns - sum(widths) - len(GAP) * (len(widths) - 1)

@@ -1,4 +1,4 @@
-"""The end of a cell's log, and where the cell stands: a run that goes well prints nothing until it ends."""
+"""The end of a cell's log, and its progress: a run without errors prints nothing until it ends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sweeps.units import duration
 
 
 def last_at_work(sweep: Path, entries: Sequence[Entry]) -> Path | None:
-    """The folder of the cell that wrote last, a log or a heartbeat; None where none has written."""
+    """The folder of the cell that wrote a log or a heartbeat last; None if none has."""
     folders = [cell_directory(sweep, entry.run_id) for entry in entries]
     written = [(when, folder) for folder in folders if (when := _last_written(folder))]
     return max(written)[1] if written else None
 
 
 def last_lines(folder: Path, count: int) -> list[str]:
-    """The last lines of the cell's log, without their ends; none where it has no log yet."""
+    """The last lines of the cell's log, without line ends; none if it has no log yet."""
     try:
         with (folder / "log.txt").open(errors="replace") as file:
             return [line.rstrip("\n") for line in deque(file, maxlen=count)]

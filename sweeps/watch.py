@@ -24,7 +24,7 @@ RETRY_SECONDS = 60.0
 
 
 def look(sweep: Path, entries: list[Entry], *, verify: bool = False) -> Survey:
-    """Where every cell stands, by the files and one look at the queue where the sweep has jobs in it."""
+    """The state of every cell, from the files and, if the sweep has jobs, one squeue."""
     return survey(sweep, [entry.run_id for entry in entries], _try_read_queue(sweep), verify=verify)
 
 
@@ -65,7 +65,7 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> S
 
 
 def _try_read_queue(sweep: Path) -> Queue | None:
-    """The queue, where this sweep has jobs in it and Slurm answers."""
+    """The queue, if this sweep has jobs in it and Slurm answers; else None."""
     if not any((sweep / "slurm").glob("*.json")):
         return None
     if profile := last_profile(sweep):

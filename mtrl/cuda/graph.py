@@ -68,7 +68,7 @@ class GraphedCall:
         return outputs
 
     def _capture(self, inputs: Tensors) -> bool:
-        """Captures the function and runs it once. False, with everything as it was, where CUDA refuses."""
+        """Captures the function and runs it once. If CUDA refuses, restores the tensors and returns False."""
         before: list[tuple[Tensor, Tensor]] = []
         try:
             before = [(tensor, tensor.clone()) for tensor in (self._counter, *self._changes)]

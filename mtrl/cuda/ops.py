@@ -25,7 +25,7 @@ _products: Products = "float32"
 
 
 def built() -> Any:
-    """The extension's CUDA kernels. Raises RuntimeError where it was built without."""
+    """The extension's CUDA kernels. Raises RuntimeError if it was built without them."""
     if kernels is None:
         raise RuntimeError(
             "a CUDA tensor met a build of mtrl without CUDA kernels: install nvcc (docs/gpu.md), then "
@@ -48,7 +48,7 @@ def set_products(kind: Products) -> None:
 
 
 def products() -> Products:
-    """What `set_products` was given last."""
+    """The latest argument of `set_products`."""
     return _products
 
 

@@ -254,7 +254,7 @@ class SacUpdateCuda:
         return GraphedCall(name, function, self._graph, counter=self._steps, changes=changes)
 
     def _count(self, flats: tuple[Flat, Flat, Flat]) -> None:
-        """Lets the device's counts be those of the optimisers: a reset or a loaded state moved them."""
+        """Copies the optimisers' step counts to the device, after a reset or a loaded state changed them."""
         made = [flat[4] - 1 for flat in flats]
         if made != self._known_steps:
             self._steps.copy_(torch.tensor(made))
@@ -350,7 +350,7 @@ class SacUpdateCuda:
         return torch.stack(metrics), priority
 
     def _joined(self, output: Tensor, noise: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """What a critic takes of new actions, [B, A + O], and their log-densities [B]."""
+        """The critics' input for new actions, [B, A + O], and the actions' log-densities [B]."""
         x = observation.new_empty((len(observation), self._actions + observation.shape[1]))
         x[:, self._actions :] = observation
         return x, self._sample(output, noise, x)

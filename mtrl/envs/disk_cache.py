@@ -1,4 +1,4 @@
-"""What is slow to make again, kept in files under $XDG_CACHE_HOME/mtrl (else ~/.cache/mtrl).
+"""Results that are slow to compute, kept in files under $XDG_CACHE_HOME/mtrl (else ~/.cache/mtrl).
 
 An entry is written under a temporary name and renamed, and ends in its checksum: processes may share the
 folder, and an entry that is torn, damaged or missing is simply made again. A folder that cannot be written is
@@ -18,7 +18,7 @@ _CHECKSUM = 4  # bytes of CRC-32 at the end of an entry
 
 
 def folder() -> Path:
-    """Where the entries lie; it need not exist yet."""
+    """The folder of the entries; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtrl"
 
 

@@ -84,7 +84,7 @@ class EnvGroup:
         }
 
     def load_state_dicts(self, states: dict[int, dict[str, Any]]) -> None:
-        """Takes back what `state_dicts` gave; rows of other groups are ignored."""
+        """Loads the states that `state_dicts` gave; rows of other groups are ignored."""
         for row, env in self._envs.items():
             env.load_state_dict(states[row])
             self._buffers.observation[row] = states[row]["observation"]

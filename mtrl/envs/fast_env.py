@@ -201,7 +201,7 @@ class _FastSawyer(SawyerXYZEnv):  # type: ignore[misc]
 
 
 class _Placed(NamedTuple):
-    """What of a model resets change, as it was compiled."""
+    """The parts of a model that resets change, with their compiled values."""
 
     body_pos: Array
     site_pos: Array

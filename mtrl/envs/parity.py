@@ -29,7 +29,7 @@ _SAME = b"same"
 
 
 def env_class(task: str, reward_version: str) -> type:
-    """The quicker class of `task` where it was found equal to stock; else, with a warning, stock."""
+    """The faster class of `task` if it was found equal to stock; else stock, with a warning."""
     name = f"parity/{_versions()}/{task}-{reward_version}.txt"
     verdict = disk_cache.cached(name, lambda: _verdict(task, reward_version))
     stock: type = ALL_V3_ENVIRONMENTS[task]
@@ -50,7 +50,7 @@ def make_env(cls: type, reward_version: str) -> Any:
 
 
 def difference(task: str, reward_version: str, *, steps: int = STEPS, seed: int = 0) -> str:
-    """What the quicker class does otherwise than stock in an episode of `steps`; empty when nothing."""
+    """How the faster class differs from stock in an episode of `steps`; empty if it does not."""
     from metaworld.policies import ENV_POLICY_MAP
 
     cls = ALL_V3_ENVIRONMENTS[task]

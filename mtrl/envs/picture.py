@@ -25,7 +25,7 @@ class Camera:
     """Looks at one simulator, by a copy in the process that draws."""
 
     def __init__(self, model: Any) -> None:
-        """Raises RuntimeError, with the cure, where nothing can draw."""
+        """Raises RuntimeError, with the cure, if neither EGL nor OSMesa can draw."""
         self._studio = _studios.get(os.getpid()) or _Studio()  # after a fork, the child needs one of its own
         _studios[os.getpid()] = self._studio
         self._number, refusal = self._studio.call("open", model)

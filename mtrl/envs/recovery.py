@@ -1,4 +1,4 @@
-"""What brings the envs of a dead worker back: their state some steps ago and the actions since."""
+"""The data that restore the envs of a dead worker: their state some steps ago and the actions since."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Recovery:
         return self._left > 0
 
     def begin(self, states: dict[int, dict[str, Any]]) -> None:
-        """Starts anew from the states of all rows."""
+        """Replaces the saved state by the states of all rows, and forgets the actions."""
         self._states, self._actions = states, []
 
     def remember(self, actions: Array) -> bool:
-        """Adds the actions [T, 4] of a step that is done. True when it is time to begin anew."""
+        """Adds the actions [T, 4] of a step that is done. True when it is time to save the states again."""
         if self.possible():
             self._actions.append(actions.copy())
         return len(self._actions) >= _STEPS

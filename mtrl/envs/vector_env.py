@@ -173,7 +173,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             self._group.close()
 
     def _call(self, method: str, *arguments: Any) -> list[Any]:
-        """What each group of envs returns from `method`."""
+        """The result of `method` of each group of envs."""
         self._check_idle()
         if not self._workers:
             return [getattr(self._group, method)(*arguments)]

@@ -36,7 +36,7 @@ class Worker(Child):
         self.send(STEP)  # shorter to make and to read than a pickle: this is the hot path
 
     def result(self) -> Any:
-        """What the worker answers to the call begun last. Raises what the call raised, or WorkerDied."""
+        """The worker's answer to the latest call. Raises the call's own error, or WorkerDied."""
         try:
             return super().result()
         except EOFError:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class DivergedError(ArithmeticError):
-    """The run has diverged and must end here; what is to be recorded of it has been."""
+    """The run has diverged and must end here; the run file has recorded it already."""
 
 
 class DivergenceGuard:
@@ -42,7 +42,7 @@ class DivergenceGuard:
         if self.divergence is None or ends:
             self.divergence = self.divergence or found
             self._record(self.divergence, not ends)
-            log.warning("%s%s", found, "" if ends else "; training goes on")
+            log.warning("%s%s", found, "" if ends else "; training continues")
         if ends:
             raise DivergedError(str(found))
 

@@ -1,4 +1,4 @@
-"""What the page tells of one sweep, as plain data: from the manifest, the cells' files, the run files and the queue."""
+"""The content of a sweep's page, as plain data: from the manifest, the cells' files, the run files and the queue."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def write_page(sweeps: Sequence[tuple[Path, list[Entry], Survey]], path: Path, *
 
 
 def page_path(sweeps: Sequence[Path]) -> Path:
-    """Where the page of these sweeps goes: into the folder of the first."""
+    """The path of these sweeps' page: in the folder of the first."""
     name = "index" if len(sweeps) == 1 else "-".join(sweep.resolve().name for sweep in sweeps)
     return sweeps[0] / "page" / f"{name}.html"
 
@@ -102,18 +102,18 @@ def what_next(facts: Facts) -> list[tuple[str, str]]:
     if failed := count("failed", 0):
         steps[f"mtrl-sweep tail {name} {facts.troubles[0].rows[0].run_id}"] = ["the end of a log"]
         steps.setdefault(f"mtrl-sweep retry {name}", []).append(
-            f"runs the {failed:,} failed cells again, by what went wrong"
+            f"runs the {failed:,} failed cells again, if a retry can help"
         )
     if held := count("held", 0):
-        steps.setdefault(f"mtrl-sweep retry {name}", []).append(f"submits the {held:,} held cells anew")
+        steps.setdefault(f"mtrl-sweep retry {name}", []).append(f"submits the {held:,} held cells again")
     if not facts.counts.keys() & {"running", "pending"} and (
         idle := count("stopped", 0) + count("missing", 0)
     ):
         steps.setdefault(f"mtrl-sweep retry {name}", []).append(
-            f"goes on with the {idle:,} cells that wait; nothing is at work"
+            f"resumes the {idle:,} cells that wait; no cell is at work"
         )
     if cancelled := count("cancelled", 0):
-        steps[f"mtrl-sweep retry {name} --cancelled"] = [f"goes on with the {cancelled:,} cancelled cells"]
+        steps[f"mtrl-sweep retry {name} --cancelled"] = [f"resumes the {cancelled:,} cancelled cells"]
     if facts.over:
         words = (
             "fits the laws: all cells are over"

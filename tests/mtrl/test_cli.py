@@ -76,7 +76,7 @@ def test_a_longer_run_goes_on_from_a_finished_one_and_is_the_run_from_the_start(
     )
     assert "already has 60 vector steps" in in_process(*again, "train.vector_steps=50", code=1)
     shutil.rmtree(short / "checkpoint")
-    assert "has no checkpoint to go on from" in in_process(*again, "train.vector_steps=90", code=1)
+    assert "has no checkpoint to continue from" in in_process(*again, "train.vector_steps=90", code=1)
 
 
 def test_a_video_of_a_run(tmp_path: Path) -> None:

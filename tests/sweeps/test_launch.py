@@ -73,7 +73,7 @@ def test_a_failed_cell_is_named_with_its_log(grid: Path, tmp_path: Path) -> None
     output = sweep(*words, code=1)
     assert f"failed: seed 1 ({broken.name}): IsADirectoryError" in output
     assert f"log: {broken / 'log.txt'}" in output
-    assert "1 of 2 cells are over. The same command goes on with the others." in output
+    assert "1 of 2 cells are over. The same command runs the others." in output
     assert "Traceback" in (broken / "log.txt").read_text()
     said = json.loads(sweep("tail", "tiny", broken.name[:5], "--json", "--runs", tmp_path))
     assert (said["run_id"], "Traceback (most recent call last):" in said["lines"]) == (broken.name, True)
