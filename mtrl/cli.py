@@ -65,7 +65,7 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
     directory = out or find_run(Path("runs/single"), config)
     if (begun := as_begun(directory, config)) != config:
         click.echo(
-            f"{directory} is of an earlier version and continues with its settings: {_what_differs(config, begun)}."
+            f"{directory} was begun by an earlier version and keeps its settings: {_what_differs(config, begun)}."
         )
         click.echo("Give another folder with --out to start a new run.")
         config = begun
