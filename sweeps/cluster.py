@@ -19,7 +19,7 @@ from slurm.profiles import DEFAULT, Profile, load_profile, own_folder, profile_n
 from sweeps.grid import Cell
 from sweeps.plan import Plan
 from sweeps.request import Request
-from sweeps.show import show_plan
+from sweeps.show import print_cost
 
 
 def on_cluster(request: Request) -> Request:
@@ -84,7 +84,7 @@ def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
     check_cluster(request.profile)
     path = own_folder() / f"{DEFAULT}.toml"
     with contextlib.redirect_stdout(sys.stderr):
-        show_plan(plan, False, max_hours)
+        print_cost(plan, max_hours)
     if not yes:
         if not sys.stdin.isatty():
             raise ValueError(

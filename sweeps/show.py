@@ -29,6 +29,12 @@ def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
     if as_json:
         click.echo(json.dumps(_plan_as_json(plan)))
         return
+    print_cost(plan, max_hours)
+    click.echo("Nothing was launched.")
+
+
+def print_cost(plan: Plan, max_hours: float | None) -> None:
+    """The cells of a plan, their classes of memory, and what they cost."""
     print_plan(plan.cells, plan.states)
     if plan.left:
         click.echo()
@@ -46,7 +52,6 @@ def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
         click.echo(f"That is above --max-gpu-hours {max_hours:,.0f}: a launch would be refused.")
     if slow := why_slow_on_gpus(plan.request):
         click.echo(f"A launch would be refused: {slow}")
-    click.echo("Nothing was launched.")
 
 
 def _plan_as_json(plan: Plan) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_a_profile_is_found_shown_saved_and_used_again(sweep: Sweep) -> None:
         assert line in said
         assert line in saved(sweep).read_text()
     assert "core hours" in said, "the cost stands beside the profile"
+    assert "Nothing was launched" not in said
     sweep.wait_until_done()
     code, answer, said = run(sweep, "--json")
     assert (code, json.loads(answer)["submitted"]) == (0, 0), said
