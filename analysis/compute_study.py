@@ -9,23 +9,49 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import figures
-from analysis.data_laws import Curves, DataLaw, Optimum, agree, costs, fit_curves, growth, log_spaced, optimum
+from analysis.data_laws import (
+    SEEDS_NEEDED,
+    Curves,
+    DataLaw,
+    Optimum,
+    agree,
+    costs,
+    fit_curves,
+    growth,
+    log_spaced,
+    optimum,
+)
 from analysis.figures import Series
 from analysis.law_study import interval_words, short, span
+from analysis.models import Array
 from analysis.report import Drawing, Table, Text
 from analysis.time_laws import TimeLaw, Times, first_reached, time_law
 from analysis.variants import Variant
 from mtrl.config import Config
-from mtrl.sizing import update_flops
+from mtrl.sizing import flops_by_parameters, update_flops
 
 FORMS = ("additive", "bounded")
 LEVELS = (0.25, 0.5, 0.75)  # J, of D_J
-ACTOR_FLOPS, CRITIC_FLOPS = 8, 12  # per parameter and transition, where the configuration is not known
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 SAME = 0.05  # success: two laws that differ by more disagree
 BEYOND = 10.0  # times the largest compute that was run
 
 Items = list[Text | Table | Drawing]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The mean curve of one size: success [n] at env steps [n] over all tasks."""
+
+    name: str
+    parameters: float
+    steps: Array
+    success: Array
+    cost: float  # FLOPs of updates per env step; 0 where that is not known
+
+    @property
+    def compute(self) -> Array:
+        return self.steps * self.cost
 
 
 @dataclass(frozen=True)
@@ -38,7 +64,7 @@ class CurveStudy:
     laws: tuple[DataLaw, ...]
     optima: tuple[tuple[Optimum, ...], ...]  # by law, at each budget
     times: tuple[TimeLaw, ...]
-    variants: tuple[Variant, ...]
+    lines: tuple[Line, ...]  # smallest size first
 
     def summary(self) -> dict[str, object]:
         """Everything to keep, for JSON."""
@@ -58,14 +84,36 @@ def study(name: str, group: Sequence[Variant], generator: np.random.Generator) -
     group = [v for v in group if v.finished.any() and len(v.known_curves()[0]) > 1]
     if not group:
         return None
-    curves, times = curves_of(group), tuple(time_law(_times(group, level), level) for level in LEVELS)
-    refusal = curves.refusal()
+    times = tuple(time_law(_times(group, level), level) for level in LEVELS)
+    return study_of_curves(name, curves_of(group), times, tuple(map(_line, group)), generator)
+
+
+def study_of_curves(
+    name: str,
+    curves: Curves,
+    times: tuple[TimeLaw, ...],
+    lines: Sequence[Line],
+    generator: np.random.Generator,
+    *,
+    seeds: int = SEEDS_NEEDED,
+) -> CurveStudy:
+    """The laws of curves, each size with so many at least; 1 where a curve is the mean of several runs."""
+    lines = tuple(sorted(lines, key=lambda line: line.parameters))
+    refusal = curves.refusal(seeds)
     if refusal:
-        return CurveStudy(name, refusal, curves, (), (), times, tuple(group))
+        return CurveStudy(name, refusal, curves, (), (), times, lines)
     laws = tuple(fit_curves(curves, form, generator) for form in FORMS)
     known = bool((curves.cost > 0).all()) and not any(_unknown(law) for law in laws)
     optima = tuple(tuple(optimum(law, curves, b) for b in budgets(curves)) for law in laws) if known else ()
-    return CurveStudy(name, "", curves, laws, optima, times, tuple(group))
+    return CurveStudy(name, "", curves, laws, optima, times, lines)
+
+
+def _line(variant: Variant) -> Line:
+    steps, curves = variant.known_curves()
+    return Line(
+        variant.name, float(variant.parameters["total"]), steps * variant.task_count,
+        np.nanmean(curves, axis=0), flops_per_env_step(variant),
+    )  # fmt: skip
 
 
 def curves_of(group: Sequence[Variant]) -> Curves:
@@ -97,8 +145,8 @@ def flops_per_env_step(variant: Variant) -> float:
         config = Config.model_validate_json(json.dumps(variant.config))
         return update_flops(config) * config.train.updates_per_step / variant.task_count
     except ValueError:  # someone else's run, or another version's
-        sizes = ACTOR_FLOPS * variant.parameters["actor"] + CRITIC_FLOPS * variant.parameters["critic"]
-        return float(sizes * variant.batch / variant.task_count)
+        of_row = flops_by_parameters(variant.parameters["actor"], variant.parameters["critic"])
+        return float(of_row * variant.batch / variant.task_count)
 
 
 def budgets(curves: Curves) -> tuple[float, ...]:
@@ -287,12 +335,7 @@ def _compute_drawing(studies: Sequence[CurveStudy]) -> Drawing:
     for found in studies:
         if not (found.curves.cost > 0).all():
             continue
-        for variant in sorted(found.variants, key=lambda v: v.parameters["total"]):
-            steps, curves = variant.known_curves()
-            compute = steps * variant.task_count * flops_per_env_step(variant)
-            panels.setdefault(found.group, []).append(
-                Series(variant.name, compute, np.nanmean(curves, axis=0))
-            )
+        panels[found.group] = [Series(line.name, line.compute, line.success) for line in found.lines]
     caption = "Success against compute: FLOPs of the updates up to each evaluation, mean over runs, a line per size."
     drawing = figures.lines(panels, x="FLOPs of updates", y="success", dots=False)
     return Drawing("success_against_compute", "Success against compute", caption, drawing)
@@ -324,12 +367,10 @@ def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
 def _seen_at(found: CurveStudy, budget: float) -> tuple[np.ndarray, np.ndarray]:
     """(parameters, success) of the sizes whose curves pass the budget, by interpolation in log steps."""
     points = []
-    for variant in found.variants:
-        steps, curves = variant.known_curves()
-        compute = steps * variant.task_count * flops_per_env_step(variant)
+    for line in found.lines:
+        compute = line.compute
         if compute[0] <= budget <= compute[-1]:
-            mean = np.nanmean(curves, axis=0)
-            points.append((variant.parameters["total"], np.interp(np.log(budget), np.log(compute), mean)))
+            points.append((line.parameters, np.interp(np.log(budget), np.log(compute), line.success)))
     if not points:
         return np.empty(0), np.empty(0)
     sizes, success = (np.array(column, float) for column in zip(*sorted(points), strict=True))

@@ -17,9 +17,7 @@ from analysis import collapse
 from analysis.models import MODELS, Likelihood
 from analysis.sandwich import Estimate
 from analysis.scaling_laws import (
-    ACTOR_FLOPS,
     CLAIM,
-    CRITIC_FLOPS,
     Choice,
     Fit,
     Points,
@@ -34,6 +32,7 @@ from analysis.scaling_laws import (
 from analysis.slopes import Slopes, best_share, critic_minus_actor, slopes
 from analysis.statistics import trend_p
 from analysis.variants import Variant
+from mtrl.sizing import flops_by_parameters
 
 EVERYTHING = "all task sets"
 LINES = {
@@ -209,7 +208,7 @@ def _floor_shares(law: Law, generator: np.random.Generator) -> tuple[tuple[str, 
     shares = []
     for basis in ("parameters", "FLOPs"):
         flops = basis == "FLOPs"
-        budget = total * (ACTOR_FLOPS + CRITIC_FLOPS) / 2 if flops else total
+        budget = flops_by_parameters(total / 2, total / 2) if flops else total
         low, high = np.quantile(best_critic_share(samples, found.centre, budget, flops=flops), [0.025, 0.975])
         share = float(best_critic_share(best, found.centre, budget, flops=flops)[0])
         shares.append(("with a floor", basis, (share, float(low), float(high))))

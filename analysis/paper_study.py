@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import comparisons, figures, law_items, law_study, paper
+from analysis import comparisons, compute_study, figures, law_items, law_study, paper, paper_curves
 from analysis.comparisons import Comparison, Pair
 from analysis.figures import OKABE_ITO, Row, Series, success_against_parameters
 from analysis.law_study import EVERYTHING, Law, law_of_points
@@ -37,7 +37,11 @@ def study(*, seed: int = 0) -> Page:
     scores = {name: interval(runs, iqm_of_runs, generator, bounds=(0, 1)) for name, runs in _seeds().items()}
     compared = comparisons.comparisons(_pairs(), generator)
     steps = _width_steps()
+    curve_studies = paper_curves.studies(generator)
     shows, does_not_show = _findings(laws, compared, steps)
+    for each in curve_studies:
+        yes, no = compute_study.sentences(each)
+        shows, does_not_show = shows + yes, does_not_show + no
     return Page(
         title="Scaling laws of the paper's own numbers",
         lead="McLean et al. 2025, arXiv 2503.05126: Meta-World MT10, MT25 and MT50, SAC, 10 seeds per point. "
@@ -53,6 +57,9 @@ def study(*, seed: int = 0) -> Page:
         does_not_show=does_not_show,
         sections=[
             Section("Scaling laws", law_items.items(laws)),
+            Section(
+                "Data and compute", [Text(paper_curves.NOTE), *compute_study.items(curve_studies)]
+            ),
             Section("Success and size", [_size_drawing(single), _maps()]),
             Section("What the seeds support", [
                 _seed_drawing(scores), comparisons.table(compared, COMPARED),
@@ -68,6 +75,7 @@ def study(*, seed: int = 0) -> Page:
         ],
         footer="mtrl, from analysis/paper/*.csv.",
         fits={law.group: law.summary() for law in laws}
+        | {"curves": {each.group: each.summary() for each in curve_studies}}
         | {"comparisons": [comparison.summary() for comparison in compared]},
     )  # fmt: skip
 

@@ -17,15 +17,12 @@ from scipy import special
 
 from analysis.models import LOWEST, MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
 from analysis.sandwich import sandwich
+from mtrl.sizing import ACTOR_FLOPS, CRITIC_FLOPS
 
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 STARTS = 16  # of a fit: 500 of 500 fits of the Chinchilla form found with as many the best of 4,500
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
-ACTOR_FLOPS = (
-    8  # per parameter and transition: forward for the target's action; forward and backward in its own loss
-)
-CRITIC_FLOPS = 12  # forward of the target; forward and backward in its loss; forward and back in the actor's
 
 
 @dataclass(frozen=True)

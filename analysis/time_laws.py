@@ -62,15 +62,15 @@ def first_reached(curves: Array, steps: Array, success: float) -> tuple[Array, N
     return np.exp(found), censored
 
 
-def time_law(times: Times, success: float) -> TimeLaw:
+def time_law(times: Times, success: float, *, seeds: int = SEEDS_NEEDED) -> TimeLaw:
     """The law of D_J in size; refused where under half the runs reach J, or there are too few widths or seeds."""
     runs, lost = len(times.steps), int(times.censored.sum())
     sizes, counts = np.unique(times.size, return_counts=True)
     refusal = ""
     if len(sizes) < WIDTHS_NEEDED:
         refusal = f"{len(sizes)} width{'' if len(sizes) == 1 else 's'}, {WIDTHS_NEEDED} needed"
-    elif counts.min() < SEEDS_NEEDED:
-        refusal = f"{counts.min()} seed at some width, {SEEDS_NEEDED} needed"
+    elif counts.min() < seeds:
+        refusal = f"{counts.min()} seed at some width, {seeds} needed"
     elif 2 * lost > runs:
         refusal = f"{runs - lost} of {runs} runs reach it, half needed"
     if refusal:

@@ -17,6 +17,8 @@ from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 By = Literal["actor", "critic", "total"]
 LARGEST_WIDTH: int = 65_536  # the same bound as NetworkSettings.width
+ACTOR_FLOPS = 8  # per parameter and row: two forward passes and two gradients, a product each
+CRITIC_FLOPS = 12  # three forward passes and three gradients
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,14 @@ def update_flops(config: Config) -> int:
     of_actor = 2 * _forward(actor) + _gradients(actor, "wh")
     of_critics = 3 * _forward(critic) + _gradients(critic, "wh") + _gradients(critic, "xh")
     return 2 * (of_actor + config.agent.critics * of_critics)
+
+
+def flops_by_parameters(actor: float, critic: float) -> float:
+    """About `update_flops` for each row of the batch, where only parameters are known: of the actor, of all critics.
+
+    Right for dense layers, but for the input of the first one, whose gradient is not needed.
+    """
+    return ACTOR_FLOPS * actor + CRITIC_FLOPS * critic
 
 
 def training_flops(config: Config) -> int:

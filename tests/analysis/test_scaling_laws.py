@@ -14,8 +14,6 @@ from scipy import optimize, special, stats
 
 from analysis.models import MODELS, TIED, Seen, minimise, starts
 from analysis.scaling_laws import (
-    ACTOR_FLOPS,
-    CRITIC_FLOPS,
     Fit,
     Points,
     best_critic_share,
@@ -25,6 +23,7 @@ from analysis.scaling_laws import (
     draw_counts,
     fit,
 )
+from mtrl.sizing import ACTOR_FLOPS, CRITIC_FLOPS
 
 WIDE = np.geomspace(1e5, 1e8, 8)
 

@@ -11,7 +11,7 @@ from mtrl.agent import Agent
 from mtrl.networks import plain
 from mtrl.networks.kinds import KINDS
 from mtrl.overrides import build_config
-from mtrl.sizing import training_flops, update_flops, updates
+from mtrl.sizing import count_parameters, flops_by_parameters, training_flops, update_flops, updates
 from mtrl.systems import SYSTEMS
 from tests.mtrl.agents import make_batch
 
@@ -72,6 +72,10 @@ def test_of_a_wide_mlp_each_parameter_counts_20_operations_a_transition() -> Non
     config = build_config("paper", {"network.actor.width": 4096, "network.critic.width": 4096})
     rows, hidden = 1280, 2 * 4096 * 4096
     assert update_flops(config) == pytest.approx(rows * hidden * (8 + 2 * 12), rel=0.02)
+    count = count_parameters(config)
+    assert rows * flops_by_parameters(count.actor, count.critic) == pytest.approx(
+        update_flops(config), rel=0.02
+    )
 
 
 def test_a_run_counts_its_updates() -> None:
