@@ -8,6 +8,7 @@ ordered, run along a part of matplotlib's viridis that shows on white and on bla
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -152,12 +153,11 @@ def success_against_parameters(
     names: dict[str, Any] = {}
     figure, axes = _panels(len(panels), height=3.3, share_y=True)
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
-        for number, series in enumerate(group):
-            colour = PALE if series.label == PAPER else _colour(series.label, number)
+        for series, colour in zip(group, _colours([series.label for series in group]), strict=True):
             _points(axis, series, colour)
         if random and np.isfinite(random.get(title, np.nan)):
             _reference(axis, random[title], "random policy")
-        axis.set_title(title)
+        axis.set_title(_wrapped(title))
         _size_axis(axis)
         axis.set_xlabel(x)
         _success_axis(axis)
@@ -239,7 +239,8 @@ def forest(rows: Sequence[Row], *, label: str, line: float | None = None) -> Fig
     axis = figure.subplots()
     for place, row in enumerate(rows):
         if row.dots is not None:
-            axis.plot(row.dots, np.full(len(row.dots), place), ".", color=row.colour, alpha=0.4, ms=6, mew=0)
+            heights = place + np.linspace(-0.25, 0.25, len(row.dots))  # apart, so that none hides another
+            axis.plot(row.dots, heights, "o", color=row.colour, mfc="none", ms=4, mew=0.9, zorder=3)
         axis.plot([row.low, row.high], [place, place], color=row.colour, lw=2.6, solid_capstyle="butt")
         axis.plot(row.estimate, place, "o", color=row.colour, ms=6)
     if line is not None:
@@ -261,20 +262,14 @@ def lines(
         ordered = len(group) > 3 and not any(
             _benchmark(series.label) in BENCHMARK_COLOURS for series in group
         )
-        shades = _shades(len(group))
-        for number, series in enumerate(group):
-            colour = (
-                PALE
-                if series.label.startswith(PAPER)
-                else shades[number]
-                if ordered
-                else _colour(series.label, number)
-            )
+        shades = _shades(len(group)) if ordered else _colours([series.label for series in group])
+        for series, shade in zip(group, shades, strict=True):
+            colour = PALE if series.label.startswith(PAPER) else shade
             style = "o-" if dots else "-"
             axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
             if series.low is not None and series.high is not None:
                 axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
-        axis.set_title(title)
+        axis.set_title(_wrapped(title))
         axis.set_xlabel(x)
         if log:
             axis.set_xscale("log")
@@ -331,7 +326,7 @@ def maps(panels: Mapping[str, NDArray[Any]], tasks: Sequence[int], widths: Seque
     figure, axes = _panels(len(panels), height=0.9 + 0.42 * len(tasks), share_y=False)
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         _fields(axis, values)
-        axis.set_title(title)
+        axis.set_title(_wrapped(title))
         axis.set_xticks(range(len(widths)), [str(width) for width in widths])
         axis.set_yticks(range(len(tasks)), [str(count) for count in tasks])
         axis.set_xlabel("width")
@@ -366,7 +361,7 @@ def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
             (names[series.label],) = axis.plot(series.sizes, series.scores, color=colour, lw=1.5)
             if series.low is not None and series.high is not None:
                 axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
-        axis.set_title(title, fontsize=8.5)
+        axis.set_title(_wrapped(title), fontsize=8.5)
         axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         if axis.dataLim.ymin >= 0:
@@ -396,8 +391,7 @@ def extrapolation(groups: Mapping[str, Predicted]) -> Figure:
     everything = np.concatenate([np.concatenate([g.seen, g.predicted]) for g in groups.values()])
     low, high = everything.min() - 0.02, everything.max() + 0.02
     axis.plot([low, high], [low, high], color=PALE, lw=1.2, ls=(0, (4, 3)))
-    for number, (label, group) in enumerate(groups.items()):
-        colour = _colour(label, number)
+    for (label, group), colour in zip(groups.items(), _colours(list(groups)), strict=True):
         known = ~group.left_out
         axis.plot(
             group.seen[known], group.predicted[known], "o", ms=4, color=colour, alpha=0.5, mew=0, label=label
@@ -436,8 +430,7 @@ def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -
 def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
     """Fitted minus seen, in logits, against parameters: a law that bends away from its points shows here."""
     figure, (axis,) = _panels(1, height=2.4)
-    for number, (label, (sizes, values)) in enumerate(groups.items()):
-        colour = _colour(label, number)
+    for (label, (sizes, values)), colour in zip(groups.items(), _colours(list(groups)), strict=True):
         axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=f"{label}  (n = {len(values)})")
     axis.axhline(0, color=PALE, lw=1.2, ls=(0, (4, 3)))
     _size_axis(axis)
@@ -485,9 +478,11 @@ def _unsized(attributes: str) -> str:
     return re.sub(r'\s*\b(width|height)="[^"]*"', "", attributes)
 
 
-def _colour(label: str, number: int) -> str:
-    """The benchmark's colour, whatever else its label says; of others, the next one."""
-    return BENCHMARK_COLOURS.get(_benchmark(label), OKABE_ITO[number % len(OKABE_ITO)])
+def _colours(labels: Sequence[str]) -> list[str]:
+    """A benchmark's colour, whatever else its label says; of others, the next one that no benchmark here has."""
+    own = {label: BENCHMARK_COLOURS.get(_benchmark(label)) for label in labels}
+    free = itertools.cycle([colour for colour in OKABE_ITO if colour not in own.values()] or OKABE_ITO)
+    return [PALE if label.startswith(PAPER) else own[label] or next(free) for label in labels]
 
 
 def _benchmark(label: str) -> str:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import ContourSet
 
+from analysis import figures
 from analysis.figures import (
     INK,
     Predicted,
@@ -181,3 +182,18 @@ def test_files(tmp_path: Path) -> None:
     write(success_against_parameters({"a": [series]}), tmp_path, "x")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "x.svg")
+
+
+def test_two_groups_of_a_panel_never_share_a_colour() -> None:
+    labels = ["other system  (n = 5)", "MT10  (n = 5)", "MT50  (n = 5)", "a third", figures.PAPER]
+    colours = figures._colours(labels)
+    assert len(set(colours)) == len(labels)
+    assert colours[1] == figures.BENCHMARK_COLOURS["MT10"]
+
+
+def test_long_panel_titles_wrap() -> None:
+    title = "dormant neurons of the critic on training batches"
+    series = [figures.Series("a", np.array([1.0, 2]), np.array([0.1, 0.2]))]
+    drawn = [figures.measures({title: series}), figures.lines({title: series}, x="x", y="y")]
+    for figure in drawn:
+        assert max(map(len, figure.axes[0].get_title(loc="left").split("\n"))) <= 38
