@@ -2,7 +2,7 @@
 
 Arrays are NumPy arrays or torch tensors on the CPU, dense and row-major, of exactly the dtype and shape that is said;
 float32 where nothing is said. What is written to comes last and is the caller's. Everything is checked before a pointer
-is used: TypeError or ValueError name the argument. E members (critics), B batch rows, T tasks, D inputs, W width, O
+is used: TypeError or ValueError name the argument. E critics, B batch rows, T tasks, D inputs, W width, O
 outputs, A action size, N any length. tests/mtrl/test_core_stub.py compares this file with the module.
 """
 
@@ -37,7 +37,7 @@ def choose_matmul_kernel(name: str) -> None:
 def offer_blas(sgemm: Any) -> None:
     """Makes this sgemm the kernel `blas`: a capsule of scipy.linalg.cython_blas, with 32-bit integers."""
 
-def ensemble_linear_workspace(members: int, rows: int, inputs: int, outputs: int) -> int:
+def ensemble_linear_workspace(critics: int, rows: int, inputs: int, outputs: int) -> int:
     """Floats of workspace that a layer needs, on the present matrix kernel."""
 
 def ensemble_linear_forward(
@@ -69,7 +69,7 @@ def ensemble_linear_backward(
     """The gradients of ensemble_linear_forward from y and dy [E, B, W]. dz [E, B, W] is scratch; dx is [E, B, D], also
     where x is shared. None leaves a gradient out; dkernel needs dbias and, with tasks, dtask_row."""
 
-def head_gather_workspace(members: int, rows: int, width: int, outputs: int, tasks: int) -> int:
+def head_gather_workspace(critics: int, rows: int, width: int, outputs: int, tasks: int) -> int:
     """Floats of workspace that the heads need, on the present matrix kernel."""
 
 def head_gather_forward(
@@ -355,7 +355,7 @@ class cuda:
         """dbias [E, W] and, with start and order of rows_by_task, dtask_row [E, T, W]; without, it needs workspace."""
 
     @staticmethod
-    def ensemble_linear_workspace(members: int, rows: int, outputs: int) -> int:
+    def ensemble_linear_workspace(critics: int, rows: int, outputs: int) -> int:
         """Bytes that ensemble_linear_bias_gradient needs without tasks."""
 
     @staticmethod
@@ -523,7 +523,7 @@ class cuda:
             """Bytes that cublaslt_run needs."""
 
     @staticmethod
-    def cublaslt_mask_bytes(members: int, rows: int, width: int) -> int:
+    def cublaslt_mask_bytes(critics: int, rows: int, width: int) -> int:
         """Bytes of the mask that a forward product leaves for the backward one."""
 
     @staticmethod
@@ -531,7 +531,7 @@ class cuda:
         library: CublasLt,
         backward: bool,
         mask: bool,
-        members: int,
+        critics: int,
         rows: int,
         width: int,
         tf32: bool,

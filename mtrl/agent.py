@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mtrl import devices, ops
-from mtrl.adam import Adam, flatten
+from mtrl.adam import BETA1, BETA2, Adam, flatten
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.fused import why_not_fused
@@ -272,7 +272,7 @@ class Agent:
         if reason := self._why_not_fused():
             log.info("updates run through autograd: %s", reason)
             return None
-        numbers = self.config.agent.model_dump(include=ops.SAC_SETTINGS)
+        numbers = self.config.agent.model_dump(include=ops.SAC_SETTINGS) | {"beta1": BETA1, "beta2": BETA2}
         actor = {**cast(MultiHead, self.actor).shape, "start": actor_starts}
         critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
         if devices.is_gpu(self.device):

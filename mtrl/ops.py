@@ -110,8 +110,9 @@ def adam_polyak(
 class SacUpdate:
     """A whole SAC update of a multi-head actor and critic ensemble in one call; see csrc/critic/sac_update.h.
 
-    `settings` are the numbers of the section `agent`; a shape has members (E), inputs, outputs, tasks, width, depth and
-    start, the places of the parameters in their flat vector, in the order of a plain `MultiHead.parameters()`.
+    `settings` are the numbers of the section `agent` that SAC_SETTINGS names, and Adam's beta1 and beta2. A shape has
+    critics (E), inputs, outputs, tasks, width, depth and start, the places of the parameters in their flat vector, in
+    the order of a plain `MultiHead.parameters()`.
     """
 
     def __init__(

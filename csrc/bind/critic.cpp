@@ -114,7 +114,7 @@ EnsembleLinear layer_of(py::handle x, py::handle kernel, py::handle task_row) {
 
 const float* layer_input(const EnsembleLinear& l, py::handle x) {
   return l.shared ? input<float>(x, "x", {l.rows, l.inputs})
-                  : input<float>(x, "x", {l.members, l.rows, l.inputs});
+                  : input<float>(x, "x", {l.critics, l.rows, l.inputs});
 }
 
 // The task rows of a layer and the tasks of its rows.
@@ -128,7 +128,7 @@ TaskPart task_part(const EnsembleLinear& l, py::handle task_row, py::handle task
   if (task_row.is_none() != task.is_none())
     throw py::value_error("task_row and task go together; one is missing");
   if (task_row.is_none()) return {};
-  return {input<float>(task_row, "task_row", {l.members, l.tasks, l.outputs}),
+  return {input<float>(task_row, "task_row", {l.critics, l.tasks, l.outputs}),
           task_ids(task, l.rows, l.tasks)};
 }
 
@@ -136,10 +136,10 @@ void linear_forward(py::object x, py::object kernel, py::object bias, py::object
                     py::object y, py::object workspace) {
   const EnsembleLinear l = layer_of(x, kernel, task_row);
   const float* in = layer_input(l, x);
-  const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
-  const float* shift = input<float>(bias, "bias", {l.members, l.outputs});
+  const float* weights = input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
+  const float* shift = input<float>(bias, "bias", {l.critics, l.outputs});
   const TaskPart tasks = task_part(l, task_row, task);
-  float* out = output<float>(y, "y", {l.members, l.rows, l.outputs});
+  float* out = output<float>(y, "y", {l.critics, l.rows, l.outputs});
   const Products products;
   float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   py::gil_scoped_release unlocked;
@@ -151,15 +151,15 @@ void linear_backward(py::object x, py::object kernel, py::object task_row, py::o
                      py::object dtask_row, py::object workspace) {
   const EnsembleLinear l = layer_of(x, kernel, task_row);
   const float* in = layer_input(l, x);
-  const float* weights = input<float>(kernel, "kernel", {l.members, l.inputs, l.outputs});
+  const float* weights = input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
   const TaskPart tasks = task_part(l, task_row, task);
-  const float* after = input<float>(y, "y", {l.members, l.rows, l.outputs});
-  const float* gradient = input<float>(dy, "dy", {l.members, l.rows, l.outputs});
-  float* before = output<float>(dz, "dz", {l.members, l.rows, l.outputs});
-  float* din = or_null<float>(dx, "dx", {l.members, l.rows, l.inputs});
-  float* dweights = or_null<float>(dkernel, "dkernel", {l.members, l.inputs, l.outputs});
-  float* dshift = or_null<float>(dbias, "dbias", {l.members, l.outputs});
-  float* drows = or_null<float>(dtask_row, "dtask_row", {l.members, l.tasks, l.outputs});
+  const float* after = input<float>(y, "y", {l.critics, l.rows, l.outputs});
+  const float* gradient = input<float>(dy, "dy", {l.critics, l.rows, l.outputs});
+  float* before = output<float>(dz, "dz", {l.critics, l.rows, l.outputs});
+  float* din = or_null<float>(dx, "dx", {l.critics, l.rows, l.inputs});
+  float* dweights = or_null<float>(dkernel, "dkernel", {l.critics, l.inputs, l.outputs});
+  float* dshift = or_null<float>(dbias, "dbias", {l.critics, l.outputs});
+  float* drows = or_null<float>(dtask_row, "dtask_row", {l.critics, l.tasks, l.outputs});
   const Products products;
   float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   if (dweights && (!dshift || (l.tasks && !drows)))
@@ -180,11 +180,11 @@ HeadGather head_of(py::handle x, py::handle kernel) {
 void head_forward(py::object x, py::object kernel, py::object bias, py::object task, py::object y,
                   py::object workspace) {
   const HeadGather h = head_of(x, kernel);
-  const float* in = input<float>(x, "x", {h.members, h.rows, h.width});
-  const float* weights = input<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
-  const float* shift = input<float>(bias, "bias", {h.members, h.tasks, h.outputs});
+  const float* in = input<float>(x, "x", {h.critics, h.rows, h.width});
+  const float* weights = input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
+  const float* shift = input<float>(bias, "bias", {h.critics, h.tasks, h.outputs});
   const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
-  float* out = output<float>(y, "y", {h.members, h.rows, h.outputs});
+  float* out = output<float>(y, "y", {h.critics, h.rows, h.outputs});
   const Products products;
   float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
   py::gil_scoped_release unlocked;
@@ -194,13 +194,13 @@ void head_forward(py::object x, py::object kernel, py::object bias, py::object t
 void head_backward(py::object x, py::object kernel, py::object task, py::object dy, py::object dx,
                    py::object dkernel, py::object dbias, py::object workspace) {
   const HeadGather h = head_of(x, kernel);
-  const float* in = input<float>(x, "x", {h.members, h.rows, h.width});
-  const float* weights = input<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
+  const float* in = input<float>(x, "x", {h.critics, h.rows, h.width});
+  const float* weights = input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
   const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
-  const float* gradient = input<float>(dy, "dy", {h.members, h.rows, h.outputs});
-  float* din = or_null<float>(dx, "dx", {h.members, h.rows, h.width});
-  float* dweights = or_null<float>(dkernel, "dkernel", {h.members, h.tasks, h.width, h.outputs});
-  float* dshift = or_null<float>(dbias, "dbias", {h.members, h.tasks, h.outputs});
+  const float* gradient = input<float>(dy, "dy", {h.critics, h.rows, h.outputs});
+  float* din = or_null<float>(dx, "dx", {h.critics, h.rows, h.width});
+  float* dweights = or_null<float>(dkernel, "dkernel", {h.critics, h.tasks, h.width, h.outputs});
+  float* dshift = or_null<float>(dbias, "dbias", {h.critics, h.tasks, h.outputs});
   const Products products;
   float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
   if ((dweights == nullptr) != (dshift == nullptr)) throw py::value_error("dkernel and dbias go together");
@@ -252,9 +252,10 @@ T number(const py::dict& values, const char* name) {
 
 SacSettings settings_of(const py::dict& values) {
   const auto get = [&](const char* name) { return number<double>(values, name); };
-  return {get("polyak"),         get("actor_lr"),     get("critic_lr"),  get("temperature_lr"),
-          get("adam_eps"),       get("weight_decay"), get("actor_clip"), get("critic_clip"),
-          get("target_entropy"), get("log_std_min"),  get("log_std_max")};
+  return {get("polyak"),     get("actor_lr"),    get("critic_lr"),      get("temperature_lr"),
+          get("beta1"),      get("beta2"),       get("adam_eps"),       get("weight_decay"),
+          get("actor_clip"), get("critic_clip"), get("target_entropy"), get("log_std_min"),
+          get("log_std_max")};
 }
 
 constexpr int64_t kMostUnits = int64_t{1} << 20, kMostFloats = int64_t{1} << 40;
@@ -268,7 +269,7 @@ MultiHeadShape shape_of(const py::dict& values) {
                             std::to_string(kMostUnits));
     return value;
   };
-  MultiHeadShape shape{get("members"),
+  MultiHeadShape shape{get("critics"),
                        get("inputs"),
                        get("outputs"),
                        get("tasks"),
@@ -287,17 +288,17 @@ MultiHeadShape shape_of(const py::dict& values) {
   }
   const double widest =
       static_cast<double>(std::max({shape.tasks * shape.outputs, shape.inputs, shape.width}));
-  if (static_cast<double>(shape.members * shape.width) * widest * static_cast<double>(shape.depth) >
+  if (static_cast<double>(shape.critics * shape.width) * widest * static_cast<double>(shape.depth) >
       static_cast<double>(kMostFloats))
     throw py::value_error(
-        "a network of members, width, depth, tasks, inputs and outputs like these has more "
+        "a network of critics, width, depth, tasks, inputs and outputs like these has more "
         "than 2^40 parameters");
   return shape;
 }
 
 // The floats that a flat vector with this shape holds at least.
 int64_t end_of(const MultiHeadShape& s) {
-  const int64_t units = s.members * s.width, heads = s.members * s.tasks * s.outputs;
+  const int64_t units = s.critics * s.width, heads = s.critics * s.tasks * s.outputs;
   int64_t end = std::max({s.start[0] + units * s.tasks, s.start[1] + heads * s.width, s.start[2] + heads});
   for (int64_t layer = 0; layer < s.depth; ++layer) {
     end = std::max(end, s.start[3 + layer] + units * (layer ? s.width : s.inputs));
@@ -391,23 +392,23 @@ void choose_kernel(const std::string& name) {
                           "' on this machine; there are avx512, avx2, portable and, once offered, blas");
 }
 
-int64_t linear_workspace(int64_t members, int64_t rows, int64_t inputs, int64_t outputs) {
-  check_floats({{"members", members}, {"rows", rows}, {"inputs", inputs}, {"outputs", outputs}});
+int64_t linear_workspace(int64_t critics, int64_t rows, int64_t inputs, int64_t outputs) {
+  check_floats({{"critics", critics}, {"rows", rows}, {"inputs", inputs}, {"outputs", outputs}});
   const Products products;
-  return ensemble_linear_workspace({members, rows, inputs, outputs, 0, false});
+  return ensemble_linear_workspace({critics, rows, inputs, outputs, 0, false});
 }
 
-int64_t head_workspace(int64_t members, int64_t rows, int64_t width, int64_t outputs, int64_t tasks) {
+int64_t head_workspace(int64_t critics, int64_t rows, int64_t width, int64_t outputs, int64_t tasks) {
   check_floats(
-      {{"members", members}, {"rows", rows}, {"width", width}, {"outputs", outputs}, {"tasks", tasks}});
+      {{"critics", critics}, {"rows", rows}, {"width", width}, {"outputs", outputs}, {"tasks", tasks}});
   const Products products;
-  return head_gather_workspace({members, rows, width, outputs, tasks, width});
+  return head_gather_workspace({critics, rows, width, outputs, tasks, width});
 }
 
 std::unique_ptr<SacUpdate> make_update(const py::dict& settings, const py::dict& actor,
                                        const py::dict& critic, int threads) {
   MultiHeadShape a = shape_of(actor), c = shape_of(critic);
-  if (a.members != 1 || c.outputs != 1 || a.tasks != c.tasks || a.outputs % 2 ||
+  if (a.critics != 1 || c.outputs != 1 || a.tasks != c.tasks || a.outputs % 2 ||
       c.inputs != a.inputs + a.outputs / 2) {
     throw py::value_error("the shapes of actor and critic do not belong together");
   }
@@ -426,14 +427,14 @@ void bind_critic(py::module_& m) {
   m.def("matmul_kernel", &matmul_kernel);
   m.def("choose_matmul_kernel", &choose_kernel, arg("name"));
   m.def("offer_blas", &offer_blas_capsule, arg("sgemm"));
-  m.def("ensemble_linear_workspace", &linear_workspace, arg("members"), arg("rows"), arg("inputs"),
+  m.def("ensemble_linear_workspace", &linear_workspace, arg("critics"), arg("rows"), arg("inputs"),
         arg("outputs"));
   m.def("ensemble_linear_forward", &linear_forward, arg("x"), arg("kernel"), arg("bias"), arg("task_row"),
         arg("task"), arg("y"), arg("workspace"));
   m.def("ensemble_linear_backward", &linear_backward, arg("x"), arg("kernel"), arg("task_row"), arg("task"),
         arg("y"), arg("dy"), arg("dz"), arg("dx"), arg("dkernel"), arg("dbias"), arg("dtask_row"),
         arg("workspace"));
-  m.def("head_gather_workspace", &head_workspace, arg("members"), arg("rows"), arg("width"), arg("outputs"),
+  m.def("head_gather_workspace", &head_workspace, arg("critics"), arg("rows"), arg("width"), arg("outputs"),
         arg("tasks"));
   m.def("head_gather_forward", &head_forward, arg("x"), arg("kernel"), arg("bias"), arg("task"), arg("y"),
         arg("workspace"));

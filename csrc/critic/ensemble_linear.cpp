@@ -115,7 +115,7 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
                              const float* bias, const float* task_row, const int64_t* task, float* y,
                              float* workspace) {
   const int64_t inputs = layer.inputs, outputs = layer.outputs;
-  for (int64_t e = 0; e < layer.members; ++e) {
+  for (int64_t e = 0; e < layer.critics; ++e) {
     const Packed right = pack(inputs, outputs, {kernel + e * inputs * outputs, outputs, 1}, workspace);
     const float* left = layer.shared ? x : x + e * layer.rows * inputs;
     for (int64_t b = 0; b < layer.rows; b += kRows) {
@@ -130,7 +130,7 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
 }
 
 void ensemble_linear_mask(const EnsembleLinear& layer, const float* y, const float* dy, float* dz) {
-  const int64_t n = layer.members * layer.rows * layer.outputs;
+  const int64_t n = layer.critics * layer.rows * layer.outputs;
   if (dz != dy) std::copy(dy, dy + n, dz);
   mask_rows(1, n, y, n, dz, n, nullptr);
 }
@@ -140,7 +140,7 @@ void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* 
                                       float* workspace) {
   const int64_t inputs = layer.inputs, outputs = layer.outputs, rows = layer.rows;
   const WeightBlock block = weight_block(inputs, outputs);
-  for (int64_t e = 0; e < layer.members; ++e) {
+  for (int64_t e = 0; e < layer.critics; ++e) {
     const float* z = dz + e * rows * outputs;
     const float* left = layer.shared ? x : x + e * rows * inputs;
     bias_gradient(rows, outputs, layer.tasks, z, outputs, task, dbias + e * outputs,
@@ -157,7 +157,7 @@ void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* 
 void ensemble_linear_input_gradient(const EnsembleLinear& layer, const float* kernel, const float* dz,
                                     float* dx, float* workspace) {
   const int64_t inputs = layer.inputs, outputs = layer.outputs, rows = layer.rows;
-  for (int64_t e = 0; e < layer.members; ++e) {
+  for (int64_t e = 0; e < layer.critics; ++e) {
     const float* z = dz + e * rows * outputs;
     const Packed right = pack(outputs, inputs, {kernel + e * inputs * outputs, 1, outputs}, workspace);
     for (int64_t b = 0; b < rows; b += kRows) {

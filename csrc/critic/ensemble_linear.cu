@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     bias_relu_kernel(EnsembleLinearCuda l, int64_t cols, const Number* bias, const Number* task_row,
                      const int64_t* task, Number* y) {
   const int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / kWarp;
-  if (row >= l.members * l.rows) return;
+  if (row >= l.critics * l.rows) return;
   const int64_t e = row / l.rows, b = row % l.rows;
   const Number* own = task_row == nullptr ? nullptr : task_row + (e * l.tasks + task[b]) * cols;
   for (int64_t j = threadIdx.x % kWarp; j < cols; j += kWarp) {
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i < n) dz[i] = y[i] > 0.0f ? dy[i] : 0.0f;
 }
 
-// One block: 32 columns of one member's sum over one segment, that is one task's rows or kSegment neighbours.
+// One block: 32 columns of one critic's sum over one segment, that is one task's rows or kSegment neighbours.
 __global__ void __launch_bounds__(kThreads)
     segment_sums_kernel(EnsembleLinearCuda l, const float* dz, const int64_t* start, const int64_t* order,
                         float* sum) {
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     add_segments_kernel(EnsembleLinearCuda l, int64_t segments, const float* sum, float* dbias) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= l.members * l.outputs) return;
+  if (i >= l.critics * l.outputs) return;
   const int64_t e = i / l.outputs, j = i % l.outputs;
   float total = 0.0f;
   for (int64_t s = 0; s < segments; ++s) total += sum[(e * segments + s) * l.outputs + j];
@@ -99,7 +99,7 @@ bool fits_float4(int64_t cols, const void* a, const void* b, const void* c) {
 
 void ensemble_linear_bias_relu_cuda(const EnsembleLinearCuda& layer, const float* bias, const float* task_row,
                                     const int64_t* task, float* y, cudaStream_t stream) {
-  const unsigned blocks = blocks_of(layer.members * layer.rows, kRowsPerBlock);
+  const unsigned blocks = blocks_of(layer.critics * layer.rows, kRowsPerBlock);
   if (fits_float4(layer.outputs, bias, task_row, y)) {
     launch("bias and ReLU", bias_relu_kernel<float4>, blocks, kThreads, 0, stream, layer, layer.outputs / 4,
            reinterpret_cast<const float4*>(bias), reinterpret_cast<const float4*>(task_row), task,
@@ -112,12 +112,12 @@ void ensemble_linear_bias_relu_cuda(const EnsembleLinearCuda& layer, const float
 
 void ensemble_linear_mask_cuda(const EnsembleLinearCuda& layer, const float* y, const float* dy, float* dz,
                                cudaStream_t stream) {
-  const int64_t n = layer.members * layer.rows * layer.outputs;
+  const int64_t n = layer.critics * layer.rows * layer.outputs;
   launch("ReLU mask", mask_kernel, blocks_of(n, kThreads), kThreads, 0, stream, n, y, dy, dz);
 }
 
 int64_t ensemble_linear_cuda_workspace(const EnsembleLinearCuda& layer) {
-  return layer.tasks > 0 ? 0 : layer.members * segments_of(layer) * layer.outputs;
+  return layer.tasks > 0 ? 0 : layer.critics * segments_of(layer) * layer.outputs;
 }
 
 void ensemble_linear_bias_gradient_cuda(const EnsembleLinearCuda& layer, const float* dz,
@@ -126,8 +126,8 @@ void ensemble_linear_bias_gradient_cuda(const EnsembleLinearCuda& layer, const f
   const int64_t segments = segments_of(layer);
   float* sum = layer.tasks > 0 ? dtask_row : workspace;
   const dim3 blocks(blocks_of(layer.outputs, kWarp), static_cast<unsigned>(segments),
-                    static_cast<unsigned>(layer.members));
+                    static_cast<unsigned>(layer.critics));
   launch("bias gradient", segment_sums_kernel, blocks, kThreads, 0, stream, layer, dz, start, order, sum);
-  launch("bias gradient", add_segments_kernel, blocks_of(layer.members * layer.outputs, kThreads), kThreads,
+  launch("bias gradient", add_segments_kernel, blocks_of(layer.critics * layer.outputs, kThreads), kThreads,
          0, stream, layer, segments, sum, dbias);
 }

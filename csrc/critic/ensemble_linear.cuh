@@ -8,10 +8,10 @@
 // torch's (cuBLAS), or cuBLASLt's with all of this within (cuda/cublaslt.h). Shapes as there; all dense, on
 // the stream's device. Owns nothing.
 struct EnsembleLinearCuda {
-  int64_t members, rows, outputs, tasks;  // tasks 0: no task rows
+  int64_t critics, rows, outputs, tasks;  // tasks 0: no task rows
 };
 
-// y [members, rows, outputs] = max(0, y + bias + task_row[task]), in place; the CPU's bits.
+// y [critics, rows, outputs] = max(0, y + bias + task_row[task]), in place; the CPU's bits.
 void ensemble_linear_bias_relu_cuda(const EnsembleLinearCuda& layer, const float* bias, const float* task_row,
                                     const int64_t* task, float* y, cudaStream_t stream);
 
@@ -19,7 +19,7 @@ void ensemble_linear_bias_relu_cuda(const EnsembleLinearCuda& layer, const float
 void ensemble_linear_mask_cuda(const EnsembleLinearCuda& layer, const float* y, const float* dy, float* dz,
                                cudaStream_t stream);
 
-// dbias [members, outputs] and, with tasks, dtask_row [members, tasks, outputs]; overwritten, always added in
+// dbias [critics, outputs] and, with tasks, dtask_row [critics, tasks, outputs]; overwritten, always added in
 // the same order. start and order are those of rows_by_task_cuda (null without tasks). `workspace` holds
 // ensemble_linear_cuda_workspace floats.
 int64_t ensemble_linear_cuda_workspace(const EnsembleLinearCuda& layer);

@@ -4,14 +4,14 @@
 
 // A hidden layer of an ensemble of MLPs: y[e] = max(0, x[e] kernel[e] + bias[e] + task_row[e][task]).
 //
-//   x [members, rows, inputs], or [rows, inputs] where `shared`;  kernel [members, inputs, outputs];
-//   bias [members, outputs];  y [members, rows, outputs];  all dense, row-major.
-//   task_row [members, tasks, outputs], task [rows] with 0 <= task < tasks: the rows of a first kernel that a
+//   x [critics, rows, inputs], or [rows, inputs] where `shared`;  kernel [critics, inputs, outputs];
+//   bias [critics, outputs];  y [critics, rows, outputs];  all dense, row-major.
+//   task_row [critics, tasks, outputs], task [rows] with 0 <= task < tasks: the rows of a first kernel that a
 //   one-hot of the task would pick. Both null where tasks is 0.
 //
 // Owns nothing. `workspace` holds ensemble_linear_workspace floats and is free again afterwards.
 struct EnsembleLinear {
-  int64_t members, rows, inputs, outputs, tasks;
+  int64_t critics, rows, inputs, outputs, tasks;
   bool shared;
 };
 
@@ -22,7 +22,7 @@ void ensemble_linear_forward(const EnsembleLinear& layer, const float* x, const 
                              float* workspace);
 
 // The backward pass in three parts, of which a caller may need only some. dz, the gradient before the ReLU,
-// is [members, rows, outputs]: dy where y > 0, else 0; it may be dy itself.
+// is [critics, rows, outputs]: dy where y > 0, else 0; it may be dy itself.
 void ensemble_linear_mask(const EnsembleLinear& layer, const float* y, const float* dy, float* dz);
 
 // dkernel, dbias and dtask_row are overwritten. Biases are summed by blocks of at most 256 rows, a weight in
@@ -31,11 +31,11 @@ void ensemble_linear_weight_gradients(const EnsembleLinear& layer, const float* 
                                       const float* dz, float* dkernel, float* dbias, float* dtask_row,
                                       float* workspace);
 
-// dx is [members, rows, inputs], one gradient per member even where x is shared.
+// dx is [critics, rows, inputs], one gradient per critic even where x is shared.
 void ensemble_linear_input_gradient(const EnsembleLinear& layer, const float* kernel, const float* dz,
                                     float* dx, float* workspace);
 
-// The parts of one member's layer, on rows that are `_row` floats apart.
+// The parts of one critic's layer, on rows that are `_row` floats apart.
 
 // y = max(0, y + bias + task_row[task]); task_row and task may be null.
 void add_bias_relu(int64_t rows, int64_t cols, const float* bias, const float* task_row, const int64_t* task,

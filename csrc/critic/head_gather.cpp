@@ -65,10 +65,10 @@ MTRL_BEST(add_weighted_rows,
           (int64_t rows, int64_t width, int64_t x_row, const float* x, const float* dy, float* dkernel),
           (rows, width, x_row, x, dy, dkernel))
 
-// Calls body(member, task, first row, number of rows) for each run of rows of one task.
+// Calls body(critic, task, first row, number of rows) for each run of rows of one task.
 template <class Body>
 void for_each_run(const HeadGather& head, const int64_t* task, Body body) {
-  for (int64_t e = 0; e < head.members; ++e) {
+  for (int64_t e = 0; e < head.critics; ++e) {
     for (int64_t b = 0; b < head.rows;) {
       int64_t end = b + 1;
       while (end < head.rows && end < b + kRun && task[end] == task[b]) ++end;
@@ -106,8 +106,8 @@ void head_gather_backward(const HeadGather& head, const float* x, const float* k
                           const float* dy, float* dx, float* dkernel, float* dbias, float* workspace) {
   const int64_t width = head.width, outputs = head.outputs;
   if (dkernel) {
-    std::fill(dkernel, dkernel + head.members * head.tasks * width * outputs, 0.0f);
-    std::fill(dbias, dbias + head.members * head.tasks * outputs, 0.0f);
+    std::fill(dkernel, dkernel + head.critics * head.tasks * width * outputs, 0.0f);
+    std::fill(dbias, dbias + head.critics * head.tasks * outputs, 0.0f);
   }
   for_each_run(head, task, [&](int64_t e, int64_t t, int64_t b, int64_t rows) {
     const int64_t own = e * head.tasks + t;

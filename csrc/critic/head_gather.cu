@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kOutputs = 8;  // of a head, held in registers together: an actor's 4 means and 4 log-stds
 
-// One warp, one row of one member: `wide` outputs from `first` on.
+// One warp, one row of one critic: `wide` outputs from `first` on.
 template <int wide>
 __device__ void forward_row(const HeadGatherCuda& h, const float* x, const float* kernel, const float* bias,
                             float* y, int64_t first) {
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     forward_kernel(HeadGatherCuda h, const float* x, const float* kernel, const float* bias,
                    const int64_t* task, float* y) {
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (row >= h.members * h.rows) return;
+  if (row >= h.critics * h.rows) return;
   const int64_t own = row / h.rows * h.tasks + task[row % h.rows];
   for (int64_t first = 0; first < h.outputs; first += wide)
     forward_row<wide>(h, x + row * h.width, kernel + own * h.width * h.outputs, bias + own * h.outputs,
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
     input_gradient_kernel(HeadGatherCuda h, const float* kernel, const int64_t* task, const float* dy,
                           float* dx) {
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (row >= h.members * h.rows) return;
+  if (row >= h.critics * h.rows) return;
   const float* own = kernel + (row / h.rows * h.tasks + task[row % h.rows]) * h.width * h.outputs;
   for (int64_t j = threadIdx.x % kWarp; j < h.width; j += kWarp) {
     float sum = 0.0f;
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One block: 32 inputs of one member's head of one task, up to `wide` outputs; the warps share out the rows.
+// One block: 32 inputs of one critic's head of one task, up to `wide` outputs; the warps share out the rows.
 template <int wide>
 __global__ void __launch_bounds__(kThreads)
     weight_gradient_kernel(HeadGatherCuda h, const float* x, const int64_t* start, const int64_t* order,
@@ -108,12 +108,12 @@ void rows_by_task_cuda(int64_t rows, int64_t tasks, const int64_t* task, int64_t
 void head_gather_forward_cuda(const HeadGatherCuda& head, const float* x, const float* kernel,
                               const float* bias, const int64_t* task, float* y, cudaStream_t stream) {
   launch("head gather", head.outputs == 1 ? forward_kernel<1> : forward_kernel<kOutputs>,
-         blocks_of(head.members * head.rows, kWarps), kThreads, 0, stream, head, x, kernel, bias, task, y);
+         blocks_of(head.critics * head.rows, kWarps), kThreads, 0, stream, head, x, kernel, bias, task, y);
 }
 
 void head_gather_input_gradient_cuda(const HeadGatherCuda& head, const float* kernel, const int64_t* task,
                                      const float* dy, float* dx, cudaStream_t stream) {
-  launch("head input gradient", input_gradient_kernel, blocks_of(head.members * head.rows, kWarps), kThreads,
+  launch("head input gradient", input_gradient_kernel, blocks_of(head.critics * head.rows, kWarps), kThreads,
          0, stream, head, kernel, task, dy, dx);
 }
 
@@ -121,7 +121,7 @@ void head_gather_weight_gradient_cuda(const HeadGatherCuda& head, const float* x
                                       const int64_t* order, const float* dy, float* dkernel, float* dbias,
                                       cudaStream_t stream) {
   const dim3 blocks(blocks_of(head.width, kWarp), static_cast<unsigned>(head.tasks),
-                    static_cast<unsigned>(head.members));
+                    static_cast<unsigned>(head.critics));
   launch("head weight gradient",
          head.outputs == 1 ? weight_gradient_kernel<1> : weight_gradient_kernel<kOutputs>, blocks, kThreads,
          0, stream, head, x, start, order, dy, dkernel, dbias);

@@ -7,7 +7,7 @@
 // Twin of critic/head_gather.h on the GPU: a row meets only its own task's head. Shapes as there; x is dense
 // too.
 struct HeadGatherCuda {
-  int64_t members, rows, width, outputs, tasks;
+  int64_t critics, rows, width, outputs, tasks;
 };
 
 // start [tasks + 1] and order [rows] of rows sorted by task: task t's rows are order[start[t]], ..., in their
@@ -18,7 +18,7 @@ void rows_by_task_cuda(int64_t rows, int64_t tasks, const int64_t* task, int64_t
 void head_gather_forward_cuda(const HeadGatherCuda& head, const float* x, const float* kernel,
                               const float* bias, const int64_t* task, float* y, cudaStream_t stream);
 
-// dx [members, rows, width] = dy kernel[task]^T.
+// dx [critics, rows, width] = dy kernel[task]^T.
 void head_gather_input_gradient_cuda(const HeadGatherCuda& head, const float* kernel, const int64_t* task,
                                      const float* dy, float* dx, cudaStream_t stream);
 

@@ -4,24 +4,24 @@
 
 #include "critic/instruction_set.h"
 
-void route_rows(int64_t members, int64_t rows, const float* q, int64_t* start, int64_t* row, float* least) {
+void route_rows(int64_t critics, int64_t rows, const float* q, int64_t* start, int64_t* row, float* least) {
   auto find = [&](int64_t b) {
     int64_t found = 0;
-    for (int64_t e = 1; e < members; ++e) {
+    for (int64_t e = 1; e < critics; ++e) {
       const float value = q[e * rows + b], best = q[found * rows + b];
       if (!(value >= best) && !std::isnan(best)) found = e;
     }
     return found;
   };
-  for (int64_t e = 0; e <= members; ++e) start[e] = 0;
+  for (int64_t e = 0; e <= critics; ++e) start[e] = 0;
   for (int64_t b = 0; b < rows; ++b) ++start[find(b) + 1];
-  for (int64_t e = 0; e < members; ++e) start[e + 1] += start[e];
+  for (int64_t e = 0; e < critics; ++e) start[e + 1] += start[e];
   for (int64_t b = 0; b < rows; ++b) {
     const int64_t e = find(b);
     least[b] = q[e * rows + b];
     row[start[e]++] = b;
   }
-  for (int64_t e = members; e > 0; --e) start[e] = start[e - 1];
+  for (int64_t e = critics; e > 0; --e) start[e] = start[e - 1];
   start[0] = 0;
 }
 

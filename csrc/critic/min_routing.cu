@@ -8,10 +8,10 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ int64_t least_member(int64_t members, int64_t rows, const float* q, int64_t b, float& best) {
+__device__ int64_t least_member(int64_t critics, int64_t rows, const float* q, int64_t b, float& best) {
   int64_t found = 0;
   best = q[b];
-  for (int64_t e = 1; e < members; ++e) {
+  for (int64_t e = 1; e < critics; ++e) {
     const float value = q[e * rows + b];
     if (value >= best || best != best) continue;
     found = e;
@@ -21,17 +21,17 @@ __device__ int64_t least_member(int64_t members, int64_t rows, const float* q, i
 }
 
 __global__ void __launch_bounds__(kThreads)
-    least_kernel(int64_t members, int64_t rows, const float* q, int64_t* member, float* least) {
+    least_kernel(int64_t critics, int64_t rows, const float* q, int64_t* critic, float* least) {
   const int64_t b = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (b < rows) member[b] = least_member(members, rows, q, b, least[b]);
+  if (b < rows) critic[b] = least_member(critics, rows, q, b, least[b]);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    gradient_kernel(int64_t members, int64_t rows, const float* q, float slope, float* dq, float* least) {
+    gradient_kernel(int64_t critics, int64_t rows, const float* q, float slope, float* dq, float* least) {
   const int64_t b = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (b >= rows) return;
-  const int64_t own = least_member(members, rows, q, b, least[b]);
-  for (int64_t e = 0; e < members; ++e) dq[e * rows + b] = e == own ? slope : 0.0f;
+  const int64_t own = least_member(critics, rows, q, b, least[b]);
+  for (int64_t e = 0; e < critics; ++e) dq[e * rows + b] = e == own ? slope : 0.0f;
 }
 
 __device__ int64_t member_of(const RoutedCuda& r, int64_t i) {
@@ -63,20 +63,20 @@ __device__ void load_tile(float (*tile)[kTile + 1], const float* from, int64_t r
     tile[p][i] = i < rows && p < steps ? from[i * row_size + p] : 0.0f;
 }
 
-// One block: a tile of one member's rows by kTile columns. Each member's rows begin a tile of their own, so
-// of the blocks that are launched for the most tiles there can be, up to `members` find none.
+// One block: a tile of one critic's rows by kTile columns. Each critic's rows begin a tile of their own, so
+// of the blocks that are launched for the most tiles there can be, up to `critics` find none.
 __global__ void __launch_bounds__(kThreads)
     layer_kernel(RoutedCuda r, int64_t width, int64_t inputs, int64_t cols, const float* dz,
                  const float* kernel, const float* y, float* dx) {
   __shared__ float left[kStep][kTile + 1];
   __shared__ float right[kStep][kTile + 1];
   int64_t e = 0, first = int64_t{blockIdx.y} * kTile;
-  for (; e < r.members; ++e) {
+  for (; e < r.critics; ++e) {
     const int64_t room = (r.start[e + 1] - r.start[e] + kTile - 1) / kTile * kTile;
     if (first < room) break;
     first -= room;
   }
-  if (e == r.members) return;
+  if (e == r.critics) return;
   first += r.start[e];
   const int64_t rows = r.start[e + 1] - first, column = int64_t{blockIdx.x} * kTile;
   const int down = static_cast<int>(threadIdx.x) / kSide, across = static_cast<int>(threadIdx.x) % kSide;
@@ -114,11 +114,11 @@ unsigned blocks_of(int64_t rows) { return static_cast<unsigned>((rows + kThreads
 
 }  // namespace
 
-void route_rows_cuda(int64_t members, int64_t rows, const float* q, int64_t* start, int64_t* row,
+void route_rows_cuda(int64_t critics, int64_t rows, const float* q, int64_t* start, int64_t* row,
                      float* least, int64_t* workspace, cudaStream_t stream) {
-  launch("least member", least_kernel, blocks_of(rows), kThreads, 0, stream, members, rows, q, workspace,
+  launch("least critic", least_kernel, blocks_of(rows), kThreads, 0, stream, critics, rows, q, workspace,
          least);
-  stable_order::sort(rows, members, workspace, start, row, stream);
+  stable_order::sort(rows, critics, workspace, start, row, stream);
 }
 
 void routed_head_cuda(const RoutedCuda& routed, int64_t tasks, int64_t width, const int64_t* task,
@@ -130,13 +130,13 @@ void routed_head_cuda(const RoutedCuda& routed, int64_t tasks, int64_t width, co
 void routed_layer_cuda(const RoutedCuda& routed, int64_t width, int64_t inputs, int64_t cols, const float* dz,
                        const float* kernel, const float* y, float* dx, cudaStream_t stream) {
   const dim3 blocks(static_cast<unsigned>((cols + kTile - 1) / kTile),
-                    static_cast<unsigned>(routed.rows / kTile + routed.members));
+                    static_cast<unsigned>(routed.rows / kTile + routed.critics));
   launch("routed layer", layer_kernel, blocks, kThreads, 0, stream, routed, width, inputs, cols, dz, kernel,
          y, dx);
 }
 
-void least_gradient_cuda(int64_t members, int64_t rows, const float* q, float slope, float* dq, float* least,
+void least_gradient_cuda(int64_t critics, int64_t rows, const float* q, float slope, float* dq, float* least,
                          cudaStream_t stream) {
-  launch("least gradient", gradient_kernel, blocks_of(rows), kThreads, 0, stream, members, rows, q, slope, dq,
+  launch("least gradient", gradient_kernel, blocks_of(rows), kThreads, 0, stream, critics, rows, q, slope, dq,
          least);
 }

@@ -80,14 +80,14 @@ float* allocate(int64_t floats) {
 
 }  // namespace
 
-// A network's activations and gradients before the ReLUs, [layer][member][rows][padded width], the sums of
-// the latter over each block of rows, [layer][member][block][padded width] (the first layer's biases go by
+// A network's activations and gradients before the ReLUs, [layer][critic][rows][padded width], the sums of
+// the latter over each block of rows, [layer][critic][block][padded width] (the first layer's biases go by
 // task and need none), and where its kernels are packed.
 struct SacUpdate::Network {
   MultiHeadShape shape;
   int64_t row;
   std::vector<float*> hidden, dz, sums;
-  std::vector<Packed> forward, backward;  // [layer][member]
+  std::vector<Packed> forward, backward;  // [layer][critic]
 
   explicit Network(MultiHeadShape s)
       : shape(std::move(s)),
@@ -95,10 +95,10 @@ struct SacUpdate::Network {
         hidden(shape.depth),
         dz(shape.depth),
         sums(shape.depth),
-        forward(shape.depth * shape.members),
-        backward(shape.depth * shape.members) {}
+        forward(shape.depth * shape.critics),
+        backward(shape.depth * shape.critics) {}
 
-  // The same layers, from member e's row (or block) b on.
+  // The same layers, from critic e's row (or block) b on.
   std::vector<float*> from(const std::vector<float*>& layers, int64_t e, int64_t rows, int64_t b) const {
     std::vector<float*> at(layers);
     for (float*& layer : at) layer += (e * rows + b) * row;
@@ -124,7 +124,7 @@ const MultiHeadShape& SacUpdate::critic_shape() const { return critic_->shape; }
 void SacUpdate::reserve(int64_t rows) {
   if (rows == rows_ && kernel_ == matmul_kernel()) return;  // the room depends on both
   rows_ = 0;                                                // until there is room again
-  const int64_t inputs = critic_->shape.inputs, members = critic_->shape.members, tall = Blocks(rows).size;
+  const int64_t inputs = critic_->shape.inputs, critics = critic_->shape.critics, tall = Blocks(rows).size;
   const int64_t head = std::max(head_gather_workspace(head_of(actor_->shape, rows)),
                                 head_gather_workspace(head_of(critic_->shape, rows)));
   scratch_size_ = 2 * tall * std::max(actor_->row, critic_->row) + tall * 2 * actions_ + kAlign +
@@ -140,17 +140,17 @@ void SacUpdate::reserve(int64_t rows) {
     for (float** x : {&x_, &next_x_, &new_x_}) *x = take(rows * inputs);
     for (float** column : {&alpha_, &log_prob_, &next_log_prob_, &y_, &least_, &dlog_prob_})
       *column = take(rows);
-    for (float** values : {&next_q_, &q_, &dq_}) *values = take(members * rows);
+    for (float** values : {&next_q_, &q_, &dq_}) *values = take(critics * rows);
     daction_ = take(rows * actions_);
     for (float** output : {&output_, &doutput_}) *output = take(rows * 2 * actions_);
     int64_t forward = 0, backward = 0;
     for (Network* network : {actor_.get(), critic_.get(), target_.get()}) {
       const MultiHeadShape& s = network->shape;
       const int64_t inner = (s.depth - 1) * packed_size(s.width, s.width);
-      forward = std::max(forward, s.members * (packed_size(s.inputs, s.width) + inner));
+      forward = std::max(forward, s.critics * (packed_size(s.inputs, s.width) + inner));
       if (network == target_.get()) continue;
-      backward = std::max(backward, s.members * (packed_size(s.width, s.inputs) + inner));
-      for (float*& layer : network->hidden) layer = take(s.members * rows * network->row);
+      backward = std::max(backward, s.critics * (packed_size(s.width, s.inputs) + inner));
+      for (float*& layer : network->hidden) layer = take(s.critics * rows * network->row);
       const int64_t together = network == critic_.get() ? group_size() : 1;
       for (float*& layer : network->dz) layer = take(together * rows * network->row);
       for (float*& layer : network->sums) layer = take(together * Blocks(rows).count() * network->row);
@@ -161,12 +161,12 @@ void SacUpdate::reserve(int64_t rows) {
     if (count) room_.reset(allocate(used));
   }
   route_.resize(rows);
-  route_start_.resize(members + 1);
+  route_start_.resize(critics + 1);
   rows_ = rows;
   kernel_ = matmul_kernel();
 }
 
-int64_t SacUpdate::group_size() const { return team_.size() > 1 ? critic_->shape.members : 1; }
+int64_t SacUpdate::group_size() const { return team_.size() > 1 ? critic_->shape.critics : 1; }
 
 TanhGaussian SacUpdate::gaussian(int64_t rows) const {
   return {rows, actions_, static_cast<float>(settings_.log_std_min),
@@ -183,10 +183,10 @@ SacUpdate::Scratch SacUpdate::scratch(int thread) const {
 void SacUpdate::pack_forward(Network& network, const float* value) {
   const MultiHeadShape& s = network.shape;
   const Parameters<const float> at{s, value};
-  team_.run(s.depth * s.members, [&](int64_t i, int) {
-    const int64_t layer = i / s.members, e = i % s.members, inputs = at.inputs(layer);
+  team_.run(s.depth * s.critics, [&](int64_t i, int) {
+    const int64_t layer = i / s.critics, e = i % s.critics, inputs = at.inputs(layer);
     const int64_t first = packed_size(s.inputs, s.width), other = packed_size(s.width, s.width);
-    float* room = forward_room_ + (layer ? s.members * first + (i - s.members) * other : e * first);
+    float* room = forward_room_ + (layer ? s.critics * first + (i - s.critics) * other : e * first);
     network.forward[i] = pack(inputs, s.width, {at.kernel(layer, e), s.width, 1}, room);
   });
 }
@@ -194,10 +194,10 @@ void SacUpdate::pack_forward(Network& network, const float* value) {
 void SacUpdate::pack_backward(Network& network, const float* value, int64_t first_inputs) {
   const MultiHeadShape& s = network.shape;
   const Parameters<const float> at{s, value};
-  team_.run(s.depth * s.members, [&](int64_t i, int) {
-    const int64_t layer = i / s.members, e = i % s.members, inputs = layer ? s.width : first_inputs;
+  team_.run(s.depth * s.critics, [&](int64_t i, int) {
+    const int64_t layer = i / s.critics, e = i % s.critics, inputs = layer ? s.width : first_inputs;
     const int64_t first = packed_size(s.width, first_inputs), other = packed_size(s.width, s.width);
-    float* room = backward_room_ + (layer ? s.members * first + (i - s.members) * other : e * first);
+    float* room = backward_room_ + (layer ? s.critics * first + (i - s.critics) * other : e * first);
     network.backward[i] = pack(s.width, inputs, {at.kernel(layer, e), 1, s.width}, room);
   });
 }
@@ -209,7 +209,7 @@ void SacUpdate::forward_rows(const Network& network, const float* value, int64_t
   const Parameters<const float> at{s, value};
   for (int64_t layer = 0; layer < s.depth; ++layer) {
     const float* left = layer ? hidden[layer - 1] : x;
-    matmul(rows, left, layer ? network.row : s.inputs, network.forward[layer * s.members + e], hidden[layer],
+    matmul(rows, left, layer ? network.row : s.inputs, network.forward[layer * s.critics + e], hidden[layer],
            network.row, false);
     add_bias_relu(rows, s.width, at.bias(layer, e), layer ? nullptr : at.task_row(e), layer ? nullptr : task,
                   hidden[layer], network.row);
@@ -227,7 +227,7 @@ void SacUpdate::backward_rows(const Network& network, const float* value, int64_
                        dout, dz[last], nullptr, nullptr, workspace);
   mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row, sums[last]);
   for (int64_t layer = last; layer > 0; --layer) {
-    matmul(rows, dz[layer], network.row, network.backward[layer * s.members + e], dz[layer - 1], network.row,
+    matmul(rows, dz[layer], network.row, network.backward[layer * s.critics + e], dz[layer - 1], network.row,
            false);
     mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row,
               layer > 1 ? sums[layer - 1] : nullptr);
@@ -288,8 +288,8 @@ double SacUpdate::step(const AdamState& state, double lr, double weight_decay, d
   double squares = 0.0;
   for (double chunk : chunk_) squares += chunk;
   const double norm = std::sqrt(squares);
-  const AdamPolyak adam{lr,         0.9, 0.999, settings_.adam_eps, weight_decay, clip, settings_.polyak,
-                        state.steps};
+  const AdamPolyak adam{lr,   settings_.beta1,  settings_.beta2, settings_.adam_eps, weight_decay,
+                        clip, settings_.polyak, state.steps};
   team_.run(chunks, [&](int64_t c, int) {
     const int64_t from = c * kAdamChunk;
     adam_polyak_apply(adam, norm, size(c), state.gradient + from, state.mean + from, state.square + from,
@@ -324,31 +324,31 @@ void SacUpdate::sample_actions(const float* actor, const SacBatch& batch) {
 
 // y_, from the next actions.
 void SacUpdate::evaluate_targets(const float* target, const SacBatch& batch) {
-  const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
+  const int64_t critics = critic_->shape.critics, inputs = critic_->shape.inputs;
   pack_forward(*target_, target);
   const Blocks blocks(batch.rows);
-  team_.run(members * blocks.count(), [&](int64_t i, int thread) {
-    const int64_t e = i % members, b = i / members * blocks.size, rows = blocks.length(b);
+  team_.run(critics * blocks.count(), [&](int64_t i, int thread) {
+    const int64_t e = i % critics, b = i / critics * blocks.size, rows = blocks.length(b);
     const Scratch own = scratch(thread);
     std::vector<float*> hidden(target_->shape.depth);
     for (size_t layer = 0; layer < hidden.size(); ++layer) hidden[layer] = own.activations[layer % 2];
     forward_rows(*target_, target, e, rows, next_x_ + b * inputs, batch.task + b, hidden.data(),
                  next_q_ + e * batch.rows + b, own.workspace);
   });
-  td_target(members, batch.rows, batch.reward, batch.terminated, next_q_, next_log_prob_, alpha_,
+  td_target(critics, batch.rows, batch.reward, batch.terminated, next_q_, next_log_prob_, alpha_,
             batch.discount, y_);
 }
 
 // critic.gradient, priority, and the metrics critic_loss and q_mean.
 void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& batch, float* priority,
                                       SacMetrics* metrics) {
-  const int64_t members = critic_->shape.members, inputs = critic_->shape.inputs;
-  const float share = 2.0f / static_cast<float>(members * batch.rows);
+  const int64_t critics = critic_->shape.critics, inputs = critic_->shape.inputs;
+  const float share = 2.0f / static_cast<float>(critics * batch.rows);
   pack_forward(*critic_, critic.value);
   pack_backward(*critic_, critic.value, 0);
   const Blocks blocks(batch.rows);
   const int64_t group = group_size();
-  for (int64_t first = 0; first < members; first += group) {
+  for (int64_t first = 0; first < critics; first += group) {
     team_.run(group * blocks.count(), [&](int64_t i, int thread) {
       const int64_t at = i % group, e = first + at, b = i / group * blocks.size, rows = blocks.length(b);
       const std::vector<float*> hidden = critic_->from(critic_->hidden, at, batch.rows, b);
@@ -367,16 +367,16 @@ void SacUpdate::differentiate_critics(const AdamState& critic, const SacBatch& b
   double squares = 0.0, sum = 0.0;
   for (int64_t b = 0; b < batch.rows; ++b) {
     double error = 0.0;
-    for (int64_t e = 0; e < members; ++e) {
+    for (int64_t e = 0; e < critics; ++e) {
       const double q = q_[e * batch.rows + b], delta = q - y_[b];
       error += std::fabs(delta);
       squares += batch.weight[b] * delta * delta;
       sum += q;
     }
-    priority[b] = static_cast<float>(error / static_cast<double>(members));
+    priority[b] = static_cast<float>(error / static_cast<double>(critics));
   }
-  metrics->critic_loss = squares / static_cast<double>(members * batch.rows);
-  metrics->q_mean = sum / static_cast<double>(members * batch.rows);
+  metrics->critic_loss = squares / static_cast<double>(critics * batch.rows);
+  metrics->q_mean = sum / static_cast<double>(critics * batch.rows);
 }
 
 // daction_, the gradient of -mean min_e Q_e in the new actions, and least_.
@@ -386,15 +386,15 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
   pack_forward(*critic_, critic);
   pack_backward(*critic_, critic, actions_);
   const Blocks blocks(batch.rows);
-  team_.run(s.members * blocks.count(), [&](int64_t i, int thread) {
-    const int64_t e = i % s.members, b = i / s.members * blocks.size, rows = blocks.length(b);
+  team_.run(s.critics * blocks.count(), [&](int64_t i, int thread) {
+    const int64_t e = i % s.critics, b = i / s.critics * blocks.size, rows = blocks.length(b);
     const std::vector<float*> hidden = critic_->from(critic_->hidden, e, batch.rows, b);
     forward_rows(*critic_, critic, e, rows, new_x_ + b * s.inputs, batch.task + b, hidden.data(),
                  q_ + e * batch.rows + b, scratch(thread).workspace);
   });
-  route_rows(s.members, batch.rows, q_, route_start_.data(), route_.data(), least_);
-  std::vector<std::pair<int64_t, int64_t>> jobs;  // member, first of its routed rows
-  for (int64_t e = 0; e < s.members; ++e) {
+  route_rows(s.critics, batch.rows, q_, route_start_.data(), route_.data(), least_);
+  std::vector<std::pair<int64_t, int64_t>> jobs;  // critic, first of its routed rows
+  for (int64_t e = 0; e < s.critics; ++e) {
     for (int64_t r = route_start_[e]; r < route_start_[e + 1]; r += blocks.size) jobs.emplace_back(e, r);
   }
   const float dq = -1.0f / static_cast<float>(batch.rows);
@@ -407,7 +407,7 @@ void SacUpdate::route_actions(const float* critic, const SacBatch& batch) {
     routed_head(rows, s.width, row, batch.task, at.head_kernel(e), dq, hidden[s.depth - 1], critic_->row, dz,
                 critic_->row);
     for (int64_t layer = s.depth - 1; layer > 0; --layer) {
-      matmul(rows, dz, critic_->row, critic_->backward[layer * s.members + e], dx, critic_->row, false);
+      matmul(rows, dz, critic_->row, critic_->backward[layer * s.critics + e], dx, critic_->row, false);
       routed_mask(rows, s.width, row, hidden[layer - 1], critic_->row, dx, critic_->row);
       std::swap(dz, dx);
     }

@@ -14,7 +14,7 @@
 // through all layers in blocks that stay in cache; the actor's loss is differentiated only through each row's
 // least critic, and only down to the action; clip, Adam and Polyak average are one pass.
 struct SacSettings {
-  double polyak, actor_lr, critic_lr, temperature_lr, adam_eps;
+  double polyak, actor_lr, critic_lr, temperature_lr, beta1, beta2, adam_eps;
   double weight_decay;  // decoupled, of actor and critics; temperatures have none
   double actor_clip, critic_clip, target_entropy;
   double log_std_min, log_std_max;
@@ -23,7 +23,7 @@ struct SacSettings {
 // A multi-head ensemble inside one flat vector. `start` holds where each parameter begins, in floats:
 // task_row, head_kernel, head_bias, the `depth` kernels, the `depth` biases.
 struct MultiHeadShape {
-  int64_t members, inputs, outputs, tasks, width, depth;
+  int64_t critics, inputs, outputs, tasks, width, depth;
   std::vector<int64_t> start;
 };
 
@@ -52,7 +52,7 @@ struct SacMetrics {
 // child the work is done by the caller alone.
 class SacUpdate {
  public:
-  // actor: one member, inputs = observation, outputs = 2 action. critic: inputs = action + observation, one
+  // actor: one critic, inputs = observation, outputs = 2 action. critic: inputs = action + observation, one
   // output.
   SacUpdate(const SacSettings& settings, MultiHeadShape actor, MultiHeadShape critic, int threads);
   ~SacUpdate();
@@ -89,7 +89,7 @@ class SacUpdate {
   void backward_rows(const Network& network, const float* value, int64_t e, int64_t rows, const int64_t* task,
                      const float* dout, float* const* hidden, float* const* dz, float* const* sums,
                      float* workspace) const;
-  // Of `count` members from `first` on, whose activations stand at the front of the network's.
+  // Of `count` critics from `first` on, whose activations stand at the front of the network's.
   void weight_gradients(const Network& network, int64_t first, int64_t count, int64_t rows, const float* x,
                         const int64_t* task, const float* dout, float* gradient);
   double step(const AdamState& state, double lr, double weight_decay, double clip, float* target);
@@ -109,7 +109,7 @@ class SacUpdate {
   int64_t observations_, actions_, rows_ = 0, scratch_size_ = 0;
   std::unique_ptr<float, void (*)(void*)> room_;
   // Columns [rows]; critics' inputs [rows, action + observation] for the batch's, the next and the new
-  // actions; values [members, rows]; the policy's outputs and their gradients.
+  // actions; values [critics, rows]; the policy's outputs and their gradients.
   float *alpha_, *log_prob_, *next_log_prob_, *y_, *least_, *dlog_prob_;
   float *x_, *next_x_, *new_x_, *next_q_, *q_, *dq_, *daction_, *output_, *doutput_, *scratch_;
   float *forward_room_, *backward_room_;  // packed kernels of the network at work: soon in cache again

@@ -80,12 +80,12 @@ class Descriptor {
 
 class Layout : public Descriptor {
  public:
-  // Row-major [members, rows, width] is, to the library, column-major [members, width, rows].
-  Layout(const Functions& lt, int64_t members, int64_t rows, int64_t width)
+  // Row-major [critics, rows, width] is, to the library, column-major [critics, width, rows].
+  Layout(const Functions& lt, int64_t critics, int64_t rows, int64_t width)
       : Descriptor(lt, lt.layout_set, lt.layout_get, lt.layout_destroy) {
     check(lt.layout_create(place(), kFloat32, static_cast<uint64_t>(width), static_cast<uint64_t>(rows),
                            width));
-    set(layout_attribute::kBatch, static_cast<int32_t>(members));
+    set(layout_attribute::kBatch, static_cast<int32_t>(critics));
     set(layout_attribute::kStride, int64_t{rows * width});
   }
 };
@@ -94,8 +94,8 @@ class Layout : public Descriptor {
 struct Operation : Descriptor {
   Operation(const Functions& lt, const LtPlan& p, const void* bias, const void* mask)
       : Descriptor(lt, lt.operation_set, lt.operation_get, lt.operation_destroy),
-        kernel(lt, p.members, p.width, p.width),
-        rows(lt, p.members, p.rows, p.width) {
+        kernel(lt, p.critics, p.width, p.width),
+        rows(lt, p.critics, p.rows, p.width) {
     namespace attribute = operation_attribute;
     const bool backward = p.product == LtProduct::kBackward;
     check(lt.operation_create(place(), p.tf32 ? kComputeTf32 : kComputeFloat32, kFloat32));
@@ -116,8 +116,8 @@ struct Operation : Descriptor {
 
 }  // namespace
 
-int64_t lt_mask_bytes(int64_t members, int64_t rows, int64_t width) {
-  return members * rows * mask_bits(width) / 8;
+int64_t lt_mask_bytes(int64_t critics, int64_t rows, int64_t width) {
+  return critics * rows * mask_bits(width) / 8;
 }
 
 CublasLt::CublasLt(const std::vector<std::string>& names) {
@@ -156,9 +156,9 @@ CublasLt::CublasLt(const std::vector<std::string>& names) {
 
 size_t CublasLt::version() const { return lt_.version(); }
 
-LtPlan CublasLt::choose(LtProduct product, int64_t members, int64_t rows, int64_t width, bool tf32) {
+LtPlan CublasLt::choose(LtProduct product, int64_t critics, int64_t rows, int64_t width, bool tf32) {
   if (width % 4 != 0) throw std::invalid_argument("width " + std::to_string(width) + " is no multiple of 4");
-  LtPlan plan{product, members, rows, width, tf32, {}, 0};
+  LtPlan plan{product, critics, rows, width, tf32, {}, 0};
   int status = handle_ == nullptr ? lt_.create(&handle_) : kSuccess;
   if (status != kSuccess) throw CudaError("cuBLASLt does not open", lt_.status_name(status));
   // The question's pointers are never followed; they say how the later ones will be aligned.

@@ -9,7 +9,7 @@
 
 // The hidden layers of an ensemble above the first, products and what follows them in one launch, by NVIDIA's
 // cuBLASLt. The library is looked for at run time: nothing links it and none of its headers is needed to
-// build. E members, B rows, W width (inputs and outputs); float32, row-major and dense. Owns no tensor.
+// build. E critics, B rows, W width (inputs and outputs); float32, row-major and dense. Owns no tensor.
 enum class LtProduct {
   kForward,      // y [E, B, W] = max(0, x [E, B, W] kernel [E, W, W] + bias [E, W])
   kForwardMask,  // and one bit for each number of y: whether a gradient passes
@@ -20,7 +20,7 @@ enum class LtProduct {
 // What one product of one shape is made with. The words are the library's own.
 struct LtPlan {
   LtProduct product;
-  int64_t members, rows, width;
+  int64_t critics, rows, width;
   bool tf32;
   uint64_t algorithm[8];
   size_t workspace;  // bytes
@@ -37,7 +37,7 @@ struct LtTensors {
 };
 
 // Bits of a row start at multiples of 128; what they mean is between the library's two products.
-int64_t lt_mask_bytes(int64_t members, int64_t rows, int64_t width);
+int64_t lt_mask_bytes(int64_t critics, int64_t rows, int64_t width);
 
 class CublasLt {
  public:
@@ -51,7 +51,7 @@ class CublasLt {
   // The first call opens the library there; an object serves one device. Not for a stream that is being
   // captured. Throws std::invalid_argument for a width that is no multiple of 4, CudaError with the library's
   // word where it has no way.
-  LtPlan choose(LtProduct product, int64_t members, int64_t rows, int64_t width, bool tf32);
+  LtPlan choose(LtProduct product, int64_t critics, int64_t rows, int64_t width, bool tf32);
 
   // Starts the product on `stream` and returns at once. What is NaN before a ReLU may be 0 after it: the
   // library does not say. Throws CudaError where it refuses.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtrl import _core, config, devices
-from mtrl.adam import Adam
+from mtrl.adam import BETA1, BETA2, Adam
 from mtrl.cuda import ops
 from mtrl.objective import losses
 from mtrl.replay import Replay
@@ -218,7 +218,7 @@ def optimiser(i: Inputs) -> Iterator[Pair]:
         i.task.new_zeros(1),
     )
     wanted = target.clone()
-    settings = (1e-2, 0.9, 0.999, 1e-5, 0.1, 1.0, 0.5)
+    settings = (1e-2, BETA1, BETA2, 1e-5, 0.1, 1.0, 0.5)
     norm = ops.adam_polyak(value, gradient, moments, target, settings, steps)
     yield norm, twin.step(wanted, 0.5)
     yield value, twin.value

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mtrl.adam import BETA1, BETA2
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
 from mtrl.cuda.graph import GraphedCall
@@ -46,7 +45,7 @@ class MultiHeadViews:
 
     def __init__(self, shape: dict[str, Any], flat: Tensor, fused: FusedLayers | None = None) -> None:
         self._fused = fused
-        critics, tasks, width = shape["members"], shape["tasks"], shape["width"]
+        critics, tasks, width = shape["critics"], shape["tasks"], shape["width"]
         inputs, outputs, depth = shape["inputs"], shape["outputs"], shape["depth"]
         sizes = [
             (critics, tasks, width),
@@ -280,7 +279,7 @@ class SacUpdateCuda:
                 made.append(None)
                 continue
             try:
-                made.append(FusedLayers(self._lt, shape["members"], rows, shape["width"], self._device))
+                made.append(FusedLayers(self._lt, shape["critics"], rows, shape["width"], self._device))
             except (RuntimeError, ValueError) as error:
                 log.warning("products run on torch alone, not on cuBLASLt: %s", error)
                 self._lt = None
@@ -303,7 +302,7 @@ class SacUpdateCuda:
         critic, critic_gradient = (MultiHeadViews(self._critic, flat, fused[1]) for flat in flats[1][:2])
         target = MultiHeadViews(self._critic, target_value, fused[1])
         log_temperature, temperature_gradient = flats[2][:2]
-        rows, critics = len(reward), self._critic["members"]
+        rows, critics = len(reward), self._critic["critics"]
         by_task = ops.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
         if any(fused):  # a ReLU there may make 0 of NaN; elsewhere the first layer's gradient shows it
@@ -369,8 +368,8 @@ class SacUpdateCuda:
             decay = 0.0
         numbers = (
             settings[f"{name}_lr"],
-            BETA1,
-            BETA2,
+            settings["beta1"],
+            settings["beta2"],
             settings["adam_eps"],
             decay,
             clip,

@@ -16,7 +16,7 @@ class MultiHead(Trunk):
         super().__init__(plan)
         critics, settings = plan.critics, plan.settings
         self.shape = {
-            "members": critics,
+            "critics": critics,
             "inputs": plan.inputs,
             "outputs": plan.outputs,
             "tasks": plan.tasks,

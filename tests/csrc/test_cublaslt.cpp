@@ -11,11 +11,11 @@
 namespace {
 
 struct Layer {
-  int64_t members, rows, width;
+  int64_t critics, rows, width;
   std::vector<float> x, kernel, bias, out;
   std::vector<uint8_t> mask, workspace;
 
-  Layer(int64_t e, int64_t b, int64_t w) : members(e), rows(b), width(w) {
+  Layer(int64_t e, int64_t b, int64_t w) : critics(e), rows(b), width(w) {
     auto normal = [seed = uint64_t{1}](int64_t n) mutable {
       std::vector<float> numbers(static_cast<size_t>(n));
       for (float& number : numbers) {
@@ -30,12 +30,12 @@ struct Layer {
   }
 
   void run(CublasLt& lt, LtProduct product) {
-    const LtPlan plan = lt.choose(product, members, rows, width, false);
+    const LtPlan plan = lt.choose(product, critics, rows, width, false);
     workspace.resize(plan.workspace);
     lt.run(plan, {x.data(), kernel.data(), bias.data(), mask.data(), out.data(), workspace.data()}, nullptr);
   }
 
-  // What goes into number j of row b of member e, forward or backward.
+  // What goes into number j of row b of critic e, forward or backward.
   float sum(int64_t e, int64_t b, int64_t j, bool backward) const {
     double total = 0;
     for (int64_t i = 0; i < width; ++i)
@@ -50,12 +50,12 @@ struct Layer {
 TEST(CublasLt, LayersAreThoseOfPlainLoops) {
   CublasLt lt({CUBLASLT_ON_HOST});
   for (const int64_t width : {4, 20, 132})
-    for (const int64_t members : {1, 3}) {
-      Layer layer(members, 5, width);
+    for (const int64_t critics : {1, 3}) {
+      Layer layer(critics, 5, width);
       for (const LtProduct product : {LtProduct::kForward, LtProduct::kForwardMask}) {
         layer.out.assign(layer.out.size(), 7.0f);
         layer.run(lt, product);
-        for (int64_t e = 0; e < members; ++e)
+        for (int64_t e = 0; e < critics; ++e)
           for (int64_t b = 0; b < 5; ++b)
             for (int64_t j = 0; j < width; ++j) {
               const float y = layer.sum(e, b, j, false) + layer.bias[static_cast<size_t>(e * width + j)];
@@ -64,7 +64,7 @@ TEST(CublasLt, LayersAreThoseOfPlainLoops) {
       }
       const std::vector<float> y = layer.out;
       layer.run(lt, LtProduct::kBackward);
-      for (int64_t e = 0; e < members; ++e)
+      for (int64_t e = 0; e < critics; ++e)
         for (int64_t j = 0; j < width; ++j) {
           float sums = 0;
           for (int64_t b = 0; b < 5; ++b) {

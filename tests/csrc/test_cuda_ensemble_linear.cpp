@@ -13,7 +13,7 @@ namespace {
 struct Case {
   EnsembleLinearCuda layer;
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.layer.members << "x" << c.layer.rows << "x" << c.layer.outputs << "_tasks"
+    return out << c.layer.critics << "x" << c.layer.rows << "x" << c.layer.outputs << "_tasks"
                << c.layer.tasks;
   }
 };
@@ -21,24 +21,24 @@ struct Case {
 class CudaEnsembleLinear : public testing::TestWithParam<Case> {
  protected:
   EnsembleLinearCuda l = GetParam().layer;
-  int64_t n = l.members * l.rows * l.outputs;
+  int64_t n = l.critics * l.rows * l.outputs;
   std::mt19937_64 random{3};
 };
 
 TEST_P(CudaEnsembleLinear, BiasReluAndMaskHaveTheCpusBits) {
-  const auto product = normal_numbers(random, n), bias = normal_numbers(random, l.members * l.outputs);
-  const auto task_row = normal_numbers(random, l.members * l.tasks * l.outputs),
+  const auto product = normal_numbers(random, n), bias = normal_numbers(random, l.critics * l.outputs);
+  const auto task_row = normal_numbers(random, l.critics * l.tasks * l.outputs),
              dy = normal_numbers(random, n);
   const auto task = l.tasks > 0 ? whole_numbers(random, l.rows, l.tasks) : std::vector<int64_t>();
   const int64_t* ids = l.tasks > 0 ? task.data() : nullptr;
   const float* own = l.tasks > 0 ? task_row.data() : nullptr;
   auto y = product, dz = dy;
-  for (int64_t e = 0; e < l.members; ++e) {
+  for (int64_t e = 0; e < l.critics; ++e) {
     add_bias_relu(l.rows, l.outputs, bias.data() + e * l.outputs,
                   own ? own + e * l.tasks * l.outputs : nullptr, ids, y.data() + e * l.rows * l.outputs,
                   l.outputs);
   }
-  mask_rows(l.members * l.rows, l.outputs, y.data(), l.outputs, dz.data(), l.outputs, nullptr);
+  mask_rows(l.critics * l.rows, l.outputs, y.data(), l.outputs, dz.data(), l.outputs, nullptr);
   cuda_on_host::in_every_order([&] {
     auto got = product, got_dz = dy;
     ensemble_linear_bias_relu_cuda(l, bias.data(), own, ids, got.data(), nullptr);
@@ -56,8 +56,8 @@ TEST_P(CudaEnsembleLinear, BiasGradientMatchesTheCpu) {
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return task[a] < task[b]; });
   for (int64_t t = 0; t <= l.tasks; ++t)
     start.push_back(std::count_if(task.begin(), task.end(), [&](int64_t own) { return own < t; }));
-  std::vector<float> dbias(l.members * l.outputs), dtask_row(l.members * l.tasks * l.outputs);
-  for (int64_t e = 0; e < l.members; ++e) {
+  std::vector<float> dbias(l.critics * l.outputs), dtask_row(l.critics * l.tasks * l.outputs);
+  for (int64_t e = 0; e < l.critics; ++e) {
     bias_gradient(l.rows, l.outputs, l.tasks, dz.data() + e * l.rows * l.outputs, l.outputs,
                   l.tasks > 0 ? task.data() : nullptr, dbias.data() + e * l.outputs,
                   dtask_row.data() + e * l.tasks * l.outputs);

@@ -14,7 +14,7 @@ struct Case {
   HeadGatherCuda head;
   bool sorted;
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.head.members << "x" << c.head.rows << "x" << c.head.width << "x" << c.head.outputs
+    return out << c.head.critics << "x" << c.head.rows << "x" << c.head.width << "x" << c.head.outputs
                << "_tasks" << c.head.tasks << (c.sorted ? "" : "_unsorted");
   }
 };
@@ -30,12 +30,12 @@ class CudaHeadGather : public testing::TestWithParam<Case> {};
 
 TEST_P(CudaHeadGather, MatchesTheCpu) {
   const auto [h, sorted] = GetParam();
-  const HeadGather cpu{h.members, h.rows, h.width, h.outputs, h.tasks, h.width};
+  const HeadGather cpu{h.critics, h.rows, h.width, h.outputs, h.tasks, h.width};
   std::mt19937_64 random(11);
-  const auto x = normal_numbers(random, h.members * h.rows * h.width);
-  const auto kernel = normal_numbers(random, h.members * h.tasks * h.width * h.outputs);
-  const auto bias = normal_numbers(random, h.members * h.tasks * h.outputs);
-  const auto dy = normal_numbers(random, h.members * h.rows * h.outputs);
+  const auto x = normal_numbers(random, h.critics * h.rows * h.width);
+  const auto kernel = normal_numbers(random, h.critics * h.tasks * h.width * h.outputs);
+  const auto bias = normal_numbers(random, h.critics * h.tasks * h.outputs);
+  const auto dy = normal_numbers(random, h.critics * h.rows * h.outputs);
   auto task = whole_numbers(random, h.rows, h.tasks);
   if (sorted) std::sort(task.begin(), task.end());
   std::vector<float> workspace(head_gather_workspace(cpu)), y(dy.size()), dx(x.size()),

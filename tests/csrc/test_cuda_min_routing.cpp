@@ -13,24 +13,24 @@ namespace {
 TEST(CudaMinRouting, RoutesAsTheCpuDoes) {
   std::mt19937_64 random(2);
   cuda_on_host::in_every_order([&] {
-    for (int64_t members : {1, 3}) {
+    for (int64_t critics : {1, 3}) {
       for (int64_t rows : {1, 260}) {
-        auto q = normal_numbers(random, members * rows);
+        auto q = normal_numbers(random, critics * rows);
         for (float& value : q) value = random() % 9 == 0 ? NAN : std::round(value);  // many ties
-        std::vector<int64_t> start(members + 1), row(rows), got_start(members + 1, -1), got_row(rows, -1),
+        std::vector<int64_t> start(critics + 1), row(rows), got_start(critics + 1, -1), got_row(rows, -1),
             space(rows);
         std::vector<float> least(rows), got_least(rows, -1);
-        route_rows(members, rows, q.data(), start.data(), row.data(), least.data());
-        route_rows_cuda(members, rows, q.data(), got_start.data(), got_row.data(), got_least.data(),
+        route_rows(critics, rows, q.data(), start.data(), row.data(), least.data());
+        route_rows_cuda(critics, rows, q.data(), got_start.data(), got_row.data(), got_least.data(),
                         space.data(), nullptr);
         EXPECT_EQ(got_start, start);
         EXPECT_EQ(got_row, row);
         EXPECT_EQ(std::memcmp(got_least.data(), least.data(), rows * sizeof(float)), 0);
 
-        std::vector<float> dq(members * rows, -1), expected(members * rows), minima(rows, -1);
-        for (int64_t e = 0; e < members; ++e)
+        std::vector<float> dq(critics * rows, -1), expected(critics * rows), minima(rows, -1);
+        for (int64_t e = 0; e < critics; ++e)
           for (int64_t i = start[e]; i < start[e + 1]; ++i) expected[e * rows + row[i]] = -0.25f;
-        least_gradient_cuda(members, rows, q.data(), -0.25f, dq.data(), minima.data(), nullptr);
+        least_gradient_cuda(critics, rows, q.data(), -0.25f, dq.data(), minima.data(), nullptr);
         EXPECT_EQ(dq, expected);
         EXPECT_EQ(std::memcmp(minima.data(), least.data(), rows * sizeof(float)), 0);
       }
@@ -39,31 +39,31 @@ TEST(CudaMinRouting, RoutesAsTheCpuDoes) {
 }
 
 struct Case {
-  int64_t members, rows, width, inputs, cols;
+  int64_t critics, rows, width, inputs, cols;
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
-    return out << c.members << "x" << c.rows << "x" << c.width << "_inputs" << c.inputs << "_cols" << c.cols;
+    return out << c.critics << "x" << c.rows << "x" << c.width << "_inputs" << c.inputs << "_cols" << c.cols;
   }
 };
 
 class CudaRouted : public testing::TestWithParam<Case> {};
 
-// Against routed_head, a product in double and routed_mask, member by member.
+// Against routed_head, a product in double and routed_mask, critic by critic.
 TEST_P(CudaRouted, GoesBackThroughEachRowsOwnMember) {
   const Case c = GetParam();
   constexpr int64_t kTasks = 3;
   std::mt19937_64 random(7);
-  auto q = normal_numbers(random, c.members * c.rows);
-  if (c.members > 2) std::fill_n(q.begin() + c.rows, c.rows, 9.0f);  // nobody's least
-  std::vector<int64_t> start(c.members + 1), row(c.rows);
+  auto q = normal_numbers(random, c.critics * c.rows);
+  if (c.critics > 2) std::fill_n(q.begin() + c.rows, c.rows, 9.0f);  // nobody's least
+  std::vector<int64_t> start(c.critics + 1), row(c.rows);
   std::vector<float> least(c.rows);
-  route_rows(c.members, c.rows, q.data(), start.data(), row.data(), least.data());
+  route_rows(c.critics, c.rows, q.data(), start.data(), row.data(), least.data());
   const auto task = whole_numbers(random, c.rows, kTasks);
-  const auto head = normal_numbers(random, c.members * kTasks * c.width),
-             kernel = normal_numbers(random, c.members * c.inputs * c.width),
-             y = normal_numbers(random, c.members * c.rows * c.width),
-             below = normal_numbers(random, c.members * c.rows * c.cols);
+  const auto head = normal_numbers(random, c.critics * kTasks * c.width),
+             kernel = normal_numbers(random, c.critics * c.inputs * c.width),
+             y = normal_numbers(random, c.critics * c.rows * c.width),
+             below = normal_numbers(random, c.critics * c.rows * c.cols);
   std::vector<float> dz(c.rows * c.width), masked(c.rows * c.cols), home(c.rows * c.cols);
-  for (int64_t e = 0; e < c.members; ++e) {
+  for (int64_t e = 0; e < c.critics; ++e) {
     const int64_t from = start[e], rows = start[e + 1] - from;
     routed_head(rows, c.width, row.data() + from, task.data(), head.data() + e * kTasks * c.width, -0.5f,
                 y.data() + e * c.rows * c.width, c.width, dz.data() + from * c.width, c.width);
@@ -78,7 +78,7 @@ TEST_P(CudaRouted, GoesBackThroughEachRowsOwnMember) {
     routed_mask(rows, c.cols, row.data() + from, below.data() + e * c.rows * c.cols, c.cols,
                 masked.data() + from * c.cols, c.cols);
   }
-  const RoutedCuda routed{c.members, c.rows, start.data(), row.data()};
+  const RoutedCuda routed{c.critics, c.rows, start.data(), row.data()};
   // Sums of at most 70 products of size 1.
   const auto expect_near = [](const std::vector<float>& got, const std::vector<float>& expected) {
     for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-5) << i;

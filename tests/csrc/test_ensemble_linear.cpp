@@ -6,7 +6,7 @@
 
 using Floats = std::vector<float>;
 
-// Two members, two rows, two inputs, one unit, two tasks: all by hand.
+// Two critics, two rows, two inputs, one unit, two tasks: all by hand.
 TEST(EnsembleLinear, ByHand) {
   const EnsembleLinear layer{2, 2, 2, 1, 2, true};
   const Floats x{1, 2, 3, 4}, kernel{1, 1, -1, -1}, bias{0.5f, 1}, task_row{10, -20, 4, 30};

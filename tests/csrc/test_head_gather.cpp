@@ -6,7 +6,7 @@
 
 using Floats = std::vector<float>;
 
-// One member, three rows (their tasks out of order), width 2, two heads.
+// One critic, three rows (their tasks out of order), width 2, two heads.
 TEST(HeadGather, OneOutputByHand) {
   const HeadGather head{1, 3, 2, 1, 2, 2};
   const Floats x{1, 2, 3, 4, 5, 6}, kernel{1, 10, 100, 1000}, bias{0.5f, 0.25f}, dy{1, 2, 3};

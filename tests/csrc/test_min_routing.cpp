@@ -8,15 +8,15 @@
 using Indices = std::vector<int64_t>;
 
 TEST(MinRouting, SortsRowsByTheirLeastMemberAndKeepsTheirOrder) {
-  const std::vector<float> q{1, 5, 2, 0, 7,   // member 0
-                             3, 4, 2, 1, 6,   // member 1
-                             9, 9, 9, 9, 6};  // member 2
+  const std::vector<float> q{1, 5, 2, 0, 7,   // critic 0
+                             3, 4, 2, 1, 6,   // critic 1
+                             9, 9, 9, 9, 6};  // critic 2
   Indices start(4), row(5);
   std::vector<float> least(5);
   route_rows(3, 5, q.data(), start.data(), row.data(), least.data());
   EXPECT_EQ(start, (Indices{0, 3, 5, 5}));
   EXPECT_EQ(row,
-            (Indices{0, 2, 3, 1, 4}));  // rows 2 and 4 are ties: the first member that attains the minimum
+            (Indices{0, 2, 3, 1, 4}));  // rows 2 and 4 are ties: the first critic that attains the minimum
   EXPECT_EQ(least, (std::vector<float>{1, 4, 2, 0, 6}));
 }
 

@@ -22,13 +22,13 @@ struct Adam {
 };
 
 // A dense layout, and in `size` the floats it takes.
-MultiHeadShape shape_of(int64_t members, int64_t inputs, int64_t outputs, int64_t tasks, int64_t width,
+MultiHeadShape shape_of(int64_t critics, int64_t inputs, int64_t outputs, int64_t tasks, int64_t width,
                         int64_t depth, int64_t* size) {
-  MultiHeadShape shape{members, inputs, outputs, tasks, width, depth, {}};
+  MultiHeadShape shape{critics, inputs, outputs, tasks, width, depth, {}};
   *size = 0;
   auto take = [&](int64_t n) {
     shape.start.push_back(*size);
-    *size += members * n;
+    *size += critics * n;
   };
   take(tasks * width);
   take(tasks * width * outputs);
@@ -54,7 +54,7 @@ std::vector<float> three_updates(int64_t width, int64_t depth, int64_t critics, 
   Adam actor(random(generator, actor_size, 0.1f)), critic(random(generator, critic_size, 0.1f));
   Adam temperature(std::vector<float>(tasks, 0.0f));
   std::vector<float> target = critic.value, left;
-  SacUpdate update({0.005, 3e-4, 3e-4, 3e-4, 1e-5, 0.01, 1.0, 1.0, -4.0, -20.0, 2.0}, actor_shape,
+  SacUpdate update({0.005, 3e-4, 3e-4, 3e-4, 0.9, 0.999, 1e-5, 0.01, 1.0, 1.0, -4.0, -20.0, 2.0}, actor_shape,
                    critic_shape, threads);
   int64_t steps = 0;
   for (int64_t rows : {300, 1, 517}) {

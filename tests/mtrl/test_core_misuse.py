@@ -166,7 +166,7 @@ class TestAgent:
 
     def test_more_threads_than_cpus_are_refused(self) -> None:
         shape = {
-            "members": 1,
+            "critics": 1,
             "inputs": 39,
             "outputs": 8,
             "tasks": 1,
@@ -175,7 +175,7 @@ class TestAgent:
             "start": [0] * 5,
         }
         critic = {**shape, "inputs": 43, "outputs": 1}
-        settings = dict.fromkeys(ops.SAC_SETTINGS, 0.1)
+        settings = dict.fromkeys([*ops.SAC_SETTINGS, "beta1", "beta2"], 0.1)
         with pytest.raises(ValueError, match=r"threads is 200000; .* lower run.threads"):
             _core.SacUpdate(settings, shape, critic, 200_000)
         for name, value in (("width", 1 << 40), ("inputs", -1), ("depth", 0), ("start", [1 << 62] * 5)):
@@ -225,7 +225,7 @@ class TestTensors:
         with pytest.raises(ValueError, match="next_q's critics is 0"):
             _core.td_target(empty(2), empty(2), empty(0, 2), *[empty(2)] * 4)
         for sizes in ((-1, 1, 1, 1), (1 << 62, 1 << 62, 1 << 62, 1)):
-            with pytest.raises(ValueError, match=r"members|sizes like these"):
+            with pytest.raises(ValueError, match=r"critics|sizes like these"):
                 _core.ensemble_linear_workspace(*sizes)
 
     def test_a_capsule_without_a_name_is_no_blas(self) -> None:

@@ -194,19 +194,22 @@ def test_a_step_counts_from_one():
     [
         ({"depth": 0, "start": [0, 16, 32]}, "depth is 0; the least is 1"),
         ({"width": 0}, "width is 0; the least is 1"),
-        ({"members": -2}, "members is -2; the least is 1"),
+        ({"critics": -2}, "critics is -2; the least is 1"),
         ({"start": [0, 16, 32, 48, -64]}, r"start\[4\] is -64; the least is 0"),
         ({"start": [0, 16]}, "start has 2 entries; expected 5"),
         ({"tasks": 3}, "the shapes of actor and critic do not belong together"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(changes, message):
-    numbers = dict.fromkeys(ops.SAC_SETTINGS, 0.1)
+    numbers = dict.fromkeys([*ops.SAC_SETTINGS, "beta1", "beta2"], 0.1)
     shape = {"tasks": 1, "width": 8, "depth": 1, "start": [0, 16, 128, 144, 512]}
     actor, critic = (
-        {"members": 1, "inputs": 39, "outputs": 8, **shape},
-        {"members": 2, "inputs": 43, "outputs": 1, **shape},
+        {"critics": 1, "inputs": 39, "outputs": 8, **shape},
+        {"critics": 2, "inputs": 43, "outputs": 1, **shape},
     )
     ops.SacUpdate(numbers, actor, critic, 1)
     with pytest.raises(ValueError, match=message):
         ops.SacUpdate(numbers, actor, critic | changes, 1)
+    for name in numbers:
+        with pytest.raises(ValueError, match=f"no '{name}' is given"):
+            ops.SacUpdate({key: x for key, x in numbers.items() if key != name}, actor, critic, 1)

@@ -67,11 +67,11 @@ void head_forward(py::object x, py::object kernel, py::object bias, py::object t
                   uintptr_t stream) {
   Call call(stream);
   const HeadGatherCuda h = head_of(call, kernel, call.view(x, "x", 3).shape[1]);
-  const auto* in = call.get<float>(x, "x", {h.members, h.rows, h.width});
-  const auto* weights = call.get<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
-  const auto* shift = call.get<float>(bias, "bias", {h.members, h.tasks, h.outputs});
+  const auto* in = call.get<float>(x, "x", {h.critics, h.rows, h.width});
+  const auto* weights = call.get<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
+  const auto* shift = call.get<float>(bias, "bias", {h.critics, h.tasks, h.outputs});
   const auto* ids = call.get<int64_t>(task, "task", {h.rows});
-  auto* out = call.get<float>(y, "y", {h.members, h.rows, h.outputs});
+  auto* out = call.get<float>(y, "y", {h.critics, h.rows, h.outputs});
   if (h.rows > 0)
     call.run([&](cudaStream_t s) { head_gather_forward_cuda(h, in, weights, shift, ids, out, s); });
 }
@@ -79,10 +79,10 @@ void head_forward(py::object x, py::object kernel, py::object bias, py::object t
 void head_input_gradient(py::object kernel, py::object task, py::object dy, py::object dx, uintptr_t stream) {
   Call call(stream);
   const HeadGatherCuda h = head_of(call, kernel, call.view(dy, "dy", 3).shape[1]);
-  const auto* weights = call.get<float>(kernel, "kernel", {h.members, h.tasks, h.width, h.outputs});
+  const auto* weights = call.get<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
   const auto* ids = call.get<int64_t>(task, "task", {h.rows});
-  const auto* gradient = call.get<float>(dy, "dy", {h.members, h.rows, h.outputs});
-  auto* din = call.get<float>(dx, "dx", {h.members, h.rows, h.width});
+  const auto* gradient = call.get<float>(dy, "dy", {h.critics, h.rows, h.outputs});
+  auto* din = call.get<float>(dx, "dx", {h.critics, h.rows, h.width});
   if (h.rows > 0)
     call.run([&](cudaStream_t s) { head_gather_input_gradient_cuda(h, weights, ids, gradient, din, s); });
 }
@@ -91,12 +91,12 @@ void head_weight_gradient(py::object x, py::object start, py::object order, py::
                           py::object dbias, uintptr_t stream) {
   Call call(stream);
   const HeadGatherCuda h = head_of(call, dkernel, call.view(x, "x", 3).shape[1]);
-  const auto* in = call.get<float>(x, "x", {h.members, h.rows, h.width});
+  const auto* in = call.get<float>(x, "x", {h.critics, h.rows, h.width});
   const auto* first = call.get<int64_t>(start, "start", {h.tasks + 1});
   const auto* sorted = call.get<int64_t>(order, "order", {h.rows});
-  const auto* gradient = call.get<float>(dy, "dy", {h.members, h.rows, h.outputs});
-  auto* dweights = call.get<float>(dkernel, "dkernel", {h.members, h.tasks, h.width, h.outputs});
-  auto* dshift = call.get<float>(dbias, "dbias", {h.members, h.tasks, h.outputs});
+  const auto* gradient = call.get<float>(dy, "dy", {h.critics, h.rows, h.outputs});
+  auto* dweights = call.get<float>(dkernel, "dkernel", {h.critics, h.tasks, h.width, h.outputs});
+  auto* dshift = call.get<float>(dbias, "dbias", {h.critics, h.tasks, h.outputs});
   call.run([&](cudaStream_t s) {
     head_gather_weight_gradient_cuda(h, in, first, sorted, gradient, dweights, dshift, s);
   });
@@ -113,10 +113,10 @@ void bias_relu(py::object bias, py::object task_row, py::object task, py::object
   const EnsembleLinearCuda l = layer_of(call, y, task_row);
   if (task_row.is_none() != task.is_none())
     throw py::value_error("task_row and task go together; one is missing");
-  const auto* shift = call.get<float>(bias, "bias", {l.members, l.outputs});
-  const auto* own = call.maybe<float>(task_row, "task_row", {l.members, l.tasks, l.outputs});
+  const auto* shift = call.get<float>(bias, "bias", {l.critics, l.outputs});
+  const auto* own = call.maybe<float>(task_row, "task_row", {l.critics, l.tasks, l.outputs});
   const auto* ids = call.maybe<int64_t>(task, "task", {l.rows});
-  auto* out = call.get<float>(y, "y", {l.members, l.rows, l.outputs});
+  auto* out = call.get<float>(y, "y", {l.critics, l.rows, l.outputs});
   if (l.rows > 0)
     call.run([&](cudaStream_t s) { ensemble_linear_bias_relu_cuda(l, shift, own, ids, out, s); });
 }
@@ -124,9 +124,9 @@ void bias_relu(py::object bias, py::object task_row, py::object task, py::object
 void mask(py::object y, py::object dy, py::object dz, uintptr_t stream) {
   Call call(stream);
   const EnsembleLinearCuda l = layer_of(call, y, py::none());
-  const auto* out = call.get<float>(y, "y", {l.members, l.rows, l.outputs});
-  const auto* gradient = call.get<float>(dy, "dy", {l.members, l.rows, l.outputs});
-  auto* before = call.get<float>(dz, "dz", {l.members, l.rows, l.outputs});
+  const auto* out = call.get<float>(y, "y", {l.critics, l.rows, l.outputs});
+  const auto* gradient = call.get<float>(dy, "dy", {l.critics, l.rows, l.outputs});
+  auto* before = call.get<float>(dz, "dz", {l.critics, l.rows, l.outputs});
   if (l.rows > 0) call.run([&](cudaStream_t s) { ensemble_linear_mask_cuda(l, out, gradient, before, s); });
 }
 
@@ -134,9 +134,9 @@ void bias_gradient(py::object dz, py::object start, py::object order, py::object
                    py::object workspace, uintptr_t stream) {
   Call call(stream);
   const EnsembleLinearCuda l = layer_of(call, dz, dtask_row);
-  const auto* before = call.get<float>(dz, "dz", {l.members, l.rows, l.outputs});
-  auto* shift = call.get<float>(dbias, "dbias", {l.members, l.outputs});
-  auto* own = call.maybe<float>(dtask_row, "dtask_row", {l.members, l.tasks, l.outputs});
+  const auto* before = call.get<float>(dz, "dz", {l.critics, l.rows, l.outputs});
+  auto* shift = call.get<float>(dbias, "dbias", {l.critics, l.outputs});
+  auto* own = call.maybe<float>(dtask_row, "dtask_row", {l.critics, l.tasks, l.outputs});
   const int64_t* first = own == nullptr ? nullptr : call.get<int64_t>(start, "start", {l.tasks + 1});
   const int64_t* sorted = own == nullptr ? nullptr : call.get<int64_t>(order, "order", {l.rows});
   const int64_t bytes = ensemble_linear_cuda_workspace(l) * static_cast<int64_t>(sizeof(float));
@@ -151,21 +151,21 @@ void route(py::object q, py::object start, py::object row, py::object least, py:
            uintptr_t stream) {
   Call call(stream);
   const arrays::Array values = call.view(q, "q", 2);
-  const int64_t members = values.shape[0], rows = values.shape[1];
-  const auto* v = call.get<float>(q, "q", {members, rows});
-  auto* first = call.get<int64_t>(start, "start", {members + 1});
+  const int64_t critics = values.shape[0], rows = values.shape[1];
+  const auto* v = call.get<float>(q, "q", {critics, rows});
+  auto* first = call.get<int64_t>(start, "start", {critics + 1});
   auto* sorted = call.get<int64_t>(row, "row", {rows});
   auto* minima = call.get<float>(least, "least", {rows});
   auto* space =
       static_cast<int64_t*>(call.workspace(workspace, rows * static_cast<int64_t>(sizeof(int64_t))));
   if (rows > 0)
-    call.run([&](cudaStream_t s) { route_rows_cuda(members, rows, v, first, sorted, minima, space, s); });
+    call.run([&](cudaStream_t s) { route_rows_cuda(critics, rows, v, first, sorted, minima, space, s); });
 }
 
 RoutedCuda routed_of(Call& call, py::handle start, py::handle row) {
-  const int64_t members = call.view(start, "start", 1).shape[0] - 1, rows = call.view(row, "row", 1).shape[0];
-  if (members < 1) throw py::value_error("start has no room for a member; expected [members + 1]");
-  return {members, rows, call.get<int64_t>(start, "start", {members + 1}),
+  const int64_t critics = call.view(start, "start", 1).shape[0] - 1, rows = call.view(row, "row", 1).shape[0];
+  if (critics < 1) throw py::value_error("start has no room for a critic; expected [critics + 1]");
+  return {critics, rows, call.get<int64_t>(start, "start", {critics + 1}),
           call.get<int64_t>(row, "row", {rows})};
 }
 
@@ -175,8 +175,8 @@ void routed_head(py::object start, py::object row, py::object task, py::object k
   const RoutedCuda r = routed_of(call, start, row);
   const int64_t tasks = call.view(kernel, "kernel", 4).shape[1], width = call.view(dz, "dz", 2).shape[1];
   const auto* ids = call.get<int64_t>(task, "task", {r.rows});
-  const auto* weights = call.get<float>(kernel, "kernel", {r.members, tasks, width, 1});
-  const auto* alive = call.get<float>(y, "y", {r.members, r.rows, width});
+  const auto* weights = call.get<float>(kernel, "kernel", {r.critics, tasks, width, 1});
+  const auto* alive = call.get<float>(y, "y", {r.critics, r.rows, width});
   auto* to = call.get<float>(dz, "dz", {r.rows, width});
   if (r.rows > 0)
     call.run([&](cudaStream_t s) { routed_head_cuda(r, tasks, width, ids, weights, dq, alive, to, s); });
@@ -192,8 +192,8 @@ void routed_layer(py::object start, py::object row, py::object dz, py::object ke
     throw py::value_error("dx has " + std::to_string(cols) + " columns; kernel has " +
                           std::to_string(inputs) + " inputs");
   const auto* from = call.get<float>(dz, "dz", {r.rows, width});
-  const auto* weights = call.get<float>(kernel, "kernel", {r.members, inputs, width});
-  const auto* alive = call.maybe<float>(y, "y", {r.members, r.rows, cols});
+  const auto* weights = call.get<float>(kernel, "kernel", {r.critics, inputs, width});
+  const auto* alive = call.maybe<float>(y, "y", {r.critics, r.rows, cols});
   auto* to = call.get<float>(dx, "dx", {r.rows, cols});
   if (r.rows > 0)
     call.run([&](cudaStream_t s) { routed_layer_cuda(r, width, inputs, cols, from, weights, alive, to, s); });
@@ -202,12 +202,12 @@ void routed_layer(py::object start, py::object row, py::object dz, py::object ke
 void least_gradient(py::object q, float slope, py::object dq, py::object least, uintptr_t stream) {
   Call call(stream);
   const arrays::Array values = call.view(q, "q", 2);
-  const int64_t members = values.shape[0], rows = values.shape[1];
-  const auto* v = call.get<float>(q, "q", {members, rows});
-  auto* gradient = call.get<float>(dq, "dq", {members, rows});
+  const int64_t critics = values.shape[0], rows = values.shape[1];
+  const auto* v = call.get<float>(q, "q", {critics, rows});
+  auto* gradient = call.get<float>(dq, "dq", {critics, rows});
   auto* minima = call.get<float>(least, "least", {rows});
   if (rows > 0)
-    call.run([&](cudaStream_t s) { least_gradient_cuda(members, rows, v, slope, gradient, minima, s); });
+    call.run([&](cudaStream_t s) { least_gradient_cuda(critics, rows, v, slope, gradient, minima, s); });
 }
 
 // `action` may be wider than the actions: they are its first columns.
@@ -303,11 +303,11 @@ void bind_cuda_critic(py::module_& m) {
         arg("dtask_row"), arg("workspace"), arg("stream"));
   m.def(
       "ensemble_linear_workspace",
-      [](int64_t members, int64_t rows, int64_t outputs) {
-        return ensemble_linear_cuda_workspace({members, rows, outputs, 0}) *
+      [](int64_t critics, int64_t rows, int64_t outputs) {
+        return ensemble_linear_cuda_workspace({critics, rows, outputs, 0}) *
                static_cast<int64_t>(sizeof(float));
       },
-      arg("members"), arg("rows"), arg("outputs"));
+      arg("critics"), arg("rows"), arg("outputs"));
   m.def("route_rows", &route, arg("q"), arg("start"), arg("row"), arg("least"), arg("workspace"),
         arg("stream"));
   m.def("routed_head", &routed_head, arg("start"), arg("row"), arg("task"), arg("kernel"), arg("dq"),

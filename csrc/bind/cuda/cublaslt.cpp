@@ -12,14 +12,14 @@ using cuda_bindings::Call;
 
 namespace {
 
-LtPlan choose(const py::object& library, bool backward, bool mask, int64_t members, int64_t rows,
+LtPlan choose(const py::object& library, bool backward, bool mask, int64_t critics, int64_t rows,
               int64_t width, bool tf32, int device) {
   auto& lt = bind::made<CublasLt>(library, "library");
   const OnDevice on(device);
   const LtProduct product = backward ? LtProduct::kBackward
                             : mask   ? LtProduct::kForwardMask
                                      : LtProduct::kForward;
-  return lt.choose(product, members, rows, width, tf32);
+  return lt.choose(product, critics, rows, width, tf32);
 }
 
 void run(const py::object& library, const py::object& chosen, py::object left, py::object kernel,
@@ -27,12 +27,12 @@ void run(const py::object& library, const py::object& chosen, py::object left, p
   const auto& lt = bind::made<CublasLt>(library, "library");
   const auto& plan = bind::made<LtPlan>(chosen, "plan");
   Call call(stream);
-  const int64_t members = plan.members, rows = plan.rows, width = plan.width;
-  LtTensors t{call.get<float>(left, "left", {members, rows, width}),
-              call.get<float>(kernel, "kernel", {members, width, width}),
-              call.get<float>(bias, "bias", {members, width}),
-              call.maybe<uint8_t>(mask, "mask", {lt_mask_bytes(members, rows, width)}),
-              call.get<float>(out, "out", {members, rows, width}),
+  const int64_t critics = plan.critics, rows = plan.rows, width = plan.width;
+  LtTensors t{call.get<float>(left, "left", {critics, rows, width}),
+              call.get<float>(kernel, "kernel", {critics, width, width}),
+              call.get<float>(bias, "bias", {critics, width}),
+              call.maybe<uint8_t>(mask, "mask", {lt_mask_bytes(critics, rows, width)}),
+              call.get<float>(out, "out", {critics, rows, width}),
               call.workspace(workspace, static_cast<int64_t>(plan.workspace))};
   if (plan.product != LtProduct::kForward && t.mask == nullptr)
     throw py::value_error("mask is None; this product needs one");
@@ -54,8 +54,8 @@ void bind_cublaslt(py::module_& m) {
   py::class_<LtPlan>(m, "LtPlan", py::module_local())
       .def_property_readonly(
           "workspace", [](const py::object& self) { return bind::made<LtPlan>(self, "self").workspace; });
-  m.def("cublaslt_mask_bytes", &lt_mask_bytes, arg("members"), arg("rows"), arg("width"));
-  m.def("cublaslt_choose", &choose, arg("library"), arg("backward"), arg("mask"), arg("members"), arg("rows"),
+  m.def("cublaslt_mask_bytes", &lt_mask_bytes, arg("critics"), arg("rows"), arg("width"));
+  m.def("cublaslt_choose", &choose, arg("library"), arg("backward"), arg("mask"), arg("critics"), arg("rows"),
         arg("width"), arg("tf32"), arg("device"));
   m.def("cublaslt_run", &run, arg("library"), arg("plan"), arg("left"), arg("kernel"), arg("bias"),
         arg("mask"), arg("out"), arg("workspace"), arg("stream"));
