@@ -49,7 +49,9 @@ MEASURE_SECONDS_OF_GRADIENT = 2.5e-8  # and for each parameter's gradient of eac
 GPU_FLOPS = 1.5e13
 GPU_UPDATE_SECONDS = 1.2e-3
 BYTES_OF_ROW = 200  # of one transition in the replay
-PROCESS_MB = 800  # Python, torch (its CUDA build takes 300 more than the CPU's) and Meta-World
+# Python, torch's CUDA build and Meta-World. Where no cgroups measure it, Slurm counts the 600 that torch takes twice:
+# for the job's first process and for the cell's, which is forked from it.
+PROCESS_MB = 1_500
 TASK_MB = 30  # one training env and one for evaluation
 
 

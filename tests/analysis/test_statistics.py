@@ -73,7 +73,7 @@ def test_the_same_generator_gives_the_same_interval(method: str) -> None:
         interval(scores, iqm, np.random.default_rng(7), resamples=200, method=method)  # type: ignore[arg-type]
         for _ in range(2)
     )
-    assert first == second
+    assert repr(first) == repr(second)  # p is NaN, which from Python 3.13 on makes two dataclasses differ
     assert first.low < first.estimate < first.high
 
 
