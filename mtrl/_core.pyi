@@ -246,9 +246,15 @@ class ReplayBuffer:
     def load(self, path: str, folder: str) -> list[tuple[int, int, int]]:
         """Takes a checkpoint from a file and those that it names in `folder`, which are returned."""
 
+    def save_rows_elsewhere(
+        self, path: str, first: int, last: int, replay: Replayed, image_of: Callable[[int], Image]
+    ) -> int:
+        """As save_rows, of a replay that lies elsewhere."""
+
     def save_elsewhere(
         self,
         path: str,
+        segments: Sequence[tuple[int, int, int]],
         replay: Replayed,
         image_of: Callable[[int], Image],
         counts: Sequence[int],
@@ -273,9 +279,10 @@ class ReplayBuffer:
         tasks: int,
         image_of: Callable[[int], Image],
         filled: Callable[[int], None],
-    ) -> tuple[Replayed, list[int]]:
+    ) -> tuple[Replayed, list[tuple[int, int, int]], list[int]]:
         """Reads a checkpoint, a file's path or bytes, for a replay that lies elsewhere. After all of it is checked, it
-        fills image_of(task) and calls filled(task). Returns its numbers and the counts of a prefetched batch."""
+        fills image_of(task) and calls filled(task). Returns its numbers, the files of rows that it names, and the
+        counts of a prefetched batch."""
 
     def take_prefetched(self, batch: ReplayOutputs) -> None:
         """Writes the batch that load_elsewhere found."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,22 +222,13 @@ class Replay:
         those it needs, which are returned; it holds itself what is newer than they are. Files there that no `path`
         names may be deleted.
         """
-        used = [] if segments is None else self._save_segments(Path(segments))
+        used: list[Segment] = []
+        if segments is not None:
+            settled, least = self._core.settled_rows(), self._config.capacity // 32
+            used = self._segments = save_segments(
+                Path(segments), self._segments, settled, least, self._core.save_rows
+            )
         self._core.save(os.fspath(path), used)
-        return used
-
-    def _save_segments(self, folder: Path) -> list[Segment]:
-        oldest, newest = self._core.settled_rows()
-        used = [segment for segment in self._segments if segment.last > oldest]
-        if not all((folder / segment.name).exists() for segment in used):
-            used = []
-        first = used[-1].last if used else oldest
-        if newest - first >= max(1, self._config.capacity // 32):  # so there are never many
-            unnamed = folder / "next"
-            checksum = self._core.save_rows(os.fspath(unnamed), first, newest)
-            used.append(Segment(first, newest, checksum))
-            unnamed.rename(folder / used[-1].name)
-        self._segments = used
         return used
 
     def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
@@ -263,6 +254,29 @@ class Replay:
                 pool.remove(reused)  # its user resized a tensor of it or gave one other memory
             pool.append(ReusedBatch(rows, *self._sizes, pinned=self._pinned))
             return pool[-1].outputs, pool[-1].batch
+
+
+def save_segments(
+    folder: Path,
+    known: Sequence[Segment],
+    settled: tuple[int, int],
+    least: int,
+    save_rows: Callable[[str, int, int], int],
+) -> list[Segment]:
+    """The files that hold the `settled` transitions' rows: those `known` and, for `least` new ones or more, a new one.
+
+    Where a file that is needed is gone, all rows are written anew.
+    """
+    oldest, newest = settled
+    used = [segment for segment in known if segment.last > oldest]
+    if not all((folder / segment.name).exists() for segment in used):
+        used = []
+    first = used[-1].last if used else oldest
+    if newest - first >= max(1, least):  # so there are never many
+        unnamed = folder / "next"
+        used.append(Segment(first, newest, save_rows(os.fspath(unnamed), first, newest)))
+        unnamed.rename(folder / used[-1].name)
+    return used
 
 
 def expand_next(batch: Batch, frame_size: int) -> torch.Tensor:

@@ -164,6 +164,18 @@ std::string segment_name(const Segment& segment) {
   return std::to_string(std::get<0>(segment)) + "-" + std::to_string(std::get<1>(segment)) + "-" + hex;
 }
 
+std::vector<ReplayBuffer::Segment> named_segments(const std::vector<Segment>& segments) {
+  std::vector<ReplayBuffer::Segment> named;
+  for (const auto& [first, last, checksum] : segments) named.push_back({first, last, checksum});
+  return named;
+}
+
+std::vector<Segment> numbers_of(const std::vector<ReplayBuffer::Segment>& segments) {
+  std::vector<Segment> numbers;
+  for (const auto& [first, last, checksum] : segments) numbers.emplace_back(first, last, checksum);
+  return numbers;
+}
+
 using Elsewhere = std::tuple<int64_t, uint64_t, uint64_t, double>;  // tasks, seed, draws, alpha by now
 
 const std::string& checked_path(const std::string& path) {
@@ -307,8 +319,7 @@ class PyReplay {
 
   void save(const std::string& path, const std::vector<Segment>& segments) {
     const py::gil_scoped_release release;
-    std::vector<ReplayBuffer::Segment> named;
-    for (const auto& [first, last, checksum] : segments) named.push_back({first, last, checksum});
+    const auto named = named_segments(segments);
     write_file(checked_path(path), [&](const ReplayBuffer::Sink& sink) { buffer_.save(named, sink); });
   }
 
@@ -316,19 +327,27 @@ class PyReplay {
     const py::gil_scoped_release release;
     const MappedFile file(checked_path(path));
     SegmentFiles files(folder);
-    std::vector<Segment> segments;
-    for (const auto& [first, last, checksum] : buffer_.load({file.data(), file.size()}, files.find()))
-      segments.emplace_back(first, last, checksum);
-    return segments;
+    return numbers_of(buffer_.load({file.data(), file.size()}, files.find()));
   }
 
-  void save_elsewhere(const std::string& path, const Elsewhere& replay, const py::function& image_of,
-                      const std::vector<int64_t>& count, const py::object& batch) {
+  uint32_t save_rows_elsewhere(const std::string& path, int64_t first, int64_t last, const Elsewhere& replay,
+                               const py::function& image_of) {
+    Images images{*this, image_of, {}};
+    const py::gil_scoped_release release;
+    return write_file(checked_path(path), [&](const ReplayBuffer::Sink& sink) {
+      buffer_.save_rows_elsewhere(images.of(replay), first, last, sink);
+    });
+  }
+
+  void save_elsewhere(const std::string& path, const std::vector<Segment>& segments, const Elsewhere& replay,
+                      const py::function& image_of, const std::vector<int64_t>& count,
+                      const py::object& batch) {
     const BatchView view = of_counts(count, batch);
     Images images{*this, image_of, {}};
     const py::gil_scoped_release release;
+    const auto named = named_segments(segments);
     write_file(checked_path(path), [&](const ReplayBuffer::Sink& sink) {
-      buffer_.save_elsewhere(images.of(replay), count, view, sink);
+      buffer_.save_elsewhere(images.of(replay), named, count, view, sink);
     });
   }
 
@@ -337,30 +356,31 @@ class PyReplay {
     const BatchView view = of_counts(count, batch);
     Images images{*this, image_of, {}};
     return bytes_of([&](const ReplayBuffer::Sink& sink) {
-      buffer_.save_elsewhere(images.of(replay), count, view, sink);
+      buffer_.save_elsewhere(images.of(replay), {}, count, view, sink);
     });
   }
 
   // `state` is a file's path or an array of bytes.
-  std::pair<Elsewhere, std::vector<int64_t>> load_elsewhere(const py::object& state,
-                                                            const std::string& folder, int64_t tasks,
-                                                            const py::function& image_of,
-                                                            const py::function& filled) {
+  std::tuple<Elsewhere, std::vector<Segment>, std::vector<int64_t>> load_elsewhere(
+      const py::object& state, const std::string& folder, int64_t tasks, const py::function& image_of,
+      const py::function& filled) {
     Images images{*this, image_of, filled};
     ReplayBuffer::Elsewhere replay = images.of({tasks, 0, 0, 0});
-    std::vector<int64_t> count;
+    std::vector<ReplayBuffer::Segment> segments;
     if (py::isinstance<py::str>(state)) {
       const auto path = state.cast<std::string>();
       const py::gil_scoped_release release;
       const MappedFile file(checked_path(path));
       SegmentFiles files(folder);
-      count = buffer_.load_elsewhere(replay, {file.data(), file.size()}, files.find());
+      segments = buffer_.load_elsewhere(replay, {file.data(), file.size()}, files.find());
     } else {
       const ReplayBuffer::Bytes bytes = state_bytes(state);
       const py::gil_scoped_release release;
-      count = buffer_.load_elsewhere(replay, bytes, no_segments);
+      segments = buffer_.load_elsewhere(replay, bytes, no_segments);
     }
-    return {{replay.tasks, replay.seed, replay.draws, replay.alpha}, count};
+    return {{replay.tasks, replay.seed, replay.draws, replay.alpha},
+            numbers_of(segments),
+            buffer_.prefetched_counts()};
   }
 
   void take_prefetched(const py::object& batch) {
@@ -400,7 +420,7 @@ class PyReplay {
       const auto& shape = replay.buffer_.settings().shape;
       const int64_t rows = replay.buffer_.rows(), stride = replay.buffer_.stride();
       const bool prioritized = is_prioritized(replay.buffer_.settings().mode);
-      return {arrays::output<int64_t>(held[0], "numbers", {3}),
+      return {arrays::output<int64_t>(held[0], "numbers", {5}),
               arrays::output<float>(held[1], "row", {rows, stride}),
               arrays::output<float>(held[2], "final", {rows, shape.observation}),
               prioritized ? arrays::output<float>(held[3], "leaves", {rows}) : nullptr};
@@ -509,8 +529,10 @@ void bind_replay(py::module_& m) {
       .def("save_rows", method(&PyReplay::save_rows), py::arg("path"), py::arg("first"), py::arg("last"))
       .def("save", method(&PyReplay::save), py::arg("path"), py::arg("segments"))
       .def("load", method(&PyReplay::load), py::arg("path"), py::arg("folder"))
-      .def("save_elsewhere", method(&PyReplay::save_elsewhere), py::arg("path"), py::arg("replay"),
-           py::arg("image_of"), py::arg("counts"), py::arg("batch"))
+      .def("save_rows_elsewhere", method(&PyReplay::save_rows_elsewhere), py::arg("path"), py::arg("first"),
+           py::arg("last"), py::arg("replay"), py::arg("image_of"))
+      .def("save_elsewhere", method(&PyReplay::save_elsewhere), py::arg("path"), py::arg("segments"),
+           py::arg("replay"), py::arg("image_of"), py::arg("counts"), py::arg("batch"))
       .def("elsewhere_state", method(&PyReplay::elsewhere_state), py::arg("replay"), py::arg("image_of"),
            py::arg("counts"), py::arg("batch"))
       .def("load_elsewhere", method(&PyReplay::load_elsewhere), py::arg("state"), py::arg("folder"),

@@ -176,16 +176,23 @@ void ReplayBuffer::put_rows(int64_t task, int64_t first, int64_t last, const Sin
   }
 }
 
-void ReplayBuffer::save_rows(int64_t first, int64_t last, const Sink& sink) const {
-  const auto lock = this->lock();
+void ReplayBuffer::check_settled(int64_t first, int64_t last) const {
   if (first < oldest_row() || last > store_.end(0) - 1 || first >= last)
     throw std::invalid_argument("the rows of transitions " + std::to_string(first) + " to " +
                                 std::to_string(last) + " are not all there to be saved");
-  SegmentHeader header{
-      {}, kVersion, static_cast<uint32_t>(store_.bytes_per_row()), settings_.shape.tasks, first, last, 0, 0};
+}
+
+void ReplayBuffer::put_segment_header(int64_t tasks, int64_t first, int64_t last, const Sink& sink) const {
+  SegmentHeader header{{}, kVersion, static_cast<uint32_t>(store_.bytes_per_row()), tasks, first, last, 0, 0};
   std::memcpy(header.magic, kSegmentMagic, sizeof kSegmentMagic);
   header.checksum = crc32(0, &header, sizeof header - sizeof header.checksum);
   sink(&header, sizeof header);
+}
+
+void ReplayBuffer::save_rows(int64_t first, int64_t last, const Sink& sink) const {
+  const auto lock = this->lock();
+  check_settled(first, last);
+  put_segment_header(settings_.shape.tasks, first, last, sink);
   for (int64_t task = 0; task < settings_.shape.tasks; ++task) put_rows(task, first, last, sink);
 }
 
@@ -244,8 +251,7 @@ void ReplayBuffer::put_prefetched(const std::vector<int64_t>& count, const Batch
   for (const Column& column : columns_of(settings_.shape, batch)) put_chunk(sink, column.data, column.bytes);
 }
 
-void ReplayBuffer::save(const std::vector<Segment>& segments, const Sink& sink) {
-  const auto lock = lock_after_prefetch();
+void ReplayBuffer::check_segments(const std::vector<Segment>& segments) const {
   for (size_t i = 0; i < segments.size(); ++i) {
     const int64_t first = segments[i].first, before = i == 0 ? first : segments[i - 1].last;
     if (first != before || first >= segments[i].last || segments[0].first > oldest_row() ||
@@ -254,6 +260,11 @@ void ReplayBuffer::save(const std::vector<Segment>& segments, const Sink& sink) 
                                   std::to_string(segments[i].last) +
                                   " is not one of a run of settled transitions from the oldest on");
   }
+}
+
+void ReplayBuffer::save(const std::vector<Segment>& segments, const Sink& sink) {
+  const auto lock = lock_after_prefetch();
+  check_segments(segments);
   const int64_t tasks = settings_.shape.tasks, rows = prefetched_.count.empty() ? 0 : prefetched_.view.rows;
   put_header(header_of(tasks, static_cast<int64_t>(segments.size()), rows), segments, sink);
   for (int64_t task = 0; task < tasks; ++task) put_task(task, segments, sink);
@@ -476,24 +487,43 @@ std::vector<ReplayBuffer::Segment> ReplayBuffer::load(Bytes stream, const Segmen
 }
 
 // One task after the other goes through task 0 of this buffer.
-void ReplayBuffer::save_elsewhere(const Elsewhere& replay, const std::vector<int64_t>& count,
-                                  const BatchView& batch, const Sink& sink) {
+void ReplayBuffer::take_task(const Elsewhere& replay, int64_t task) {
+  const RingImage image = replay.image_of(task);
+  store_.take_image(0, image);
+  if (!trees_.empty()) trees_[0].fill(image.leaves);
+}
+
+void ReplayBuffer::save_rows_elsewhere(const Elsewhere& replay, int64_t first, int64_t last,
+                                       const Sink& sink) {
   const auto lock = this->lock();
-  Header header = header_of(replay.tasks, 0, count.empty() ? 0 : batch.rows);
+  put_segment_header(replay.tasks, first, last, sink);
+  for (int64_t task = 0; task < replay.tasks; ++task) {
+    take_task(replay, task);
+    check_settled(first, last);
+    put_rows(0, first, last, sink);
+  }
+}
+
+void ReplayBuffer::save_elsewhere(const Elsewhere& replay, const std::vector<Segment>& segments,
+                                  const std::vector<int64_t>& count, const BatchView& batch,
+                                  const Sink& sink) {
+  const auto lock = this->lock();
+  Header header =
+      header_of(replay.tasks, static_cast<int64_t>(segments.size()), count.empty() ? 0 : batch.rows);
   header.seed = replay.seed;
   header.draws = replay.draws;
   header.present_alpha = replay.alpha;
-  put_header(header, {}, sink);
+  put_header(header, segments, sink);
   for (int64_t task = 0; task < replay.tasks; ++task) {
-    const RingImage image = replay.image_of(task);
-    store_.take_image(0, image);
-    if (!trees_.empty()) trees_[0].fill(image.leaves);
-    put_task(0, {}, sink);
+    take_task(replay, task);
+    check_segments(segments);
+    put_task(0, segments, sink);
   }
   put_prefetched(count, batch, sink);
 }
 
-std::vector<int64_t> ReplayBuffer::load_elsewhere(Elsewhere& replay, Bytes stream, const Segments& find) {
+std::vector<ReplayBuffer::Segment> ReplayBuffer::load_elsewhere(Elsewhere& replay, Bytes stream,
+                                                                const Segments& find) {
   const auto lock = this->lock();
   const Contents contents = open(stream, find, replay.tasks);
   Contents last = contents;
@@ -513,7 +543,7 @@ std::vector<int64_t> ReplayBuffer::load_elsewhere(Elsewhere& replay, Bytes strea
   replay.draws = last.header.draws;
   replay.alpha = last.header.present_alpha;
   prefetched_ = std::move(last.prefetched);
-  return prefetched_.count;
+  return last.segments;
 }
 
 void ReplayBuffer::take_prefetched(const BatchView& batch) {

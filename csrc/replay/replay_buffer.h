@@ -110,12 +110,14 @@ class ReplayBuffer {
     std::function<RingImage(int64_t)> image_of;  // of a task: full when saving, to be filled when loading
     std::function<void(int64_t)> filled;         // after an image was filled
   };
+  // As `save_rows`; a row has the same bytes in all files if the numbers of RingImage are kept between calls.
+  void save_rows_elsewhere(const Elsewhere& replay, int64_t first, int64_t last, const Sink& sink);
   // `count` [tasks] is of the batch that was prefetched; empty where none was.
-  void save_elsewhere(const Elsewhere& replay, const std::vector<int64_t>& count, const BatchView& batch,
-                      const Sink& sink);
-  // Fills seed, draws, alpha and the images. Throws std::invalid_argument as `load`, before the first image.
-  // Returns the counts of a prefetched batch, which `take_prefetched` gives; none where there is none.
-  std::vector<int64_t> load_elsewhere(Elsewhere& replay, Bytes stream, const Segments& segments);
+  void save_elsewhere(const Elsewhere& replay, const std::vector<Segment>& segments,
+                      const std::vector<int64_t>& count, const BatchView& batch, const Sink& sink);
+  // Fills seed, draws, alpha and the images and returns the segments. Throws std::invalid_argument as `load`,
+  // before the first image. A prefetched batch is then this buffer's: see `prefetched_counts`.
+  std::vector<Segment> load_elsewhere(Elsewhere& replay, Bytes stream, const Segments& segments);
   void take_prefetched(const BatchView& batch);
 
  private:
@@ -161,6 +163,10 @@ class ReplayBuffer {
   // checkpoint.cpp. Rows are written and read in chunks of at most rows_of_chunk().
   int64_t oldest_row() const;  // the first transition whose row is needed
   int64_t rows_of_chunk() const;
+  void check_settled(int64_t first, int64_t last) const;
+  void check_segments(const std::vector<Segment>& segments) const;
+  void take_task(const Elsewhere& replay, int64_t task);
+  void put_segment_header(int64_t tasks, int64_t first, int64_t last, const Sink& sink) const;
   Header header_of(int64_t tasks, int64_t segments, int64_t prefetched) const;
   void put_header(Header header, const std::vector<Segment>& segments, const Sink& sink) const;
   void put_rows(int64_t task, int64_t first, int64_t last, const Sink& sink) const;

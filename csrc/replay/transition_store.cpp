@@ -126,7 +126,23 @@ TransitionStore::Runs TransitionStore::runs_of(const Ring& ring) const {
   return {{first, 0}, {std::min(last, rows()), std::max<int64_t>(last - rows(), 0)}};
 }
 
-// The numbers of kept observations count from 0 again: rows name theirs in the order of the ring.
+int64_t TransitionStore::count_kept(int64_t task, int64_t first, int64_t last) const {
+  int64_t kept = 0;
+  for (int64_t sequence = first; sequence < last; ++sequence)
+    kept += (flags(row(task, row_of(sequence))) & kLast) != 0;
+  return kept;
+}
+
+// The newest transition may yet become its run's last, so its number is left open.
+void TransitionStore::note_numbers(int64_t task, const RingImage& image) const {
+  const Ring& ring = rings_[task];
+  const int64_t settled = std::max(ring.begin, ring.end - 1);
+  image.numbers[3] = settled;
+  image.numbers[4] = ring.kept_begin + count_kept(task, ring.begin, settled);
+}
+
+// Rows name their kept observations in the order of the ring. Where transition numbers[3] is still held, the
+// numbers go on from those of the image before; else no row of that image is held.
 void TransitionStore::take_image(int64_t task, const RingImage& image) {
   Ring ring;
   ring.begin = image.numbers[0];
@@ -137,6 +153,9 @@ void TransitionStore::take_image(int64_t task, const RingImage& image) {
                                 std::to_string(ring.end) + "; the capacity is " +
                                 std::to_string(shape_.capacity));
   std::copy_n(image.row, rows() * stride_, mutable_row(task, 0));
+  const int64_t before = std::clamp(image.numbers[3], ring.begin, ring.end);
+  ring.kept_begin = static_cast<uint32_t>(image.numbers[4] - count_kept(task, ring.begin, before));
+  ring.kept_end = ring.kept_begin;
   for (int64_t sequence = ring.begin; sequence < ring.end; ++sequence) {
     const int64_t at = row_of(sequence);
     float* row = mutable_row(task, at);
@@ -144,6 +163,7 @@ void TransitionStore::take_image(int64_t task, const RingImage& image) {
       set_words(row, flags(row), keep(ring, image.final + at * shape_.observation));
   }
   rings_[task] = std::move(ring);
+  note_numbers(task, image);
 }
 
 void TransitionStore::give_image(int64_t task, const RingImage& image) const {
@@ -158,6 +178,7 @@ void TransitionStore::give_image(int64_t task, const RingImage& image) const {
     if ((flags(live) & kLast) != 0)
       std::copy_n(kept_of(ring, number(live)), shape_.observation, image.final + at * shape_.observation);
   }
+  note_numbers(task, image);
 }
 
 const char* TransitionStore::RowWalk::next(int64_t sequence, const void* row) {

@@ -30,7 +30,10 @@ MTRL_BODY void copy_floats(float* to, const float* from, int64_t n) {
 // A task's ring in memory of another's, full rows only: `row` [rows, stride], and the kept next observation
 // of row i in final[i] of [rows, observation]; `leaves` [rows] where prioritized.
 struct RingImage {
-  int64_t* numbers;  // begin, end, open of TransitionStore::Ring
+  // begin, end, open of TransitionStore::Ring; then a transition and the number of the first observation kept
+  // at or after it. Those two say how the last image numbered its kept observations, so that a settled row
+  // has the same bytes in the next one; zeros at first.
+  int64_t* numbers;
   float *row, *final, *leaves;
 };
 
@@ -123,7 +126,8 @@ class TransitionStore {
   float* mutable_row(int64_t task, int64_t row) { return rows_ + (task * rows() + row) * stride_; }
   // The rows are in place; `kept` are `n` observations, of which the first has number ring.kept_begin.
   void restore(int64_t task, Ring ring, uint32_t n, const void* kept);
-  // A ring of full rows from an image and back. Throws std::invalid_argument for impossible numbers.
+  // A ring of full rows from an image and back. Both write the last two of the image's numbers. Throws
+  // std::invalid_argument for impossible numbers.
   void take_image(int64_t task, const RingImage& image);
   void give_image(int64_t task, const RingImage& image) const;
 
@@ -157,6 +161,9 @@ class TransitionStore {
   uint32_t number(const float* row) const { return shape_.frame > 0 ? word(row, 0) >> 4 : word(row, 1); }
   void set_words(float* row, uint32_t flags, uint32_t number) const;
   uint32_t keep(Ring& ring, const float* observation) const;
+  int64_t count_kept(int64_t task, int64_t first,
+                     int64_t last) const;  // of transitions [first, last), full rows
+  void note_numbers(int64_t task, const RingImage& image) const;
   float* mutable_kept(Ring& ring, uint32_t number) const { return const_cast<float*>(kept_of(ring, number)); }
   bool is_announced(int64_t task, const float* observation) const;
   void end_run(Ring& ring, float* row, uint32_t flags, const float* next_observation) const;

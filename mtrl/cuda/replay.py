@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mtrl import _core, config
 from mtrl.cuda import ops
-from mtrl.replay import Array, Batch, Replay, ReusedBatch, Segment, block_bytes, views_of
+from mtrl.replay import Array, Batch, Replay, ReusedBatch, Segment, block_bytes, save_segments, views_of
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
 _Image = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of `_core.ReplayBuffer.save_elsewhere`
@@ -65,6 +66,8 @@ class ReplayCuda:
         # what the next `sample` gives, and its counts
         self._prefetched: tuple[list[int], Batch] | None = None
         self._updated = 0  # rows of the last update of priorities
+        self._numbers_of_rings = torch.zeros((tasks, 5), dtype=torch.int64)  # see RingImage
+        self._segments: list[Segment] = []  # files that hold rows of this replay as they are
         self._firsts: dict[tuple[int, ...], Tensor] = {}
         columns = {
             "observation": (tasks, observation_size),
@@ -188,9 +191,25 @@ class ReplayCuda:
     def save(
         self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
     ) -> list[Segment]:
-        """As `Replay.save`; one file with all rows in it, which the CPU's replay can load."""
-        self._file().save_elsewhere(os.fspath(path), *self._elsewhere())
-        return []
+        """As `Replay.save`, and the CPU's replay can load it."""
+        file, replay = self._file(), self._elsewhere()
+        used: list[Segment] = []
+        if segments is not None:
+
+            def save_rows(path: str, first: int, last: int) -> int:
+                return file.save_rows_elsewhere(path, first, last, *replay[:2])
+
+            least = self._shape["capacity"] // 32
+            used = self._segments = save_segments(
+                Path(segments), self._segments, self._settled_rows(), least, save_rows
+            )
+        file.save_elsewhere(os.fspath(path), used, *replay)
+        return used
+
+    def _settled_rows(self) -> tuple[int, int]:
+        tasks = self._shape["tasks"]
+        oldest, end = (int(self._part(name, torch.int64, tasks)[0]) for name in ("begin", "end"))
+        return oldest, max(oldest, end - 1)
 
     def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
         """As `Replay.load`."""
@@ -276,7 +295,9 @@ class ReplayCuda:
 
         def image_of(task: int) -> _Image:
             begin, end, open, row, final, *leaves = (part.cpu() for part in self._ring(task))
-            return torch.cat((begin, end, open)), row, final, leaves[0] if leaves else None
+            numbers = self._numbers_of_rings[task]
+            numbers[:3] = torch.cat((begin, end, open))
+            return numbers, row, final, leaves[0] if leaves else None
 
         return (*numbers, self._numbers["alpha"]), image_of, counts, held.outputs if held else None
 
@@ -290,20 +311,21 @@ class ReplayCuda:
             nonlocal image
             *_, row, final = (torch.zeros(part.shape, dtype=part.dtype) for part in self._ring(task)[:5])
             leaves = torch.zeros(len(row)) if self._prioritized else None
-            image = (torch.zeros(3, dtype=torch.int64), row, final, leaves)
+            image = (self._numbers_of_rings[task], row, final, leaves)
             return image
 
         def filled(task: int) -> None:
             assert image is not None
             numbers, *parts = image
-            for place, part in zip(self._ring(task), (*numbers[:, None], *parts), strict=False):
+            for place, part in zip(self._ring(task), (*numbers[:3, None], *parts), strict=False):
                 place.copy_(part)
             self._size[task] = numbers[1] - numbers[0]
 
         file = self._file()
-        (_, seed, draws, alpha), counts = file.load_elsewhere(
+        (_, seed, draws, alpha), segments, counts = file.load_elsewhere(
             state, folder, self._shape["tasks"], image_of, filled
         )
+        self._segments = [Segment(*segment) for segment in segments]
         self._prefetched = None
         if counts:
             held = self._host_batch(sum(counts))

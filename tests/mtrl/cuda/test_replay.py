@@ -5,6 +5,7 @@ On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any, lag
         twins.cpu.save(tmp_path / "cpu", tmp_path)
         other = Twins(device, settings)
         other.rng, other.next = np.random.default_rng(steps), twins.next
-        other.cpu.load(tmp_path / "gpu")
+        other.cpu.load(tmp_path / "gpu", tmp_path)
         other.gpu.load(tmp_path / "cpu", tmp_path)
         other.cpu.check_valid()
         other.gpu.check_valid()
@@ -109,6 +110,30 @@ def test_files_are_the_cpus(device: torch.device, tmp_path: Path, mode: Any, lag
         if mode == "prioritized":
             other.update(id)
             other.compare()
+
+
+@pytest.mark.parametrize("capacity", [2, 50])
+def test_saves_write_each_row_once(device: torch.device, tmp_path: Path, capacity: int) -> None:
+    """Saves after random numbers of adds, the ring running round; each is loaded here and on the CPU, some are gone on
+    from."""
+    settings = config.ReplaySettings(capacity=capacity, mode="prioritized")
+    twins, most, rng = Twins(device, settings), 0, np.random.default_rng(1)
+    for _ in range(30):
+        twins.add(int(rng.integers(0, 20)))
+        used = twins.gpu.save(tmp_path / "gpu", tmp_path)
+        most = max(most, len(used))
+        assert all(one.last == other.first for one, other in itertools.pairwise(used))
+        cpu, gpu = Replay(settings, **SIZES), ReplayCuda(settings, device=device, **SIZES)
+        for other in (cpu, gpu):
+            other.load(tmp_path / "gpu", tmp_path)
+            other.check_valid()
+            assert np.array_equal(other.state_dict()["replay"], twins.gpu.state_dict()["replay"])
+        if twins.cpu.size.all():
+            twins.compare()
+        if rng.random() < 0.3:
+            twins.gpu.load(tmp_path / "gpu", tmp_path)
+            twins.cpu.load(tmp_path / "gpu", tmp_path)
+    assert most > (capacity == 50), "more than one file of rows"
 
 
 def test_damaged_segments_are_refused(device: torch.device, tmp_path: Path) -> None:
