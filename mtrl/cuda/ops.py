@@ -53,7 +53,7 @@ def products() -> Products:
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a b, [E, N, K] by [E, K, M], in float32; into `out` where it is given."""
+    """a b, [E, N, K] by [E, K, M], in float32; into `out` where it is given. A factor may already be rounded."""
     if _products != "bfloat16":
         return torch.bmm(a, b) if out is None else torch.bmm(a, b, out=out)
     rounded = torch.bmm(a.bfloat16(), b.bfloat16())

@@ -8,6 +8,7 @@ the list can be captured. E critics, B batch rows, T tasks, A actions, O observa
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -44,7 +45,12 @@ class MultiHeadViews:
     """
 
     def __init__(self, shape: dict[str, Any], flat: Tensor, fused: FusedLayers | None = None) -> None:
-        self._fused = fused
+        self._fused, self._shape, self._flat = fused, shape, flat
+        self.task_row, self.head_kernel, self.head_bias, *layers = self._views_of(flat)
+        self.kernel, self.bias = layers[: shape["depth"]], layers[shape["depth"] :]
+
+    def _views_of(self, flat: Tensor) -> list[Tensor]:
+        shape = self._shape
         critics, tasks, width = shape["critics"], shape["tasks"], shape["width"]
         inputs, outputs, depth = shape["inputs"], shape["outputs"], shape["depth"]
         sizes = [
@@ -55,17 +61,26 @@ class MultiHeadViews:
             *[(critics, width, width)] * (depth - 1),
             *[(critics, width)] * depth,
         ]
-        self.task_row, self.head_kernel, self.head_bias, *layers = (
+        return [
             flat[start : start + math.prod(size)].view(size)
             for start, size in zip(shape["start"], sizes, strict=True)
-        )
-        self.kernel, self.bias = layers[:depth], layers[depth:]
+        ]
+
+    @functools.cached_property
+    def factor(self) -> list[Tensor]:
+        """The kernels as products take them. With bfloat16 one launch rounds all of them.
+
+        They are those of the first use: after the optimiser's step, take new views.
+        """
+        if ops.products() != "bfloat16":
+            return self.kernel
+        return self._views_of(self._flat.bfloat16())[3 : 3 + len(self.kernel)]
 
     def forward(self, x: Tensor, task: Tensor, masked: bool = False) -> tuple[Hidden, Tensor]:
         """The hidden layers of rows x [B, D], `masked` for a way back through them, and the outputs [E, B, O]."""
-        y = ops.ensemble_linear(x, self.kernel[0], self.bias[0], self.task_row, task)
+        y = ops.ensemble_linear(x, self.factor[0], self.bias[0], self.task_row, task)
         hidden = Hidden([y], [None])
-        for layer, (kernel, bias) in enumerate(zip(self.kernel[1:], self.bias[1:], strict=True), start=1):
+        for layer, (kernel, bias) in enumerate(zip(self.factor[1:], self.bias[1:], strict=True), start=1):
             mask = None
             if self._fused is None:
                 y = ops.ensemble_linear(y, kernel, bias, None, None)
@@ -86,7 +101,7 @@ class MultiHeadViews:
         dy, _, _ = ops.head_gather_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
         dz = [ops.mask(hidden.y[-1], dy)]
         for layer in reversed(range(len(hidden.y) - 1)):
-            kernel, mask = self.kernel[layer + 1], hidden.mask[layer]
+            kernel, mask = self.factor[layer + 1], hidden.mask[layer]
             if self._fused is None or mask is None:
                 below = ops.mask(hidden.y[layer], ops.product(dz[0], kernel.mT))
             else:
@@ -106,7 +121,7 @@ class MultiHeadViews:
             dq = torch.empty_like(q)
             kernels.least_gradient(values, slope, dq.view(critics, rows), least, stream)
             dz = self.slopes(hidden, task, dq)[0]
-            return ops.product(dz, self.kernel[0][:, :columns].mT).sum(0), least
+            return ops.product(dz, self.factor[0][:, :columns].mT).sum(0), least
         routed = ops.route_rows(values, least)
         dz = q.new_empty((rows, hidden.y[-1].shape[2]))
         kernels.routed_head(*routed, task, self.head_kernel, slope, hidden.y[-1], dz, stream)
@@ -324,6 +339,7 @@ class SacUpdateCuda:
         dz = critic.slopes(hidden, task, dq, critic_gradient)
         critic_gradient.write_gradients(x, hidden, dz, dq, by_task)
         critic_norm = self._step(flats[1], target_value, steps[1:2], "critic")
+        critic = MultiHeadViews(self._critic, flats[1][0], fused[1])
 
         # The actor, through the first least of the new critics.
         policy, output = actor.forward(observation, task, masked=True)

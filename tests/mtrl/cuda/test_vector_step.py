@@ -91,9 +91,10 @@ def test_an_update_is_a_known_number_of_launches(host: CudaOnHost) -> None:
         "with cuBLASLt": {},
         "without": {"run__cublaslt": "off"},
         "routed": {"critics": 3},
+        "bfloat16": {"products": "bfloat16"},
     }.items():
         learner = Learner("prioritized", cuda_graph="off", **more)
         batch = learner.replay.sample(COUNTS)
         learner.agent.update(batch)  # the first one checks cuBLASLt's products
         counts[name] = count_launches(host, lambda: learner.agent.update(batch))  # noqa: B023
-    assert counts == {"with cuBLASLt": 93, "without": 107, "routed": 91}
+    assert counts == {"with cuBLASLt": 93, "without": 107, "routed": 91, "bfloat16": 178}
