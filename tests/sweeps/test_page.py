@@ -19,6 +19,7 @@ from slurm.state import cell_directory, write_done, write_json
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
+from sweeps.page.charts import law as drawing
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
 from sweeps.page.law import laws, ticks
 from sweeps.page.serve import serve
@@ -169,6 +170,22 @@ def test_the_law_so_far_is_that_of_the_planted_truth(tmp_path: Path) -> None:
     assert "from 14 of 15 runs" in law.words
     exponent = float(law.words.split("N^-")[1].split()[0])
     assert exponent == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_law_is_fitted_again_once_another_run_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["env.tasks=reach-v3", "network.actor.width=16,32,64,128", "train.seed=0,1"]
+    entries = make_sweep(tmp_path, *words)
+    for number, entry in enumerate(entries[:-1]):
+        finish(tmp_path, entry, [0.0, 0.0, 0.0, 0.1 + 0.1 * number])
+    [first] = laws(facts_of(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("analysis.slopes.slopes", None)
+        [kept] = laws(facts_of(tmp_path))
+    assert (kept.words, drawing(kept)) == (first.words, drawing(first))
+    finish(tmp_path, entries[-1], [0.0, 0.0, 0.0, 0.9])
+    assert [law.runs for law in laws(facts_of(tmp_path))] == [8]
 
 
 def test_too_few_sizes_make_no_law(tmp_path: Path) -> None:
