@@ -5,6 +5,7 @@ The core must not crash, hang or raise anything else. MTRL_FUZZ_SECONDS runs the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pickle
@@ -392,10 +393,11 @@ PARTS = (layer, head, target, adam, kernels, update, batches)
 def one_round(seed: int, folder: Path) -> None:
     chance = random.Random(seed)
     part = chance.randrange(len(PARTS) + 3)
-    if part < len(PARTS):
-        PARTS[part](chance)
-    else:
-        replay(chance, folder)
+    with contextlib.chdir(folder):  # a hostile path may be the name of a file
+        if part < len(PARTS):
+            PARTS[part](chance)
+        else:
+            replay(chance, folder)
 
 
 @settings(
