@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -257,21 +257,45 @@ def physics(benchmark: str, runs: int) -> Row:
     return Row(**{**asdict(row), "threads": 1})
 
 
+def few(benchmark: str, quick: bool, most: int, least: int) -> int:
+    return least if quick or benchmark == "MT50" else most
+
+
+def steps_of(quick: bool) -> int:
+    return 50 if quick else HORIZON
+
+
+PARTS: dict[str, Callable[[str, bool], Iterable[Row]]] = {
+    "stepping": lambda benchmark, quick: stepping(benchmark, few(benchmark, quick, 5, 2), steps_of(quick)),
+    "starting": lambda benchmark, quick: starting(benchmark, few(benchmark, quick, 2, 1)),
+    "layer": lambda benchmark, quick: [layer(benchmark, 30 if quick else 100)],
+    "physics": lambda benchmark, quick: [physics(benchmark, 3 if quick else 9)],
+    "envpool": lambda benchmark, quick: (
+        pool(benchmark, 2 if quick else 3, steps_of(quick)) if benchmark == "MT10" else []
+    ),
+}
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="MT10 and short episodes only: to see that it works.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
 @click.option(
     "--only", type=click.Choice(list(COMPARED)), help="This benchmark; the file keeps the other's rows."
 )
+@click.option(
+    "--part", "parts", type=click.Choice(list(PARTS)), multiple=True, help="This part alone; may be repeated."
+)
 @click.option("--probe", "probed", nargs=2, hidden=True)
-def main(quick: bool, path: Path | None, only: str | None, probed: tuple[str, str] | None) -> None:
+def main(
+    quick: bool, path: Path | None, only: str | None, parts: tuple[str, ...], probed: tuple[str, str] | None
+) -> None:
     if probed:
         click.echo(json.dumps(probe(*probed)))
         return
     benchmarks = [only] if only else ["MT10"] if quick else list(COMPARED)
     kept = json.loads(path.read_text()) if path and path.exists() else []
     rows = [row for row in kept if row["case"].split()[0] not in benchmarks]
-    for row in (row for benchmark in benchmarks for row in measure(benchmark, quick)):
+    for row in (row for benchmark in benchmarks for row in measure(benchmark, quick, parts or tuple(PARTS))):
         numbers = f"ours {row.ours_us:10.2f}   peer {row.peer_us:10.2f}   ratio {row.ratio:6.2f}"
         click.echo(f"{row.case:30} {row.peer:22} {numbers}   runs {row.runs}   spread {row.spread:.0%}")
         rows.append(asdict(row))
@@ -279,14 +303,9 @@ def main(quick: bool, path: Path | None, only: str | None, probed: tuple[str, st
             path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def measure(benchmark: str, quick: bool) -> Iterator[Row]:
-    turns = 2 if quick or benchmark == "MT50" else 5
-    yield from stepping(benchmark, turns, 50 if quick else HORIZON)
-    yield from starting(benchmark, 1 if quick or benchmark == "MT50" else 2)
-    yield layer(benchmark, 30 if quick else 100)
-    yield physics(benchmark, 3 if quick else 9)
-    if benchmark == "MT10":
-        yield from pool(benchmark, 2 if quick else 3, 50 if quick else HORIZON)
+def measure(benchmark: str, quick: bool, parts: tuple[str, ...]) -> Iterator[Row]:
+    for part in parts:
+        yield from PARTS[part](benchmark, quick)
 
 
 if __name__ == "__main__":
