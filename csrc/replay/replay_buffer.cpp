@@ -193,6 +193,8 @@ void ReplayBuffer::set_alpha(double alpha) {
   if (alpha == settings_.alpha) return;
   if (alpha == 0 || settings_.alpha == 0)
     throw std::invalid_argument("alpha cannot be changed from or to 0: the priorities would be lost");
+  if (std::isinf(alpha / settings_.alpha))
+    throw std::invalid_argument("alpha is " + text(alpha) + ", too large to follow " + text(settings_.alpha));
   for (FlatSumTree& tree : trees_) {
     scratch_.assign(tree.leaves(), tree.leaves() + tree.size());
     power(settings_.set, scratch_.data(), tree.size(), alpha / settings_.alpha, scratch_.data());

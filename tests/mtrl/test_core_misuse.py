@@ -284,6 +284,13 @@ class TestReplay:
         with pytest.raises(ValueError, match=name):
             _core.ReplayBuffer(**{**SHAPE, name: value})
 
+    def test_an_alpha_too_far_from_the_one_before(self) -> None:
+        replay = make_replay()._core
+        replay.set_alpha(1e-300)
+        with pytest.raises(ValueError, match=r"alpha is 1e\+300, too large to follow 1e-300"):
+            replay.set_alpha(1e300)
+        assert replay.check() == ""
+
     def test_more_than_there_is_memory(self) -> None:
         with pytest.raises(ValueError, match="the rows of all tasks take more than 128 TiB"):
             _core.ReplayBuffer(**{**SHAPE, "capacity": 1 << 28, "observation": 1 << 20})
