@@ -164,7 +164,7 @@ def success_against_parameters(
         names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
     _legend_below(figure, names)
     for axis in axes[:: _columns(len(panels))]:
-        axis.set_ylabel("success at the last evaluation")
+        axis.set_ylabel("success")
     return figure
 
 

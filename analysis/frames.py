@@ -104,7 +104,7 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
     names = [str(file.relative_to(root)) for root, file in files]
     dataset = runs.dataset(names, [root.name for root, _ in files] if more else None)
     dataset.attrs |= {
-        "source": ", ".join(map(str, roots)),
+        "source": ", ".join(root.resolve().name for root in roots),
         "skipped": runs.skipped,
         "repeated": runs.repeated,
     }

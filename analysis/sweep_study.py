@@ -247,7 +247,7 @@ def _size_drawing(found: Sequence[Variant], scores: Sequence[Interval], laws: Se
     if not panels.keys() & published.keys():
         panels["the paper (multi-head MLP)"] = list(published.values())
     caption = (
-        "IQM over runs of the mean over tasks at the last evaluation, with 95% intervals where there are two runs or "
+        "IQM over runs of their scores, means over tasks, with 95% intervals where there are two runs or "
         "more; small dots are single runs, n in all; a fitted curve where a law is identified. The paper's points are "
         "its multi-head MLP after 2M steps per task: where lengths or tasks differ, compare shapes, not heights."
     )
@@ -303,7 +303,7 @@ def _score_table(found: Sequence[Variant], scores: Sequence[Interval]) -> Table:
         "random policy",
     ]
     notes = sorted({score.note for score in scores if score.note})
-    caption = "Success at the last evaluation." + (
+    caption = "Success: the score that the first line names." + (
         f" No interval means: {'; '.join(notes)}." if notes else ""
     )
     return Table(caption, header, rows, texts=(0, 1))

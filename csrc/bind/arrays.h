@@ -212,13 +212,21 @@ inline Array from_numpy(const py::array& source, const char* name) {
   return array;
 }
 
-// The array behind a NumPy array or a torch tensor on any device. Raises for any other object, other dtypes
-// and strides.
+inline Array aligned(const Array& array, const char* name) {
+  if (reinterpret_cast<uintptr_t>(array.data) % bytes_of(array.dtype) != 0)
+    throw py::value_error(std::string(name) + " does not start at a multiple of its " +
+                          std::to_string(bytes_of(array.dtype)) + " bytes in memory; pass a copy");
+  return array;
+}
+
+// The array behind a NumPy array or a torch tensor on any device. Raises for any other object, other dtypes,
+// strides, and places in memory that no compiler expects.
 inline Array view(py::handle object, const char* name) {
   if (const Torch* torch = Torch::loaded();
       torch != nullptr && PyObject_TypeCheck(object.ptr(), torch->tensor))
-    return from_tensor(object, name, *torch);
-  if (py::isinstance<py::array>(object)) return from_numpy(py::reinterpret_borrow<py::array>(object), name);
+    return aligned(from_tensor(object, name, *torch), name);
+  if (py::isinstance<py::array>(object))
+    return aligned(from_numpy(py::reinterpret_borrow<py::array>(object), name), name);
   throw py::type_error(std::string(name) + " is a " + type_name(object) +
                        "; expected a NumPy array or a torch tensor");
 }

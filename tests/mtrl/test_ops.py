@@ -1,5 +1,6 @@
 """The kernels as torch operators, against their plain twins differentiated in float64."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -216,6 +217,13 @@ def test_meta_tensors_alone_give_shapes():
             assert one.shape == other.shape
 
 
+def one_byte_off(x: torch.Tensor) -> torch.Tensor:
+    memory = np.zeros(x.nbytes + 1, np.uint8)
+    array = memory[1:].view(np.float32)
+    array[:] = x.numpy()
+    return torch.from_numpy(array)
+
+
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize(
     ("change", "error", "message"),
@@ -227,6 +235,11 @@ def test_meta_tensors_alone_give_shapes():
         (torch.Tensor.half, TypeError, "{name} has dtype torch.float16; expected float32"),
         (lambda x: x.view(2, 4), ValueError, r"{name} has shape \[2, 4\]; expected"),
         (lambda x: x.repeat(2)[::2], ValueError, "{name} is not contiguous; pass a contiguous copy"),
+        (
+            one_byte_off,
+            ValueError,
+            "{name} does not start at a multiple of its 4 bytes in memory; pass a copy",
+        ),
     ],
 )
 def test_adam_names_the_vector_that_is_of_another_kind(place, change, error, message):
