@@ -40,7 +40,7 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> S
     As JSON that is one document per look, each in a line of its own. Returns the last look."""
     from sweeps.page.write import page_path, write_page
 
-    retried = time.monotonic()
+    retried, given_up = time.monotonic(), set[str]()
     while True:
         began = time.monotonic()
         found = look(sweep, entries)
@@ -50,17 +50,13 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> S
         show_status(found, sweep, entries, as_json=as_json)
         if retry:
             write_page([(sweep, entries, found)], page_path([sweep]), live=True)
-        states = {cell.state for cell in found.cells.values()}
-        if not states & {"pending", "running", "held"} and not (
-            retry and states & {"stopped", "missing", "failed"}
-        ):
+        states = {cell.run_id: cell.state for cell in found.cells.values()}
+        idle = {run_id for run_id, state in states.items() if state in ("stopped", "missing", "failed")}
+        if not {"pending", "running", "held"} & set(states.values()) and not (retry and idle - given_up):
             return found
         if retry and time.monotonic() - retried > RETRY_SECONDS and (profile := last_profile(sweep)):
             retried = time.monotonic()
-            launched = launch_on_slurm(sweep, entries, profile, by_rule=True)
-            unfinished = {cell.run_id for cell in found.cells.values() if not cell.finished}
-            if unfinished and unfinished <= set(launched.given_up):
-                return found
+            given_up = set(launch_on_slurm(sweep, entries, profile, by_rule=True).given_up)
         time.sleep(pause)
 
 

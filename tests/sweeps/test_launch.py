@@ -96,7 +96,7 @@ def test_ctrl_c_ends_cells_with_a_checkpoint_and_the_next_launch_goes_on(grid: P
     )  # what a terminal does: launcher, controllers and workers all get it
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "The same command goes on" in output
+    assert "The same command runs the others" in output
     assert "Traceback" not in output
     at_work = [cell for cell in cells(tiny) if step_of(cell) > 0]
     assert at_work
