@@ -220,9 +220,9 @@ def target(random: random.Random) -> None:
 
 def adam(random: random.Random) -> None:
     n = random.choice((0, 1, 7, 33000))
-    vectors = [torch.rand(n) for _ in range(5)]
+    vectors: list[Any] = [torch.rand(n) for _ in range(5)]
     if random.random() < 0.3:
-        vectors[4] = None  # type: ignore[call-overload]
+        vectors[4] = None
     hostile(random, "adam", _core.adam_polyak, [*vectors, 1e-3, 0.9, 0.999, 1e-5, 0.01, 1.0, 0.1, 1])
 
 

@@ -1,5 +1,6 @@
 """What a wait for a sweep ends with: an exit code, and the cells that are not over."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sweeps.launch import main
 from sweeps.launched import Launched
 from sweeps.manifest import Entry, add_cells, open_sweep_folder
 from sweeps.show import show_end
+from sweeps.watch import watch
 
 
 @pytest.fixture
@@ -72,3 +74,25 @@ def test_a_launch_that_waits_ends_with_that_code(
         str(tmp_path),
     ]
     assert CliRunner().invoke(main, words).exit_code == code
+
+
+def test_a_wait_ends_with_what_is_seen_after_the_last_retry(
+    tmp_path: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell fails between the look that sees it at work and the retry that gives it up."""
+    finish(tmp_path, entries[0])
+    finish(tmp_path, entries[1])
+    broken = cell_directory(tmp_path, entries[2].run_id)
+    broken.mkdir()
+    write_json(broken / "heartbeat.json", {"state": "running", "time": time.time(), "vector_step": 1})
+
+    def give_up(*words: object, **options: object) -> Launched:
+        write_json(broken / "FAILED.json", {"error": "ValueError: no such thing"})
+        return Launched(0, 2, {entries[2].run_id: "ValueError"})
+
+    monkeypatch.setattr("sweeps.watch.launch_on_slurm", give_up)
+    monkeypatch.setattr("sweeps.watch.last_profile", lambda sweep: "lab")
+    monkeypatch.setattr("sweeps.watch.RETRY_SECONDS", -1)
+    monkeypatch.setattr("sweeps.watch.time.sleep", lambda seconds: None)
+    found = watch(tmp_path, entries, retry=True, as_json=True)
+    assert [found.cells[entry.run_id].state for entry in entries] == ["done", "done", "failed"]
