@@ -14,7 +14,9 @@ class Mlp:
     """One network of a multi-head network, from the agent's state dict."""
 
     def __init__(self, state, e, tasks):
-        take = lambda name: state[name][e].double().numpy()  # noqa: E731
+        def take(name):
+            return state[name][e].double().numpy()
+
         depth = sum(name.startswith("kernel.") for name in state)
         first = np.concatenate((take("kernel.0"), take("task_row")))  # the one-hot is the last `tasks` inputs
         self.kernels = [first, *(take(f"kernel.{i}") for i in range(1, depth))]
