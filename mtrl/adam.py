@@ -15,9 +15,10 @@ ALIGNMENT = 16  # floats: each parameter starts on a cache line
 
 
 def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor, list[int]]:
-    """Moves the parameters into one vector, their gradients into a second; both, and where each begins.
+    """Moves the parameters into one flat vector and their gradients into another. The parameters become views.
 
-    Gaps hold zeros.
+    Returns both vectors, and the index in them at which each parameter starts: a multiple of ALIGNMENT. Gaps hold
+    zeros.
     """
     starts, size = [], 0
     for parameter in parameters:
@@ -36,7 +37,8 @@ def flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor, list[int]]:
 class Adam:
     """Adam (Kingma & Ba 2015), AdamW where `weight_decay` is above 0 (Loshchilov & Hutter 2019).
 
-    The gradient is scaled so that its norm is at most `clip`; the decay does not go through it.
+    `value` and `gradient` are flat vectors of the same size. The gradient is scaled so that its norm is at most `clip`;
+    the weight decay is not part of that norm.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class Adam:
         self.weight_decay = weight_decay
 
     def step(self, target: Tensor | None = None, polyak: float = 0.0) -> Tensor:
-        """One update of `value`, then target += polyak (value - target); the norm before the clip, 0-d."""
+        """Takes one step on `value`, then target += polyak (value - target).
+
+        Returns the norm of the gradient before the clip, a 0-d tensor.
+        """
         self.steps += 1
         if self.backend == "core":
             return torch.as_tensor(self._core_step(target, polyak))
@@ -75,13 +80,14 @@ class Adam:
 
     @torch.no_grad()
     def update_norm(self) -> float:
-        """The norm of the latest update of `value`, from the moments that it left; NaN before the first."""
+        """The norm of the latest step's change of `value`, computed from the moments; NaN before the first step."""
         if self.steps == 0:
             return math.nan
         scale = (self.square / (1 - BETA2**self.steps)).sqrt_().add_(self.eps)
         update = self.mean / scale
         update *= self.lr / (1 - BETA1**self.steps)
-        if decay := self.lr * self.weight_decay:  # of the value before: value = (1 - decay) before - update
+        # The decay acted on the value before the step: value = (1 - decay) before - update.
+        if decay := self.lr * self.weight_decay:
             update += (self.value + update) * (decay / (1 - decay))
         return float(torch.linalg.vector_norm(update, dtype=torch.float64))
 
@@ -107,7 +113,7 @@ class Adam:
         )
 
     def reset(self) -> None:
-        """Forgets every step."""
+        """Sets the moments and the number of steps to zero."""
         self.mean.zero_()
         self.square.zero_()
         self.steps = 0

@@ -6,9 +6,9 @@
                             /checksums.json  CRC-32 of the others and of the rows' files
     checkpoint/rows/                         the replay's rows, in files that several checkpoints share
 
-A checkpoint is written under another name, synced, and renamed, so every name of digits is a whole one. Loading takes
-the newest whose checksums hold, and executes nothing from it: state.pt holds tensors and plain values alone, read by
-torch's `weights_only` loader.
+A checkpoint is written under another name, synced, and renamed, so that a folder named by a number is complete. Loading
+takes the newest checkpoint whose checksums are right. It executes nothing from it: state.pt holds only tensors and
+plain values, which torch's `weights_only` loader reads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mtrl.run_ids import as_meant
 if TYPE_CHECKING:
     from mtrl.cuda.replay import ReplayCuda
 
-KEPT = 2
+KEPT = 2  # checkpoints
 FILES = ("about.json", "replay.bin", "state.pt")
 ROWS = "rows"
 _ARRAY = "numpy"  # the key of a dict that stands for an array
@@ -56,10 +56,10 @@ def save_checkpoint(
     """Writes checkpoint `step` into `folder` and removes all but the newest two.
 
     `state` holds tensors, arrays, numbers, strings, and dicts and lists of them. Raises OSError, with the earlier
-    checkpoints untouched, where it cannot be written.
+    checkpoints untouched, if the checkpoint cannot be written.
     """
     unfinished = folder / f"{step}.unfinished"
-    for rest in folder.glob("*.unfinished"):  # of a writer that was killed
+    for rest in folder.glob("*.unfinished"):  # a writer was killed
         shutil.rmtree(rest)
     try:
         unfinished.mkdir(parents=True)
@@ -75,7 +75,7 @@ def save_checkpoint(
         for path in (*unfinished.iterdir(), unfinished, rows):
             _sync(path)
         final = folder / str(step)
-        if final.exists():  # of a future that a damaged checkpoint made the run give up
+        if final.exists():  # from before the run went back to an older checkpoint
             shutil.rmtree(final)
         unfinished.rename(final)
         _sync(folder)
@@ -117,9 +117,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def read_agent(place: Path) -> tuple[Config, dict[str, Any]]:
-    """The configuration and the agent's state of the checkpoint `place`, with or without its replay.
+    """The configuration and the agent's state of the checkpoint `place`. The replay's files are not needed.
 
-    Raises CheckpointError where it is damaged.
+    Raises CheckpointError if the checkpoint is damaged, or if this version of mtrl cannot run its configuration.
     """
     if damage := _damage(place, ("about.json", "state.pt")):
         raise CheckpointError(f"{place} is damaged ({damage}); name another checkpoint of the run")
@@ -176,7 +176,7 @@ def _unpack(value: Any) -> Any:
 def _refuse_another_run(place: Path, config: Config, device: torch.device) -> None:
     about = _read_about(place)
     before = about["config"]
-    # the run file says whether it was extended
+    # a longer run starts from the checkpoint of a shorter one (mtrl/longer_run.py)
     if before["train"]["vector_steps"] < config.train.vector_steps:
         before["train"]["vector_steps"] = config.train.vector_steps
     changes = changed_fields(before, config)

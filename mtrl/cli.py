@@ -28,7 +28,7 @@ class CleanErrors(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except BrokenPipeError:  # the reader has seen enough, as `head` does; click ends without a word
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does; click exits silently
             raise
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
@@ -227,7 +227,7 @@ def doctor() -> None:
 
 
 def _what_differs(config: Config, begun: Config) -> str:
-    """What to add to the words for `config` so that they mean `begun`."""
+    """The settings, as key=value, that turn `config` into `begun`."""
     from mtrl.run_ids import flatten
 
     before, after = (flatten(one.model_dump(mode="json")) for one in (config, begun))

@@ -25,6 +25,8 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
+    """One part of a configuration: frozen, and an unknown field is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -49,6 +51,8 @@ def _logger(name: str) -> str:
 
 
 class EnvSettings(Section):
+    """The Meta-World tasks and their episodes."""
+
     tasks: Annotated[tuple[str, ...], BeforeValidator(resolve_tasks)] = BENCHMARKS["MT10"]
     horizon: int = Field(500, ge=1, le=500)  # steps per episode; Meta-World raises after 500
     goals_per_task: int = Field(50, ge=1)  # goals that resets draw from
@@ -65,6 +69,8 @@ class EnvSettings(Section):
 
 
 class ReplaySettings(Section):
+    """The replay buffer, and how it samples."""
+
     capacity: int = Field(100_000, ge=2)  # transitions per task
     mode: Literal["uniform", "uniform_shared", "prioritized", "prioritized_independent"] = "uniform_shared"
     # td_error, or module:function for a rule of your own: docs/extend/sampling.md
@@ -108,6 +114,8 @@ class ReplaySettings(Section):
 
 
 class AgentSettings(Section):
+    """SAC: batch, critics, losses, optimisers, temperatures."""
+
     batch_per_task: int = Field(128, ge=0)  # transitions of each task in an update; 0: as `batch` says
     batch: int = Field(0, ge=0)  # transitions of all tasks together, split evenly; 0: as batch_per_task says
     critics: int = Field(2, ge=1, le=16)  # how many
@@ -212,11 +220,15 @@ class NetworkSettings(Section):
 
 
 class ActorCriticSettings(Section):
+    """The networks of the actor and of each critic."""
+
     actor: NetworkSettings = NetworkSettings()
     critic: NetworkSettings = NetworkSettings()
 
 
 class TrainSettings(Section):
+    """The seed and the length of a run."""
+
     seed: int = Field(0, ge=0, lt=2**31)
     vector_steps: int = Field(2_000_000, ge=1)  # one step of every task's env
     random_steps: int = Field(4_000, ge=0)  # vector steps of uniform random actions before the first update
@@ -226,6 +238,8 @@ class TrainSettings(Section):
 
 
 class EvaluateSettings(Section):
+    """When a run is evaluated, and on which episodes."""
+
     every: int = Field(20_000, ge=1)  # vector steps between evaluations; the last step is always evaluated
     episodes: int = Field(50, ge=1)  # deterministic episodes per task
     goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
@@ -261,6 +275,8 @@ class DivergenceSettings(Section):
 
 
 class RunSettings(Section):
+    """Where and how a run is computed. None of these changes its run id."""
+
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: cuda if torch sees a GPU
     # memory of the replay's rows in a run on a GPU; auto: the device's, if they fit in half of its free memory
     replay: Literal["auto", "host", "device"] = "auto"
@@ -283,6 +299,8 @@ class RunSettings(Section):
 
 
 class Config(Section):
+    """The whole configuration of one run."""
+
     env: EnvSettings = EnvSettings()
     replay: ReplaySettings = ReplaySettings()
     agent: AgentSettings = AgentSettings()
@@ -363,7 +381,8 @@ class Config(Section):
 def changed_fields(before: Mapping[str, Any], config: Config) -> list[str]:
     """Each field, `run` apart, in which a stored configuration differs from `config`: "train.seed is 1, was 0".
 
-    A field that `before` lacks, as it is of an earlier version, had its default, or what that version did.
+    If an earlier version wrote `before`, it may lack a field. The field then counts as what that version did
+    (`mtrl.run_ids.EARLIER`), or else as its default.
     """
     defaults, after = flatten(Config().model_dump(mode="json")), flatten(config.model_dump(mode="json"))
     old = defaults | flatten(as_meant(before))

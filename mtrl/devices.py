@@ -18,7 +18,10 @@ def is_gpu(device: torch.device) -> bool:
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """Within, a GPU is torch's current one: its streams, events and pinned memory open no context on GPU 0."""
+    """A context in which `device`, if a GPU, is torch's current one.
+
+    Streams, events and pinned memory made in it open no CUDA context on GPU 0.
+    """
     return torch.cuda.device(device) if is_gpu(device) else nullcontext()
 
 

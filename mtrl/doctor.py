@@ -17,7 +17,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """`missing` stands for what only some uses need, `broken` for what every use needs."""
+    """One line of the report. In state `missing` only some uses need the part, in state `broken` every use does."""
 
     subject: str
     state: Literal["good", "missing", "broken"]

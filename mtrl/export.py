@@ -14,7 +14,7 @@ from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor
 from mtrl.tasks import ACTION_SIZE, OBSERVATION_SIZE
 
-ABOUT = "policy.json"  # the extra file in the archive that says what it is of
+ABOUT = "policy.json"  # the extra file in the archive that describes the policy
 USAGE = """\
 import torch
 policy = torch.export.load("{path}").module()
@@ -38,7 +38,7 @@ def export_policy(agent: Agent, path: Path) -> None:
 
     The program takes any number of rows: observations [B, 39] (float32, neither normalised nor reordered) and the index
     of each row's task [B] (int64). It holds no operator of mtrl's. Its extra file `policy.json` names the tasks in
-    order, what an observation and an action hold, and the run. Raises OSError where it cannot be written.
+    order, what an observation and an action hold, and the run. Raises OSError if it cannot be written.
     """
     config = agent.config
     actor = build_actor(config, torch.Generator().manual_seed(0), "torch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtrl.config import Config
 
-# The fused step knows these settings of the agent alone.
+# The only values of these agent settings that the fused step supports.
 PLAIN = {
     "value": "scalar",
     "q_clip": 0.0,

@@ -14,10 +14,11 @@ from mtrl.results import TASK_METRICS, RunData, RunFileError, lay_out, read_run,
 
 
 def start_longer_run(shorter: Path, directory: Path, config: Config) -> None:
-    """Copies what the run of `config` shares with the shorter run in `shorter` to `directory`, to be trained on there.
+    """Prepares `directory`, so that training there continues the run in `shorter` to the length of `config`.
 
-    That is the checkpoints and the evaluations (`extend_run`); where `directory` has checkpoints, nothing is
-    done. Raises RunFileError unless the runs differ in length alone, CheckpointError where no checkpoint is left.
+    Copies the checkpoints and the evaluations that both share (`extend_run`). Does nothing if `directory` has
+    checkpoints. Raises RunFileError unless the runs differ only in length, CheckpointError if `shorter` has no
+    checkpoint.
     """
     if (directory / "checkpoint").exists():
         return
@@ -35,13 +36,12 @@ def start_longer_run(shorter: Path, directory: Path, config: Config) -> None:
 
 
 def extend_run(source: Path, target: Path, config: Config) -> int:
-    """Starts the longer run of `config` at `target` with the evaluations that it shares with the run at `source`.
+    """Writes the run file of the longer run `config` to `target`, with the evaluations that it shares with `source`.
 
     `config` may differ from the source's in `train.vector_steps`, which must be no less, and in `run`. `target`
-    appears only when it is whole, under its own run_id; `source` stays as it is. Returns how many evaluations were
-    taken over: the source's last one only where the longer run evaluates at that step too. To train on, the source's
-    checkpoint is needed beside it (`start_longer_run`). Raises RunFileError where the two runs are not the
-    same up to their length.
+    appears only when it is complete, under its own run_id; `source` does not change. Returns how many evaluations were
+    copied: the source's last one only if the longer run evaluates at that step too. Training needs the source's
+    checkpoint as well (`start_longer_run`). Raises RunFileError if the two runs differ in more than their length.
     """
     data = read_run(source)
     _check_extension(data, config)
@@ -57,7 +57,8 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
         file["random_policy"][...] = data.random_policy
         for name in ("env_steps", "per_task", "per_run"):
             file[name][:kept] = getattr(data, name)[:kept]
-        file["timing"][:kept, : data.timing.shape[1]] = data.timing[:kept]  # newer clocks come after
+        # Clocks that a newer version added come last.
+        file["timing"][:kept, : data.timing.shape[1]] = data.timing[:kept]
         for name, array in data.plasticity.items():
             file[name][:kept] = array[:kept]
         file["committed"][()] = kept

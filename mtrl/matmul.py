@@ -14,9 +14,9 @@ def choose_matmul(kind: Literal["auto", "own", "blas"] = "auto") -> str:
     """Chooses the library of all matrix products of this process from now on, and returns its name.
 
     "own" is the best of this project's kernels here: avx512, avx2 or portable. "blas" is the library that SciPy
-    computes with (OpenBLAS in its wheels; MKL, Accelerate and others elsewhere), held to one thread a call. "auto"
-    takes "own" where its kernels know the machine's vectors, "blas" where there would be only the portable kernel.
-    Not while an update runs.
+    computes with (OpenBLAS in its wheels; MKL, Accelerate and others elsewhere), limited to one thread per call. "auto"
+    takes "own" if it has a kernel for the machine's vector instructions, and "blas" if it has only the portable one.
+    Do not call this while an update runs.
     """
     own: str = _own_kernel()
     if kind == "blas" or (kind == "auto" and own == "portable"):
@@ -40,9 +40,9 @@ def _own_kernel() -> str:
 
 @functools.cache
 def _blas() -> str:
-    """Offers SciPy's sgemm to the kernels; the name and version of the library behind it.
+    """Gives SciPy's sgemm to the kernels, and returns the name and version of the library behind it.
 
-    SciPy hands its BLAS out as C function pointers (scipy.linalg.cython_blas), whatever it was built with.
+    scipy.linalg.cython_blas has the functions of SciPy's BLAS as C pointers, whichever library it was built with.
     """
     module = importlib.import_module("scipy.linalg.cython_blas")
     _core.offer_blas(module.__pyx_capi__["sgemm"])

@@ -1,4 +1,4 @@
-"""Standard normal draws for acting and updates, many steps' at a time."""
+"""Standard normal noise for actions and updates, drawn in blocks of many steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NUMBERS = 65_536  # of a block, about: 256 KiB stay in a core's cache
-_STEPS = 256  # of a block, at most
+_NUMBERS = 65_536  # in a block, about: its 256 KiB stay in a core's cache
+_STEPS = 256  # in a block, at most
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,10 @@ class Noise:
         return {"start": self._start.clone(), "shape": list(self._shape), "drawn": self._drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The same draws follow; where the state comes from another kind of device, those of a new agent here."""
+        """Continues with the draws that would have followed there.
+
+        A state from another kind of device is ignored with a warning: the draws are then those of a new agent.
+        """
         start = state["start"].cpu()
         if start.shape != self._generator.get_state().shape:
             log.warning("the checkpoint comes from another kind of device; random numbers start anew")

@@ -41,16 +41,16 @@ def ensemble_linear(
 ) -> Tensor:
     """ReLU(x kernel + bias + task_row[task]) of every critic, [E, B, W].
 
-    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
-    with task int64 [B], or neither. Differentiable in all but task. Raises
-    ValueError for shapes that do not fit or a task out of range.
+    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W] with task int64
+    [B], or neither. Differentiable in all but task. Raises ValueError for shapes that do not fit or a task out of
+    range.
     """
     y: Tensor = torch.ops.mtrl.ensemble_linear(x, kernel, bias, task_row, task)
     return y
 
 
 def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
-    """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
+    """x kernel[task] + bias[task], [E, B, O]: each row uses the head of its own task.
 
     x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task int64 [B]; fastest where rows are ordered by task.
     Differentiable in all but task. Raises ValueError for shapes that do not fit or a task out of range.
@@ -67,10 +67,9 @@ def td_target(
     temperature: Tensor,
     discount: Tensor,
 ) -> Tensor:
-    """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient.
+    """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B]; no gradient (Haarnoja et al. 2018).
 
-    See `mtrl.objective.losses.td_target`.
-    next_q is [E, B], the others are [B].
+    next_q is [E, B], the others are [B]. The readable twin is `mtrl.objective.losses.td_target`.
     """
     y: Tensor = torch.ops.mtrl.td_target(reward, terminated, next_q, log_prob, temperature, discount)
     return y
@@ -89,11 +88,11 @@ def adam_polyak(
     polyak: float,
     steps: int,
 ) -> float | Tensor:
-    """One Adam step in place of flat vectors (moments: mean, square), then target += polyak (value - target).
+    """One Adam step (Kingma & Ba 2015) on flat vectors, in place, then target += polyak (value - target).
 
-    The gradient is scaled so that its norm is at most `clip`; the norm before that is returned. The decay is
-    decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself. `steps` counts this step.
-    On a GPU the norm stays there, 0-d.
+    All vectors have one size; moments are mean and square; betas are beta1 and beta2; `steps` counts this step. The
+    gradient is scaled so that its norm is at most `clip`; the norm before that is returned, on a GPU as a 0-d tensor
+    there. The decay is decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself.
     """
     if devices.is_gpu(value.device):
         from mtrl.cuda import ops as cuda_ops
@@ -343,7 +342,7 @@ for _name, _kernel in (
 
 
 def _on_one_device(fake: Any, operator: str) -> Any:
-    """`fake`, which torch also takes where only some of the tensors are meta: that is an error here."""
+    """`fake`, but tensors on several devices are an error: torch calls it even if only some are meta tensors."""
     names = [argument.name for argument in getattr(torch.ops.mtrl, operator).default._schema.arguments]
 
     @functools.wraps(fake)

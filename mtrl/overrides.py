@@ -43,12 +43,15 @@ def override(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with which field, in one line."""
+    """The fields that are wrong and the reasons, in one line."""
     return "; ".join(_describe(problem) for problem in error.errors())
 
 
 def expand_system(overrides: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """`overrides` with the settings of their "system" for their tasks in its place; what they set themselves stays."""
+    """`overrides` with the key "system" replaced by that system's settings. A key that `overrides` has itself wins.
+
+    Raises ConfigError for an unknown system or task.
+    """
     rest = dict(overrides)
     name = rest.pop("system", None)
     if name is None:

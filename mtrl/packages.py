@@ -1,4 +1,4 @@
-"""The packages that are installed beside this one, for what runs and launches write down about themselves."""
+"""The installed packages and their versions, which runs and launches record."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib.metadata import distributions
 
 @cache
 def installed() -> dict[str, str]:
-    """The version of each installed package by its name, in the order of names. Of two, Python imports the first."""
+    """{name: version} of all installed packages, sorted by name. Of two versions of one, that which Python imports."""
     versions: dict[str, str] = {}
     for package in distributions():
-        if package.name:  # not so where an installation broke off
+        if package.name:  # an installation that broke off has no name
             versions.setdefault(package.name, package.version)
     return dict(sorted(versions.items(), key=lambda item: item[0].lower()))

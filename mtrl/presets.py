@@ -1,4 +1,4 @@
-"""Configurations with a name: `preset=brc` on a command line. Each is what it changes of the defaults."""
+"""Configurations with a name: `preset=brc` on a command line. Each holds only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEBUG: dict[str, Any] = {
     "train": {"vector_steps": 2_000, "random_steps": 500},
     "evaluate": {"every": 1_000, "episodes": 5},
 }
-# After Nauman et al. 2025; docs/guide.md says where it departs. Gradients are not clipped.
+# After Nauman et al. 2025; docs/guide.md lists the differences. Gradients are not clipped.
 BRC: dict[str, Any] = {
     "env": {"tasks": "MT50", "horizon": 200},
     "replay": {"mode": "uniform"},

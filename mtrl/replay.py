@@ -1,4 +1,4 @@
-"""The replay of all tasks: what was seen, and what to learn from next. The work is done in csrc/replay.
+"""The replay buffer of all tasks. The work is done in csrc/replay.
 
 Every task has its own ring of the newest `capacity` transitions. A batch has the same number of transitions of every
 task (or a number per task), ordered by task, and is drawn, gathered and weighted in one call.
@@ -25,8 +25,11 @@ Array = NDArray[Any] | torch.Tensor
 
 
 class Batch(NamedTuple):
-    """B transitions, on the CPU. A batch is not overwritten as long as one of its tensors is held; a view of one does
-    not count: clone it to keep it beyond the next `sample`."""
+    """B transitions, on the CPU.
+
+    `sample` reuses the memory of a batch once nobody holds any of its tensors. A view of a tensor does not count: clone
+    it to keep it beyond the next `sample`.
+    """
 
     observation: torch.Tensor  # float32 [B, observation_size]
     action: torch.Tensor  # float32 [B, action_size]
@@ -48,6 +51,7 @@ class Segment(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The file's name."""
         name: str = _core.segment_name(*self)
         return name
 
@@ -63,15 +67,15 @@ class Replay:
     With `config.n_step` above 1, rewards are summed over that many transitions with `discount`, fewer where the episode
     was terminated or truncated and at the newest transition; `next_observation`, `terminated` and `discount` are the
     last one's. `config.rows` = frame_stack halves the memory of observations that are [frame, previous frame, goal],
-    each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError where it does not repeat. With
-    `folder` the rows lie in a file without a name there, for buffers larger than memory; a crash leaves nothing.
+    each frame of `frame_size`: what repeats is stored once, and `add` raises ValueError if it does not repeat. With
+    `folder` the rows lie in an unnamed file there, for buffers larger than memory; a crash leaves no file behind.
 
-    With `config.lag` 1 each batch is prefetched: drawn when the one before it is given, from the buffer as it is then.
-    With `prefetch` a thread of the replay's own draws it. Whatever changes or saves the buffer waits for that, so
-    results are the same with and without the thread.
+    With `config.lag` 1 each batch is prefetched: drawn when the one before it is returned, from the buffer as it is
+    then. With `prefetch` a thread of the replay draws it. Calls that change or save the buffer wait for the thread, so
+    results are the same with and without it.
 
-    With `compact` batches hold of next_observation only what observation does not: for stacked rows alone, and
-    `expand_next` puts it together, bit for bit. It is a quarter less to send to where batches are learned from.
+    With `compact`, for frame_stack only, next_observation lacks the numbers that observation has too; `expand_next`
+    puts them back, bit for bit. Such a batch is a quarter smaller to send to a GPU.
 
     The same seed gives the same batches on every machine, whatever the number of threads. Safe from several threads.
     """
@@ -138,7 +142,7 @@ class Replay:
     ) -> None:
         """Adds one transition per task: [T, ...] each, float32 or float64, the two flags bool.
 
-        `next_observation` is the true successor, also where the episode ended. Raises TypeError or ValueError, with
+        `next_observation` is the true successor, also if the episode ended. Raises TypeError or ValueError, with
         nothing added, for another dtype, shape or device.
         """
         self._core.add(observation, action, reward, terminated, truncated, next_observation)
@@ -146,8 +150,8 @@ class Replay:
     def sample(self, per_task: int | Sequence[int]) -> Batch:
         """`per_task` transitions of every task, or per_task[t] of task t, ordered by task.
 
-        Raises ValueError where a task has nothing to draw, and in mode uniform_shared where tasks have different
-        numbers of transitions; then no randomness is used up. With lag 1, also for counts other than the last ones.
+        Raises ValueError if a task has nothing to draw, in mode uniform_shared also if tasks have different numbers of
+        transitions, with lag 1 also for counts other than the last ones. No random number is used up then.
         """
         counts = [per_task] * self._tasks if isinstance(per_task, int) else [int(n) for n in per_task]
         if len(counts) != self._tasks or min(counts) < 0 or sum(counts) < 1:
@@ -175,10 +179,11 @@ class Replay:
             return batch
 
     def update_priorities(self, id: Array, priority: Array) -> int:
-        """Sets the priorities [B] of the transitions `id` [B]; returns how many were overwritten since and dropped.
+        """Sets the priorities [B] of the transitions `id` [B].
 
-        The last of equal ids wins. Raises ValueError naming the row, with nothing changed, for a priority that is NaN,
-        infinite or negative and for an id that never was.
+        Returns how many ids were skipped, because their transitions were overwritten. The last of equal ids wins.
+        Raises ValueError naming the row, with nothing changed, for a priority that is NaN, infinite or negative and for
+        an id that was never given.
         """
         if isinstance(priority, torch.Tensor):
             priority = priority.cpu()  # it is computed where the networks are
@@ -186,9 +191,9 @@ class Replay:
         return stale
 
     def anneal(self, fraction: float) -> None:
-        """Sets alpha and beta for this part of the run, 0 to 1, on their way to alpha_end and beta_end.
+        """Moves alpha and beta linearly towards alpha_end and beta_end; `fraction` of the run, 0 to 1, is over.
 
-        Alpha moves in a hundred steps, for all priorities have to be raised anew: about 10 ns each.
+        Alpha changes only a hundred times, because each change computes all priorities again: about 10 ns each.
         """
         now = self._config
         if now.beta_end is not None:
@@ -197,15 +202,15 @@ class Replay:
             self.set_alpha(now.alpha + int(100 * fraction) / 100 * (now.alpha_end - now.alpha))
 
     def set_beta(self, beta: float) -> None:
-        """The importance-weight exponent from now on: for a schedule."""
+        """Sets the importance-weight exponent."""
         self._core.set_beta(beta)
 
     def set_alpha(self, alpha: float) -> None:
-        """The priority exponent from now on, for priorities already set as well. Raises ValueError for 0."""
+        """Sets the priority exponent, for priorities already set as well. Raises ValueError for 0."""
         self._core.set_alpha(alpha)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, draws included, as one array of bytes in the file's format."""
+        """The whole state, the random generators included, as one array of bytes in the file's format."""
         return {"replay": self._core.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,8 +223,8 @@ class Replay:
     ) -> list[Segment]:
         """Writes the state to `path`: a whole checksummed file or, after a crash, the one that was there.
 
-        With `segments`, a folder kept from save to save, rows go into files there, each row once, and `path` names
-        those it needs, which are returned; it holds itself what is newer than they are. Files there that no `path`
+        With `segments`, a folder kept from save to save, most rows go into files there, each row once. `path` then
+        names the files that it needs and holds only newer rows. Returns these files. Files there that no saved `path`
         names may be deleted.
         """
         used: list[Segment] = []
@@ -232,8 +237,11 @@ class Replay:
         return used
 
     def load(self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None) -> None:
-        """As load_state_dict, from a file of `save` and its folder of segments; rows are read in place, never held
-        twice. All checksums are verified before anything is changed."""
+        """As `load_state_dict`, from a file of `save` and its folder of segments.
+
+        Rows are read into their place: memory never holds them twice. All checksums are verified before anything
+        changes.
+        """
         used = self._core.load(os.fspath(path), "" if segments is None else os.fspath(segments))
         self._prefetched, self._segments = None, [Segment(*segment) for segment in used]
 
@@ -244,7 +252,7 @@ class Replay:
             raise AssertionError(f"replay: {wrong}")
 
     def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
-        with self._lock:  # or two threads might find the same one free
+        with self._lock:  # or two threads might take the same free batch
             pool = self._batches.setdefault(rows, [])
             for reused in tuple(pool):
                 if not reused.is_free():
@@ -263,16 +271,17 @@ def save_segments(
     least: int,
     save_rows: Callable[[str, int, int], int],
 ) -> list[Segment]:
-    """The files that hold the `settled` transitions' rows: those `known` and, for `least` new ones or more, a new one.
+    """The files in `folder` with the rows of transitions settled[0] to settled[1]; the newest may be in none yet.
 
-    Where a file that is needed is gone, all rows are written anew.
+    These are the `known` files that are still needed and, for at least `least` transitions that are in none, a new
+    file, written by `save_rows(path, first, last)`. If a needed file is gone, all rows are written again.
     """
     oldest, newest = settled
     used = [segment for segment in known if segment.last > oldest]
     if not all((folder / segment.name).exists() for segment in used):
         used = []
     first = used[-1].last if used else oldest
-    if newest - first >= max(1, least):  # so there are never many
+    if newest - first >= max(1, least):  # so that there are never many files
         unnamed = folder / "next"
         used.append(Segment(first, newest, save_rows(os.fspath(unnamed), first, newest)))
         unnamed.rename(folder / used[-1].name)
@@ -280,7 +289,7 @@ def save_segments(
 
 
 def expand_next(batch: Batch, frame_size: int) -> torch.Tensor:
-    """The whole next_observation [B, observation_size] of a compact batch, where the batch is; one kernel on a GPU."""
+    """The whole next_observation [B, observation_size] of a compact batch, on its device; one kernel on a GPU."""
     observation, following = batch.observation, batch.next_observation
     return torch.cat(
         (
@@ -296,7 +305,7 @@ Columns = Sequence[tuple[str, tuple[int, ...], torch.dtype]]
 
 
 def batch_columns(rows: int, observation_size: int, action_size: int, next_size: int) -> Columns:
-    """What a block of memory holds of a batch, the `id`s last: they stay on the host."""
+    """Name, shape and dtype of a batch's columns in one block of memory. `id` comes last: it stays on the host."""
     floats, names = torch.float32, torch.int64
     return (
         ("observation", (rows, observation_size), floats),
@@ -312,7 +321,7 @@ def batch_columns(rows: int, observation_size: int, action_size: int, next_size:
 
 
 def block_bytes(columns: Columns) -> int:
-    """Of a block that holds the columns one after another."""
+    """The bytes of a block that holds the columns one after another, each at a multiple of 64 bytes."""
     return sum(_column_bytes(shape, dtype) for _, shape, dtype in columns)
 
 
@@ -321,7 +330,7 @@ def _column_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 
 def views_of(block: torch.Tensor, columns: Columns) -> dict[str, torch.Tensor]:
-    """The columns as views of the bytes `block`."""
+    """{name: tensor} of the columns, as views of `block` (uint8)."""
     views, at = {}, 0
     for name, shape, dtype in columns:
         views[name] = block[at : at + prod(shape) * dtype.itemsize].view(dtype).view(shape)
@@ -330,16 +339,16 @@ def views_of(block: torch.Tensor, columns: Columns) -> dict[str, torch.Tensor]:
 
 
 def pooled_counts(size: NDArray[np.int64], rows: int, generator: np.random.Generator) -> list[int]:
-    """How many of `rows` transitions to sample of each task, where a row may be any of all tasks' transitions alike.
+    """How many transitions of each task to sample, if each row is drawn from all tasks' transitions alike.
 
-    size [T] holds the number of transitions of each task.
+    size [T] is the number of transitions of each task. The counts [T] sum to `rows`.
     """
     counts: list[int] = generator.multinomial(rows, size / size.sum()).tolist()
     return counts
 
 
 class ReusedBatch:
-    """A batch's tensors, which are written again once nobody holds them: fresh memory costs more than the sampling."""
+    """A batch's tensors, overwritten once nobody holds them: new memory costs more time than the sampling."""
 
     def __init__(
         self, rows: int, observation_size: int, action_size: int, next_size: int, *, pinned: bool
@@ -352,6 +361,7 @@ class ReusedBatch:
         self._references = self._count()
 
     def is_free(self) -> bool:
+        """Whether nobody else holds the batch or one of its tensors."""
         return self._count() == self._references
 
     def _count(self) -> int:

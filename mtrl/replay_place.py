@@ -20,8 +20,8 @@ def build_replay(
 ) -> Replay | ReplayCuda:
     """The replay for an agent on `device`; `place` is `run.replay`, `more` is what `Replay` takes.
 
-    Its batches are on `device` and the same bits wherever the rows are. Raises ConfigError where the rows cannot be
-    where they should.
+    Its batches are on `device`, with the same bits wherever the rows lie. Raises ConfigError if the rows cannot lie at
+    `place`.
     """
     if not devices.is_gpu(device):
         if place == "device":
@@ -40,7 +40,7 @@ def build_replay(
 
 
 def _obstacle(settings: config.ReplaySettings, device: torch.device, tasks: int, folder: object) -> str:
-    """Why the rows cannot lie on the GPU; empty where they can."""
+    """Why the rows cannot lie on the GPU; empty if they can."""
     from mtrl.cuda import ops, preflight
 
     if fault := preflight.fault(device):
@@ -48,7 +48,7 @@ def _obstacle(settings: config.ReplaySettings, device: torch.device, tasks: int,
     if folder:
         return "run.replay_folder puts its rows into a file"
     if settings.rows != "full":
-        return f"replay.rows = '{settings.rows}' is the host's"
+        return f"replay.rows = '{settings.rows}' is for rows on the host"
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         size = ops.kernels.replay_bytes(tasks, settings.capacity, OBSERVATION_SIZE, ACTION_SIZE, True)
@@ -58,10 +58,9 @@ def _obstacle(settings: config.ReplaySettings, device: torch.device, tasks: int,
 
 
 class ShippedReplay(Replay):
-    """Rows on the host, batches on a GPU: sent in one piece through pinned memory, without one-hots, without waiting.
-    Of stacked rows only what they hold is sent, with the task ids, and put together there.
+    """Rows on the host, batches on a GPU: each is sent in one piece through pinned memory, and the host does not wait.
 
-    `id` stays on the host, where `update_priorities` wants it.
+    With frame_stack a compact batch is sent, and expanded on the GPU. `id` stays on the host for `update_priorities`.
     """
 
     def __init__(
@@ -78,11 +77,12 @@ class ShippedReplay(Replay):
         self._under_way: list[tuple[torch.cuda.Event, Batch]] = []
 
     def sample(self, per_task: int | Sequence[int]) -> Batch:
+        """As `Replay.sample`, with all but `id` on the GPU."""
         batch = super().sample(per_task)
         columns = batch_columns(len(batch.id), *self._sizes)[:-1]
         block = torch.empty(0, dtype=torch.uint8).set_(batch.observation.untyped_storage())
         sent = block[: block_bytes(columns)].to(self._device, non_blocking=True, copy=True)
-        if self._device.type == "cuda":  # the host's batch may not be written again before it has left
+        if self._device.type == "cuda":  # the host's batch may be overwritten only after it is sent
             self._under_way = [(event, held) for event, held in self._under_way if not event.query()]  # type: ignore[no-untyped-call]
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))

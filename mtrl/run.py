@@ -28,14 +28,14 @@ from mtrl.tasks import ACTION_SIZE
 
 
 class Run:
-    """The parts of a run and where it stands, as its newest checkpoint says or at the start. Close it in the end.
+    """The parts of a run and its progress, restored from the newest checkpoint if there is one. Close it at the end.
 
-    Raises ConfigError where this machine cannot run the configuration, CheckpointError or RunFileError where
-    `directory` holds a run of another one.
+    Raises ConfigError if this machine cannot run the configuration, CheckpointError or RunFileError if `directory`
+    holds the run of another one.
     """
 
     step: int  # vector steps taken
-    observation: NDArray[np.float64]  # [T, 39], of the envs as they are now
+    observation: NDArray[np.float64]  # [T, 39], the envs' latest
 
     def __init__(self, config: Config, directory: Path) -> None:
         self.device = resolve_device(config.run.device)
@@ -75,16 +75,17 @@ class Run:
         return self._explorer.uniform(-1, 1, (len(self.config.env.tasks), ACTION_SIZE))
 
     def save(self) -> None:
-        """Writes a checkpoint. Raises OSError, with the earlier ones untouched, where it cannot be written."""
+        """Writes a checkpoint. Raises OSError, with the earlier ones untouched, if it cannot be written."""
         save_checkpoint(
             self._checkpoints, self.step, self._state_dict(), self.replay, self.config, self.device
         )
 
     def close(self) -> None:
+        """Closes the envs and the run file."""
         self._open.close()
 
     def _state_dict(self) -> dict[str, Any]:
-        """All that changes while a run trains, but for the replay, which has a file of its own."""
+        """All that changes while a run trains, except the replay, which has a file of its own."""
         return {
             "step": self.step,
             "observation": self.observation,
@@ -105,7 +106,7 @@ class Run:
 
 
 def _priority_rule(name: str) -> Callable[[Batch, Update], Tensor]:
-    """What gives the priorities [B] of a batch from its update: the rule that `replay.priority` names."""
+    """The function that `replay.priority` names: from a batch and its update to the batch's priorities [B]."""
     if name == "td_error":
         return lambda batch, update: update.priority
     rule: Callable[[Batch, Update], Tensor] = load(name, "replay.priority")
@@ -123,7 +124,7 @@ def _make_envs(config: Config) -> VectorEnv | PerTaskRewardScale:
 def resolve_env_workers(config: Config, device: torch.device) -> Config:
     """`config` with a number for run.env_workers.
 
-    On a CPU none without `train.overlap`: several runs at a time are the better use of its cores.
+    On a CPU without `train.overlap` it is 0: several runs at a time make better use of the cores.
     """
     if config.run.env_workers is not None:
         return config

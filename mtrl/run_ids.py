@@ -16,13 +16,13 @@ from typing import Any
 
 KEPT = Path(__file__).with_name("defaults.json")
 WHOLE = 1  # the schema whose ids hash every field
-# What a run did that was stored before these fields were there, where that is not today's default.
+# How runs behaved before these fields existed, if that is not today's default.
 EARLIER: dict[str, dict[str, Any]] = {"evaluate": {"whole_episodes": True}}
 
 
 @cache
 def kept_defaults() -> dict[int, dict[str, Any]]:
-    """{schema: {"agent.critics": 2, ...}}, of every schema since the first."""
+    """{schema: {"agent.critics": 2, ...}}: the defaults of every schema since the first."""
     return {int(schema): fields for schema, fields in json.loads(KEPT.read_text()).items()}
 
 
@@ -32,7 +32,7 @@ def newest_schema() -> int:
 
 
 def run_id_of(config: Mapping[str, Any], schema: int | None = None) -> str:
-    """12 hexadecimal digits for a configuration as JSON: its id in `schema`, or in the newest."""
+    """The run id, 12 hexadecimal digits, of a configuration as JSON, in `schema` or in the newest."""
     schema = schema or newest_schema()
     sections = {name: fields for name, fields in config.items() if name != "run"}
     if schema == WHOLE:
@@ -47,18 +47,18 @@ def run_id_of(config: Mapping[str, Any], schema: int | None = None) -> str:
 
 
 def is_run_id_of(run_id: str, config: Mapping[str, Any]) -> bool:
-    """Whether any version of mtrl named the run of this stored configuration so."""
+    """Whether any version of mtrl gave the run of this stored configuration that id."""
     return any(run_id == run_id_of(config, schema) for schema in (*reversed(kept_defaults()), WHOLE))
 
 
 def as_meant(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with what an earlier version left unsaid (EARLIER) written out."""
+    """A stored configuration; if it lacks a field of EARLIER, with the value from there."""
     sections = {name: {**fields, **stored.get(name, {})} for name, fields in EARLIER.items()}
     return {**stored, **sections}
 
 
 def as_begun_earlier(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of today as a version ran it that did not know the fields of EARLIER."""
+    """A configuration of today with the values of EARLIER: what an earlier version ran from the same settings."""
     return {**config, **{name: {**config[name], **fields} for name, fields in EARLIER.items()}}
 
 

@@ -43,19 +43,19 @@ def count_parameters(config: Config) -> Parameters:
 
 
 def actor_parameters(shape: NetworkSettings, tasks: int) -> int:
-    """Of the actor: a mean and a log standard deviation for each action."""
+    """The parameters of the actor, whose outputs are a mean and a log standard deviation for each action."""
     return kind_of(shape.kind).parameters(shape, OBSERVATION_SIZE, 2 * ACTION_SIZE, tasks)
 
 
 def critic_parameters(shape: NetworkSettings, tasks: int, outputs: int = 1) -> int:
-    """Of one critic of the ensemble: one value, or the bins of a categorical critic."""
+    """The parameters of one critic. It has one output, or as many as a categorical critic has bins."""
     return kind_of(shape.kind).parameters(shape, ACTION_SIZE + OBSERVATION_SIZE, outputs, tasks)
 
 
 def solve_width(target: int, count: Callable[[int], int]) -> int:
-    """The width whose `count(width)` is nearest `target`; `count` must grow with the width. The smaller of two equals.
+    """The width whose `count(width)` is nearest `target`, the smaller of two. `count` must grow with the width.
 
-    Raises ValueError where even the widest network allowed stays below the target.
+    Raises ValueError if even the largest width gives less than `target`.
     """
     if target > count(LARGEST_WIDTH):
         raise ValueError(f"{target} parameters need a width above {LARGEST_WIDTH}; ask for fewer")
@@ -103,7 +103,10 @@ def matched_width(parameters: Parameters, by: By, tasks: int, critics: int = 2, 
 
 
 def match_system(system: str, by: By, tasks: int) -> int:
-    """`matched_width` of a system at the paper's sizes for so many tasks, with 2 critics. Raises ValueError."""
+    """`matched_width` for a system at the paper's sizes for so many tasks, with 2 critics.
+
+    Raises ValueError for an unknown system.
+    """
     if system not in SYSTEMS:
         raise ValueError(f"no system '{system}'{nearest(system, SYSTEMS)}; there are: {', '.join(SYSTEMS)}")
     settings = system_settings(system, tasks)
@@ -122,9 +125,9 @@ def update_flops(config: Config) -> int:
     """Floating-point operations of the matrix products in one update, a multiplication and an addition counting 2.
 
     These are: actor and target on the next observations, the critics and their gradient, the actor and its gradient,
-    and the critics with the gradient of their input. A row meets its own head alone; all critics are differentiated.
-    One-hots, activations, norms and Adam count nothing. Kernels may do less than this: the fused step differentiates
-    only the least critic of each row.
+    and the critics with the gradient of their input. A row uses only its own task's head; all critics are
+    differentiated. One-hots, activations, norms and Adam are not counted. Kernels may do less than this: for the
+    actor's loss, the fused step differentiates only the critic with the least value of each row.
     """
     actor, critic = (_products(config, part) for part in ("actor", "critic"))
     of_actor = 2 * _forward(actor) + _gradients(actor, "wh")
@@ -133,9 +136,9 @@ def update_flops(config: Config) -> int:
 
 
 def flops_by_parameters(actor: float, critic: float) -> float:
-    """About `update_flops` for each row of the batch, where only parameters are known: of the actor, of all critics.
+    """About `update_flops` per row of the batch, from the parameters of the actor and of all critics together.
 
-    Right for dense layers, but for the input of the first one, whose gradient is not needed.
+    Exact for dense layers, except that it counts the gradient of the first layer's input, which is not needed.
     """
     return ACTOR_FLOPS * actor + CRITIC_FLOPS * critic
 
@@ -151,7 +154,7 @@ def updates(config: Config) -> int:
 
 
 def _products(config: Config, part: Literal["actor", "critic"]) -> Products:
-    """Of the actor, or of one critic, on a batch."""
+    """The matrix products of the actor, or of one critic, on a batch."""
     rows, tasks = sum(config.batch_rows), len(config.env.tasks)
     if part == "actor":
         shape, inputs, outputs = config.network.actor, OBSERVATION_SIZE, 2 * ACTION_SIZE
@@ -166,5 +169,5 @@ def _forward(products: Products) -> int:
 
 
 def _gradients(products: Products, differentiated: str) -> int:
-    """One product more, of the same size, for each factor that is differentiated."""
+    """Each factor that is differentiated takes one more product of the same size."""
     return sum(count * sum(factor in differentiated for factor in factors) for count, factors in products)

@@ -1,7 +1,7 @@
 """The systems that the paper compares, each as the settings in which it differs from the multi-head MLP (PAPER §1).
 
-`system=moore` on a command line, or `"system" = ["moore", "paco"]` in a grid, sets these; what is written beside it
-goes first. The paper has sizes for 10 and for 50 tasks: up to 25 tasks take those of 10, more those of 50.
+`system=moore` on a command line, or `"system" = ["moore", "paco"]` in a grid, sets these; a setting written beside it
+wins. The paper has sizes for 10 and for 50 tasks: up to 25 tasks take those of 10, more those of 50.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from mtrl.run import Run
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """The progress of a run."""
 
     vector_step: int
     vector_steps: int
@@ -41,11 +41,11 @@ def train(
 ) -> str:
     """Trains the run of `config` in `directory` and returns "done", "stopped" or "diverged".
 
-    Leaves run.h5 there and, when done, the agent's weights in agent.pt. Continues from checkpoint/ where there is
-    one, bit for bit on a CPU; a run that is over is left as it is. `stop` is asked after every vector step; once it
-    says yes, a checkpoint is written and the run returns. `report` hears of every vector step. Raises ConfigError where
-    this machine cannot run the configuration, CheckpointError or RunFileError where `directory` holds a run of another
-    one, OSError where it cannot be written.
+    Writes run.h5 there and, when done, the agent's weights as agent.pt. Continues from the newest checkpoint, if there
+    is one, bit for bit on a CPU; a run that has ended does not change. `report` and `stop` are called after every
+    vector step; once `stop` returns True, a checkpoint is written and `train` returns. Raises ConfigError if this
+    machine cannot run the configuration, CheckpointError or RunFileError if `directory` holds the run of another one,
+    OSError if it cannot be written.
     """
     torch.set_num_threads(allowed_threads(config.run.threads))
     directory.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def train(
 
 
 def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
-    """Trains to the last vector step; False if `stop` came first. Raises DivergedError where the run must end."""
+    """Trains to the last vector step; False if `stop` came first. Raises DivergedError if the run must end."""
     envs, agent, replay, log, guard = run.envs, run.agent, run.replay, run.log, run.guard
     steps, tasks = config.train.vector_steps, len(config.env.tasks)
     evaluate_at = frozenset(config.evaluate.steps(steps))
@@ -104,7 +104,7 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
 
 
 def _update(run: Run, config: Config) -> tuple[Batch, Update]:
-    """Makes the updates of the vector step under way; the last batch and what its update gave."""
+    """Makes the updates of the current vector step. Returns the last batch and its update."""
     agent, replay, step = run.agent, run.replay, run.step + 1
     with run.log.clock("update_seconds"):
         replay.anneal(step / config.train.vector_steps)
@@ -123,7 +123,10 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
 
 
 def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, int]) -> Sequence[int]:
-    """What update i of a step samples of each task: a function of the configuration and the step alone."""
+    """How many transitions of each task an update (vector step, number) samples.
+
+    They depend only on the configuration, the step and, if not balanced, on the numbers of transitions [T].
+    """
     rows = config.batch_rows
     if config.replay.balanced:
         return rows
@@ -132,7 +135,7 @@ def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, i
 
 
 class Every:
-    """A clock that says yes once every so many seconds."""
+    """A call returns True if `seconds` have passed since it last did, or since the start."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

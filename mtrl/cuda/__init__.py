@@ -1,1 +1,1 @@
-"""The library on NVIDIA GPUs. A run on a CPU imports nothing of it."""
+"""The part of the library for NVIDIA GPUs. A run on a CPU imports none of it."""

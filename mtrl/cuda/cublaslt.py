@@ -1,8 +1,8 @@
-"""Hidden layers whose bias, ReLU, mask and bias gradient are part of the product, by NVIDIA's cuBLASLt on a GPU.
+"""Hidden layers on a GPU by NVIDIA's cuBLASLt, which computes bias, ReLU, mask and bias gradient within the product.
 
-The library is looked for at run time; torch's CUDA wheels have loaded it already. Whether it may be used is seen before
-it is: for each shape it has to name an algorithm and to give torch's numbers. No GPU has run this yet
-(docs/decisions/0064). E critics, B batch rows, W width.
+The library is looked for at run time; torch's CUDA wheels have loaded it already. Before it is used for a shape, it
+must name an algorithm for it and give torch's numbers. No GPU has run this yet (docs/decisions/0064). E critics, B
+batch rows, W width.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from torch import Tensor
 
 from mtrl.cuda import ops
 
-# Of the largest number of a result. Other orders of adding up float32 numbers differ by less than a twentieth of it;
-# TF32 where float32 was asked for, by more. TF32's own roundings of the factors may differ between two products.
+# The largest error allowed, relative to the largest number of a result. Summing float32 numbers in another order gives
+# less than a twentieth of it; TF32 instead of float32 gives more. Two TF32 products may round the factors differently.
 TOLERANCE = {"float32": 2e-5, "tf32": 5e-3}
 
 
 def sonames(cuda: str | None) -> list[str]:
-    """The names under which a loader may know cuBLASLt; first that of torch's CUDA version, like "13.0"."""
+    """File names of cuBLASLt for the loader; the first is that of torch's CUDA version `cuda`, like "13.0"."""
     plain = "libcublasLt.so"
     return [f"{plain}.{cuda.split('.')[0]}", plain] if cuda else [plain]
 
 
 @functools.cache
 def library(device: int) -> Any:
-    """cuBLASLt for one device, for the rest of the process. Raises RuntimeError with the loader's words."""
+    """cuBLASLt for one device, kept for the rest of the process. Raises RuntimeError with the loader's message."""
     return ops.built().CublasLt(sonames(torch.version.cuda))
 
 
 def name_of(lt: Any) -> str:
+    """Name and version, as `cuBLASLt 13.1.0`."""
     return f"cuBLASLt {lt.version}"
 
 
 class FusedLayers:
-    """The layers above the first of one network and batch size, [E, B, W] to [E, B, W].
+    """The hidden layers after the first, from [E, B, W] to [E, B, W], for one network and one batch size.
 
-    Making one waits for the GPU. Raises RuntimeError or ValueError, with the reason, where cuBLASLt cannot make the
-    three products or gives other numbers than torch.
+    The constructor waits for the GPU. It raises RuntimeError or ValueError, with the reason, if cuBLASLt cannot compute
+    the three products or gives other numbers than torch.
     """
 
     def __init__(self, lt: Any, critics: int, rows: int, width: int, device: torch.device) -> None:
@@ -55,7 +56,7 @@ class FusedLayers:
         self._check(device)
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """max(0, x kernel + bias) and, if `masked`, what `backward` needs of it."""
+        """max(0, x kernel + bias), [E, B, W], and, if `masked`, the mask for `backward`, else None."""
         mask = None
         if masked:
             size = self._kernels.cublaslt_mask_bytes(*self._shape)
@@ -63,7 +64,10 @@ class FusedLayers:
         return self._run(self._masked if masked else self._plain, x, kernel, bias, mask), mask
 
     def backward(self, dz: Tensor, kernel: Tensor, mask: Tensor, dbias: Tensor) -> Tensor:
-        """The gradient before the ReLU of the layer below, whose `mask` it is; writes its sums over B into dbias."""
+        """The gradient [E, B, W] before the ReLU of the layer below; `mask` is that layer's. Writes its sums to dbias.
+
+        dz [E, B, W] is the gradient before this layer's ReLU, kernel [E, W, W] is this layer's, dbias is [E, W].
+        """
         return self._run(self._backward, dz, kernel, dbias, mask)
 
     def _run(self, plan: Any, x: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
 Mode = Literal["auto", "on", "off"]
-WARM_UPS = 2  # calls before the capture, in which libraries set up what they set up at their first
+WARM_UPS = 2  # calls before the capture, because libraries set themselves up in the first ones
 log = logging.getLogger(__name__)
 
 
 class GraphedCall:
     """A function that becomes a CUDA graph at its third call, on a stream of its own.
 
-    `counter` is an int64 tensor that every call counts up; `changes` are the other tensors that a call changes in
-    place. Where CUDA cannot capture the function, or captures nothing, they get back what they held, and the call takes
-    place launch by launch, as all later ones do; with mode `on` it raises RuntimeError instead.
+    Every call must increase `counter`, an int64 tensor; `changes` are the other tensors that a call changes in place.
+    If CUDA cannot capture the function, or captures nothing, these tensors get their earlier values back, and this and
+    all later calls run launch by launch. With mode `on` the call raises RuntimeError instead.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GraphedCall:
         self._outputs: Tensors = ()
 
     def __call__(self, *inputs: Tensor) -> Tensors:
-        """The outputs. Those of a graph are written again by the next call."""
+        """The outputs of the function. If a graph ran, the next call overwrites them."""
         if self._mode == "off":
             return self._function(*inputs)
         with torch.cuda.device(self._device):
@@ -97,10 +97,10 @@ class GraphedCall:
                 except RuntimeError as error:
                     reason = error
                     raise
-        except RuntimeError as error:  # the capture's end says less than what broke it
+        except RuntimeError as error:  # the error at the capture's end says less than its cause
             raise (reason or error) from None
         finally:
-            torch.cuda.set_stream(present)  # torch stays on the capture's own where its end fails
+            torch.cuda.set_stream(present)  # if the capture's end fails, torch stays on its stream
 
     def _give_up(self, error: RuntimeError) -> None:
         reason = str(error).splitlines()[0]
@@ -113,7 +113,7 @@ class GraphedCall:
 
 
 def _copy(held: Tensors, given: Tensors) -> None:
-    """One launch for all tensors of a kind."""
+    """Copies `given` into `held`, with one launch for all tensors of a dtype."""
     for dtype in {tensor.dtype for tensor in held}:
         own = [place for place, tensor in enumerate(held) if tensor.dtype == dtype]
         torch._foreach_copy_([held[place] for place in own], [given[place] for place in own])

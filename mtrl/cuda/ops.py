@@ -1,7 +1,7 @@
 """`mtrl.ops` for CUDA tensors: the extension's CUDA kernels around torch's matrix products (cuBLAS).
 
-Everything is started on the current stream and nothing waits for the GPU, so that it can be captured in a CUDA graph.
-Task ids are not checked here, since only waiting could tell: they come from the replay. E critics, B batch rows,
+Everything is launched on the current stream and nothing waits for the GPU, so that it can be captured in a CUDA graph.
+Task ids are not checked here, because that would have to wait; they come from the replay. E critics, B batch rows,
 T tasks, D inputs, W width, O outputs.
 """
 
@@ -16,8 +16,8 @@ from mtrl import _core
 
 Products = Literal["float32", "tf32", "bfloat16"]
 
-# From so many critics on, rows are routed: each through its own critic by a plain kernel, instead of through every
-# critic by cuBLAS. A choice on paper (docs/decisions/0063): no GPU has timed it.
+# With at least so many critics, rows are routed: a plain kernel differentiates each row through one critic, instead of
+# cuBLAS through all of them. No GPU has timed this bound (docs/decisions/0063).
 ROUTED_FROM = 3
 
 kernels: Any = getattr(_core, "cuda", None)  # None in a build without nvcc
@@ -41,7 +41,7 @@ def stream_of(x: Tensor) -> int:
 
 
 def set_products(kind: Products) -> None:
-    """How matrix products on the GPU are taken from now on, in the whole process: see `agent.products`."""
+    """Sets how this process computes matrix products on the GPU from now on: see `agent.products`."""
     global _products
     _products = kind
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
@@ -53,7 +53,7 @@ def products() -> Products:
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a b, [E, N, K] by [E, K, M], in float32; into `out` where it is given. A factor may already be rounded."""
+    """The product a b, [E, N, K] by [E, K, M], in float32, written to `out` if given. A factor may be bfloat16."""
     if _products != "bfloat16":
         return torch.bmm(a, b) if out is None else torch.bmm(a, b, out=out)
     rounded = torch.bmm(a.bfloat16(), b.bfloat16())
@@ -66,9 +66,10 @@ def routes(critics: int) -> bool:
 
 
 def route_rows(q: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """start [E + 1] and row [B]: critic e is the first least of the rows row[start[e] : start[e + 1]] of q [E, B].
+    """The rows of q [E, B] sorted by their least critic: start [E + 1] and row [B], int64.
 
-    Writes the minima into least [B].
+    Critic e has the least value in the rows row[start[e] : start[e + 1]]; of equal values the first critic counts.
+    Writes the minima to least [B].
     """
     critics, rows = q.shape
     start, row = (torch.empty(n, dtype=torch.int64, device=q.device) for n in (critics + 1, rows))
@@ -83,7 +84,10 @@ def workspace(size: int, like: Tensor) -> Tensor:
 
 
 def rows_by_task(task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
-    """start [T + 1] and order [B]: task t's rows are order[start[t] : start[t + 1]], in the batch's order."""
+    """The rows sorted by task: start [T + 1] and order [B], int64.
+
+    The rows of task t are order[start[t] : start[t + 1]], in the batch's order. task is int64 [B].
+    """
     start, order = task.new_empty(tasks + 1), torch.empty_like(task)
     built().rows_by_task(task, start, order, stream_of(task))
     return start, order
@@ -108,7 +112,10 @@ def ensemble_linear_backward(
     weights: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, kernel, bias and task_row; empty where one is not wanted."""
+    """The gradients of x, kernel, bias and task_row, from dy [E, B, W], that of the layer's output y [E, B, W].
+
+    That of x is empty unless `input`, the others unless `weights`; that of task_row also if there is none.
+    """
     dz = mask(y, dy.contiguous())
     dx = dkernel = dbias = drow = x.new_empty(0)
     if input:
@@ -126,7 +133,7 @@ def ensemble_linear_backward(
 
 
 def of_each(x: Tensor, kernel: Tensor) -> Tensor:
-    """The input of each critic, [E, B, D], without a copy where they share it."""
+    """The input of each critic, [E, B, D]; no copy if they share x [B, D]."""
     return x.expand(kernel.shape[0], *x.shape) if x.dim() == 2 else x
 
 
@@ -140,7 +147,10 @@ def mask(y: Tensor, dy: Tensor) -> Tensor:
 def bias_gradient(
     dz: Tensor, dbias: Tensor, drow: Tensor | None = None, by_task: tuple[Tensor, Tensor] | None = None
 ) -> None:
-    """Writes the sums of dz [E, B, W] over all rows and, with `by_task` of `rows_by_task`, over each task's."""
+    """Writes the sums of dz [E, B, W] over all rows to dbias [E, W].
+
+    With drow [E, T, W] and `by_task`, the result of `rows_by_task`, also the sums over each task's rows to drow.
+    """
     start, order = by_task or (None, None)
     space = None
     if drow is None:
@@ -159,7 +169,10 @@ def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor
 def head_gather_backward(
     x: Tensor, kernel: Tensor, task: Tensor, dy: Tensor, weights: bool, input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, kernel and bias; empty where one is not wanted."""
+    """The gradients of x, kernel and bias, from dy [E, B, O], that of the output.
+
+    That of x is empty unless `input`, the others unless `weights`.
+    """
     dy, stream = dy.contiguous(), stream_of(x)
     critics, tasks, _, outputs = kernel.shape
     dx = dkernel = dbias = x.new_empty(0)
@@ -198,7 +211,8 @@ def adam_polyak(
 ) -> Tensor:
     """As `mtrl.ops.adam_polyak`; the norm is 0-d, on the device.
 
-    settings: lr, beta1, beta2, eps, weight_decay, clip, polyak. steps, int64 [1], is before this step, which it counts.
+    settings: lr, beta1, beta2, eps, weight_decay, clip, polyak. `steps`, int64 [1], is the number of earlier steps;
+    this call adds one to it.
     """
     norm = value.new_empty(1)
     space = workspace(built().adam_polyak_workspace(len(value)), value)

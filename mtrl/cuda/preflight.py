@@ -1,7 +1,7 @@
 """Whether the CUDA kernels run on this GPU and agree with torch: each is launched once, on small inputs.
 
-A driver that is too old, kernels for another architecture and a miscompiled kernel show here, with a cure, before a run
-trains on them. E critics, B rows, T tasks, W width.
+This finds a driver that is too old, kernels for another architecture and a miscompiled kernel before a run trains on
+them, and names the cure. E critics, B rows, T tasks, W width.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mtrl.objective import losses
 from mtrl.replay import Replay
 
 E, B, T, W, INPUTS, ACTIONS = 2, 37, 3, 20, 11, 4
-TOLERANCE = 1e-4  # of the largest number of a result: sums of some 40 numbers in another order
-Pair = tuple[Any, Tensor]  # what the kernel gave, and torch's
-LOG_STD = (-1.0, 0.5)  # limits that some of the inputs lie beyond
+TOLERANCE = 1e-4  # relative to the largest number of a result: sums of about 40 numbers in another order
+Pair = tuple[Any, Tensor]  # the kernel's result, and torch's
+LOG_STD = (-1.0, 0.5)  # limits, which some of the inputs exceed
 
 
 class Inputs:
@@ -34,20 +34,22 @@ class Inputs:
         self.stream = ops.stream_of(self.task)
 
     def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers."""
         return torch.randn(shape, generator=self._generator).to(self.device)
 
     def blank(self, *shape: int) -> Tensor:
-        """Room for a result; what a kernel leaves out stays NaN."""
+        """Memory for a result, filled with NaN: an element that a kernel does not write stays NaN."""
         return torch.full(shape, torch.nan, device=self.device)
 
     def space(self, size: int) -> Tensor:
+        """`size` bytes of zeros: a kernel's workspace."""
         return torch.zeros(size, dtype=torch.uint8, device=self.device)
 
 
 def fault(device: torch.device) -> str:
-    """The first kernel that this GPU cannot run, or that gives other numbers than torch, and a cure; empty for none.
+    """The first kernel that this GPU cannot run, or that gives other numbers than torch, and a cure; empty if none.
 
-    Waits for the GPU at the first call for a device; later ones know.
+    The first call for a device waits for the GPU; later calls return its result.
     """
     if ops.kernels is None:
         return "mtrl was built without CUDA kernels; `make build CUDA=1` builds them (docs/gpu.md)"
@@ -60,7 +62,7 @@ def _fault(device: str, kernels: Any) -> str:
 
 
 def faults(device: torch.device) -> list[str]:
-    """As `fault`, of every kernel. After an error that breaks CUDA's context all later ones fail, too."""
+    """As `fault`, for every kernel. If one breaks the CUDA context, all later ones fail too."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # torch's own products may be TF32's here
     try:
@@ -109,6 +111,7 @@ def _cure(reason: str, device: torch.device) -> str:
 
 
 def td_target(i: Inputs) -> Iterator[Pair]:
+    """The TD target, and the critics' loss and its gradient."""
     ends, temperature, weight = (i.normal(B) > 1).float(), i.normal(B).exp(), i.normal(B).exp()
     rows = (i.normal(B), ends, i.normal(E, B), i.normal(B), temperature)
     q, discount = i.normal(E, B).requires_grad_(), i.normal(B).sigmoid()
@@ -124,12 +127,14 @@ def td_target(i: Inputs) -> Iterator[Pair]:
 
 
 def rows_by_task(i: Inputs) -> Iterator[Pair]:
+    """The sorting of rows by task."""
     start, order = ops.rows_by_task(i.task, T)
     yield order, i.task.argsort(stable=True)
     yield start[1:], i.task.bincount(minlength=T).cumsum(0)
 
 
 def layer(i: Inputs) -> Iterator[Pair]:
+    """Bias, task row and ReLU of a hidden layer, and their gradients."""
     bias, row, z, dy = i.normal(E, W), i.normal(E, T, W), i.normal(E, B, W), i.normal(E, B, W)
     y = z.clone()
     ops.built().ensemble_linear_bias_relu(bias, row, i.task, y, i.stream)
@@ -146,6 +151,7 @@ def layer(i: Inputs) -> Iterator[Pair]:
 
 
 def head(i: Inputs) -> Iterator[Pair]:
+    """The heads, each row with its own task's, and their gradients."""
     x, kernel, bias = (i.normal(*shape).requires_grad_() for shape in ((E, B, W), (E, T, W, 2), (E, T, 2)))
     dy = i.normal(E, B, 2)
     expected = torch.einsum("ebw,ebwo->ebo", x, kernel[:, i.task]) + bias[:, i.task]
@@ -156,6 +162,7 @@ def head(i: Inputs) -> Iterator[Pair]:
 
 
 def least_critic(i: Inputs) -> Iterator[Pair]:
+    """The minimum over critics and its gradient."""
     q = i.normal(E, B).requires_grad_()
     minimum = q.min(0).values
     dq, least = i.blank(E, B), i.blank(B)
@@ -173,7 +180,7 @@ def routed_rows(i: Inputs) -> Iterator[Pair]:
     q = torch.einsum("ebw,ebw->eb", y, head_kernel[:, i.task, :, 0])
     least = i.blank(B)
     routed = ops.route_rows(q.detach(), least)
-    yield routed[1], q.argmin(0).argsort(stable=True)  # before they are followed
+    yield routed[1], q.argmin(0).argsort(stable=True)  # checked before the routes are used
     yield routed[0][1:], q.argmin(0).bincount(minlength=E).cumsum(0)
     dz, dx, home = i.blank(B, W), i.blank(B, INPUTS), i.blank(B, ACTIONS)
     ops.built().routed_head(*routed, i.task, head_kernel, 2.0, y.detach(), dz, i.stream)
@@ -186,6 +193,7 @@ def routed_rows(i: Inputs) -> Iterator[Pair]:
 
 
 def policy(i: Inputs) -> Iterator[Pair]:
+    """Actions and log-densities of the policy, and their gradients."""
     output, noise = i.normal(B, 2 * ACTIONS).requires_grad_(), i.normal(B, ACTIONS)
     mean, log_std = output.double().chunk(2, dim=1)
     std = log_std.clamp(*LOG_STD).exp()
@@ -208,6 +216,7 @@ def policy(i: Inputs) -> Iterator[Pair]:
 
 
 def optimiser(i: Inputs) -> Iterator[Pair]:
+    """One step of clip, Adam and Polyak average."""
     value, gradient = i.normal(B), i.normal(B)
     twin = Adam(
         value.clone(), gradient.clone(), lr=1e-2, eps=1e-5, clip=1.0, backend="torch", weight_decay=0.1
@@ -227,7 +236,7 @@ def optimiser(i: Inputs) -> Iterator[Pair]:
 
 
 def replay(i: Inputs) -> Iterator[Pair]:
-    """Against the CPU's, whose bits it gives."""
+    """Batches of the GPU's replay, which have the same bits as those of the CPU's."""
     from mtrl.cuda.replay import ReplayCuda
 
     settings = config.ReplaySettings(capacity=5, mode="prioritized")

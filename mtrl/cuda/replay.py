@@ -1,4 +1,4 @@
-"""The replay in a GPU's memory. See `mtrl.replay`."""
+"""The replay buffer in a GPU's memory. See `mtrl.replay`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ _Image = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of `_core.ReplayBuffer.
 
 
 class ReplayCuda:
-    """`mtrl.replay.Replay` in a GPU's memory: the same transitions, priorities and seed give the same batches, bit for
-    bit, and its checkpoints are the same files. Batches are on the GPU, and only saving and loading wait for it.
+    """`mtrl.replay.Replay` in a GPU's memory.
 
-    What only waiting could tell is not raised: `update_priorities` leaves the state as it was for a bad row and
-    `check_priorities` tells. Full rows only; not safe from several threads.
+    The same transitions, priorities and seed give the same batches as there, bit for bit, and the same checkpoint
+    files. Batches are on the GPU, and only saving and loading wait for it. So `update_priorities` raises no error:
+    given a bad row it changes nothing, and `check_priorities` reports it. Full rows only; not safe from several
+    threads.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ReplayCuda:
         truncated: Array,
         next_observation: Array,
     ) -> None:
-        """As `Replay.add`, by one copy from pinned memory and one launch."""
+        """As `Replay.add`, with one copy from pinned memory and one launch."""
         on_device = self._staging.ship(
             observation=observation,
             action=action,
@@ -128,7 +129,7 @@ class ReplayCuda:
         return batch
 
     def sample_in_graph(self, counts: Sequence[int]) -> Batch:
-        """As `sample`, without a look at what is there: for a CUDA graph, whose later calls do not come here."""
+        """As `sample`, without its checks: for a CUDA graph, which later runs without calling this function."""
         return self._draw(list(counts))
 
     @property
@@ -148,15 +149,15 @@ class ReplayCuda:
         return batch
 
     def update_priorities(self, id: Tensor, priority: Tensor) -> None:
-        """As `Replay.update_priorities`, without waiting and so without an answer; see `check_priorities`."""
+        """As `Replay.update_priorities`, but it does not wait for the GPU: `check_priorities` gives its result."""
         id, priority = id.to(self._device), priority.to(self._device, torch.float32)
         self._core.update_priorities(id, priority, self._room(4 * len(id)), self._stream())
         self._updated = len(id)
 
     def check_priorities(self) -> int:
-        """How many of the last update's ids were overwritten and so dropped; waits for the GPU.
+        """How many ids the last `update_priorities` skipped, because their transitions were overwritten. Waits.
 
-        Raises ValueError where the update was refused, for a bad priority or an id that never was.
+        Raises ValueError if the update was refused, for a bad priority or an id that was never given.
         """
         stale, bad = self._part("report", torch.int64, 2).tolist()
         if bad:
@@ -181,17 +182,17 @@ class ReplayCuda:
         self._numbers["alpha"] = alpha
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Replay.state_dict`, which can load it."""
+        """As `Replay.state_dict`; `Replay` can load it too."""
         return {"replay": self._file().elsewhere_state(*self._elsewhere())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues bit for bit from a state of this or of the CPU's replay. Raises ValueError as `Replay` does."""
+        """Continues bit for bit from a state of this class or of `Replay`. Raises ValueError as `Replay` does."""
         self._load(np.ascontiguousarray(state["replay"]), "")
 
     def save(
         self, path: str | os.PathLike[str], segments: str | os.PathLike[str] | None = None
     ) -> list[Segment]:
-        """As `Replay.save`, and the CPU's replay can load it."""
+        """As `Replay.save`; `Replay` can load it too."""
         file, replay = self._file(), self._elsewhere()
         used: list[Segment] = []
         if segments is not None:
@@ -239,7 +240,7 @@ class ReplayCuda:
 
     def _first(self, counts: tuple[int, ...]) -> Tensor:
         if counts not in self._firsts:
-            if len(self._firsts) == 16:  # counts that are drawn anew each time
+            if len(self._firsts) == 16:  # counts that differ at each call must not fill the memory
                 self._firsts.clear()
             self._firsts[counts] = torch.tensor([0, *np.cumsum(counts)], device=self._device)
         return self._firsts[counts]
@@ -267,7 +268,7 @@ class ReplayCuda:
         return self._memory[at : at + prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
     def _ring(self, task: int) -> list[Tensor]:
-        """A task's ring in the GPU's memory: begin, end and open [1], row, final, and leaves where prioritized."""
+        """A task's ring in the GPU's memory: begin, end and open [1], row, final, and leaves if prioritized."""
         tasks, rows = self._shape["tasks"], self._shape["capacity"] + 1
         ring = [self._part(name, torch.int64, tasks)[task : task + 1] for name in ("begin", "end", "open")]
         ring.append(self._part("row", torch.float32, tasks, rows, self._core.stride)[task])
@@ -278,13 +279,13 @@ class ReplayCuda:
         return ring
 
     def _file(self) -> _core.ReplayBuffer:
-        """What reads and writes the file on the host. Tasks go through it one by one, so it has room for one."""
+        """A buffer on the host that reads and writes the file. It holds one task at a time."""
         settings: dict[str, Any] = {**self._shape, "tasks": 1, **self._numbers, "alpha": self._config.alpha}
         place: dict[str, Any] = {"frame": 0, "instruction_set": "auto", "folder": "", "next": 0}
         return _core.ReplayBuffer(**settings, **place, seed=self._seed)
 
     def _elsewhere(self) -> tuple[Any, ...]:
-        """What `_core.ReplayBuffer.save_elsewhere` takes of this replay."""
+        """The arguments of `_core.ReplayBuffer.save_elsewhere` for this replay."""
         numbers = (self._shape["tasks"], self._seed, int(self._part("draws", torch.int64, 1)))
         counts, batch = self._prefetched or ([], None)
         held = None
@@ -339,7 +340,7 @@ class ReplayCuda:
 
 
 class _Staging:
-    """Columns on their way to a GPU: written in pinned memory, one of two turns, and copied in one piece."""
+    """Sends columns to a GPU: writes them to one of two blocks of pinned memory, in turn, and copies the block."""
 
     def __init__(
         self, columns: dict[str, tuple[int, ...]], flags: tuple[str, ...], device: torch.device
@@ -356,7 +357,7 @@ class _Staging:
         self._turn = 0
 
     def ship(self, **columns: Array) -> dict[str, Tensor]:
-        """The columns on the GPU, until the next call. Raises TypeError or ValueError for another dtype or shape."""
+        """The columns on the GPU; the next call overwrites them. Raises TypeError or ValueError for a wrong column."""
         given = {name: torch.as_tensor(column) for name, column in columns.items()}
         for name, column in given.items():
             place = self._views[name]
@@ -370,7 +371,7 @@ class _Staging:
         self._turn = 1 - self._turn
         sent = self._sent[self._turn]
         if sent is not None:
-            sent.synchronize()  # of the copy before the last one: long done
+            sent.synchronize()  # the copy before the last one, so it has long ended
         for name, column in given.items():
             self._host_views[self._turn][name].copy_(column)
         self._on_device.copy_(self._hosts[self._turn], non_blocking=True)

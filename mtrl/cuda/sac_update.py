@@ -1,9 +1,9 @@
 """Twin of `mtrl.ops.SacUpdate` on a GPU: one SAC update as a straight list of launches, and as a CUDA graph.
 
-The mathematics of csrc/critic/sac_update.h: the one-hot never enters a product, a row meets only its own head, the
-actor's loss is differentiated through each row's first least critic, down to the action alone, and clip, Adam and
-Polyak average are one pass. Gradients are written where the optimiser reads them. Nothing is asked from the host, so
-the list can be captured. E critics, B batch rows, T tasks, A actions, O observations.
+The mathematics is that of csrc/critic/sac_update.h: the one-hot never enters a product, a row uses only its own task's
+head, the actor's loss is differentiated only through each row's least critic and only down to the action, and one pass
+does clip, Adam and Polyak average. Gradients are written where the optimiser reads them. The host decides nothing
+between launches, so that they can be captured. E critics, B batch rows, T tasks, A actions, O observations.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Tensors = tuple[Tensor, ...]
 
 
 class Hidden(NamedTuple):
-    """The hidden layers of a forward pass: y [E, B, W] each, and cuBLASLt's mask of those that have one."""
+    """The hidden layers of a forward pass: each layer's output y [E, B, W], and its mask from cuBLASLt or None."""
 
     y: list[Tensor]
     mask: list[Tensor | None]
 
 
 class MultiHeadViews:
-    """The parameters of a `networks.MultiHead` (or their gradients) in a flat vector.
+    """The parameters of a `networks.MultiHead` (or their gradients) as views of a flat vector.
 
-    With `fused`, layers above the first are cuBLASLt's, bias, ReLU and mask included; without, torch's products.
+    With `fused`, cuBLASLt computes the hidden layers after the first; without, torch's products do.
     """
 
     def __init__(self, shape: dict[str, Any], flat: Tensor, fused: FusedLayers | None = None) -> None:
@@ -68,23 +68,26 @@ class MultiHeadViews:
 
     @functools.cached_property
     def factor(self) -> list[Tensor]:
-        """The kernels as products take them. With bfloat16 one launch rounds all of them.
+        """The hidden layers' kernels as products need them: with bfloat16 rounded, all in one launch.
 
-        They are those of the first use: after the optimiser's step, take new views.
+        They are rounded at the first use. After the optimiser's step, make a new MultiHeadViews.
         """
         if ops.products() != "bfloat16":
             return self.kernel
         return self._views_of(self._flat.bfloat16())[3 : 3 + len(self.kernel)]
 
     def forward(self, x: Tensor, task: Tensor, masked: bool = False) -> tuple[Hidden, Tensor]:
-        """The hidden layers of rows x [B, D], `masked` for a way back through them, and the outputs [E, B, O]."""
+        """The hidden layers for rows x [B, D] of the tasks [B], and the outputs [E, B, O].
+
+        With `masked`, `slopes` can use cuBLASLt for the way back.
+        """
         y = ops.ensemble_linear(x, self.factor[0], self.bias[0], self.task_row, task)
         hidden = Hidden([y], [None])
         for layer, (kernel, bias) in enumerate(zip(self.factor[1:], self.bias[1:], strict=True), start=1):
             mask = None
             if self._fused is None:
                 y = ops.ensemble_linear(y, kernel, bias, None, None)
-            else:  # the last layer's mask is taken of y, for its gradient comes from the heads
+            else:  # the last layer needs no mask: its gradient comes from the heads, and y masks it
                 below = layer < len(self.kernel) - 1
                 y, mask = self._fused.forward(y, kernel, bias, masked and below)
             hidden.y.append(y)
@@ -94,9 +97,9 @@ class MultiHeadViews:
     def slopes(
         self, hidden: Hidden, task: Tensor, dout: Tensor, gradient: MultiHeadViews | None = None
     ) -> list[Tensor]:
-        """The gradients before the ReLU of each hidden layer, from those of the outputs.
+        """The gradients before the ReLU of each hidden layer, [E, B, W] each, from dout [E, B, O], that of the outputs.
 
-        Where their sums, a layer's bias gradient, come along, they are written to `gradient`.
+        cuBLASLt gives their sums over rows too, a layer's bias gradient; they are written to `gradient` if given.
         """
         dy, _, _ = ops.head_gather_backward(hidden.y[-1], self.head_kernel, task, dout, False, True)
         dz = [ops.mask(hidden.y[-1], dy)]
@@ -113,7 +116,10 @@ class MultiHeadViews:
     def least_gradient(
         self, hidden: Hidden, q: Tensor, task: Tensor, slope: float, columns: int
     ) -> tuple[Tensor, Tensor]:
-        """The gradient [B, columns] of slope * sum_b min_e q[e, b] in the first inputs, and the minima [B]."""
+        """The gradient [B, columns] of slope * sum_b min_e q[e, b] by the first `columns` inputs, and the minima [B].
+
+        `hidden` and q [E, B, 1] are the results of `forward` for rows of the tasks [B].
+        """
         critics, rows, _ = q.shape
         kernels, stream = ops.built(), ops.stream_of(q)
         values, least = q.view(critics, rows), q.new_empty(rows)
@@ -136,7 +142,11 @@ class MultiHeadViews:
     def write_gradients(
         self, x: Tensor, hidden: Hidden, dz: list[Tensor], dout: Tensor, by_task: tuple[Tensor, Tensor]
     ) -> None:
-        """Fills these views with the gradients of the parameters that `slopes` has not written."""
+        """Fills these views with the gradients of the parameters that `slopes` has not written.
+
+        x [B, D] and `hidden` are those of the forward pass, dz is the result of `slopes` for dout [E, B, O], and
+        by_task that of `mtrl.cuda.ops.rows_by_task`.
+        """
         inputs = [ops.of_each(x, self.kernel[0]), *hidden.y[:-1]]
         for layer, (below, slope) in enumerate(zip(inputs, dz, strict=True)):
             ops.product(below.mT, slope, out=self.kernel[layer])
@@ -151,9 +161,10 @@ class MultiHeadViews:
 class SacUpdateCuda:
     """A whole SAC update of a multi-head actor and critic ensemble on a GPU, called as `mtrl.ops.SacUpdate`.
 
-    `settings` are the numbers of the section `agent`. With `graph` = auto or on the third update of a batch size is
-    captured and later ones are replayed; where CUDA refuses, auto goes on without, and on raises RuntimeError. With
-    `lt` = auto products are cuBLASLt's where they can be fused with more and it passes its check, else torch's.
+    `settings` are the numbers of the section `agent`. With `graph` = auto or on, the third update of a batch size is
+    captured as a CUDA graph, and later ones replay it; if CUDA refuses, auto continues without a graph, and on raises
+    RuntimeError. With `lt` = auto, cuBLASLt computes the layers that it can fuse if it passes its check, else torch
+    does.
     """
 
     def __init__(
@@ -186,7 +197,7 @@ class SacUpdateCuda:
     ) -> tuple[Tensor, Tensor]:
         """Updates the flat vectors in place. Returns the metrics in the order of `ops.METRICS` and the priorities [B].
 
-        Both stay on the device until the next call. The vectors must be the same ones in every call.
+        Both are on the device; the next call overwrites them. Pass the same vectors in every call.
         """
         flats, rows = (actor, critic, log_temperature), len(noise[0])
         if rows not in self._calls:
@@ -204,9 +215,10 @@ class SacUpdateCuda:
         target: Tensor,
         noise: tuple[Tensor, Tensor],
     ) -> tuple[Batch, Tensor, Tensor]:
-        """Samples, updates and sets the priorities, as one graph: the batch, the metrics and the priorities.
+        """Samples, updates and sets the priorities, all in one graph. Returns the batch, the metrics, the priorities.
 
-        flats: actor, critic and temperature. The same ones, the same replay and counts in every call.
+        flats: actor, critic and temperature. counts [T]: rows of each task. Pass the same vectors, replay and counts in
+        every call.
         """
         if replay not in self._calls:
             run = self._runner(flats, target, sum(counts))
@@ -231,7 +243,7 @@ class SacUpdateCuda:
     def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
         """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise.
 
-        Those with noise are a graph for the same `actor` and `task`; its next call writes them again.
+        Actions with noise come from a graph for this `actor` and `task`; its next call overwrites them.
         """
         if noise is None:
             return self._act(actor, observation, task, None)
@@ -252,7 +264,7 @@ class SacUpdateCuda:
         return action
 
     def _runner(self, flats: tuple[Flat, Flat, Flat], target: Tensor, rows: int) -> Callable[..., Tensors]:
-        """The update of batches of that size as a function of their columns and the noise."""
+        """The update for batches of `rows` rows, as a function of their columns and the noise."""
         tensors, fused = [flat[:4] for flat in flats], self._fused_layers(rows)
         return lambda *inputs: self._run(tensors, target, self._steps, fused, inputs)
 
@@ -275,7 +287,7 @@ class SacUpdateCuda:
         self._known_steps = [steps + 1 for steps in made]
 
     def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
-        """cuBLASLt or None; says in the log what products run on."""
+        """cuBLASLt or None; logs which library computes the products."""
         lt, on = None, "torch"
         if wanted == "auto" and ops.products() != "bfloat16":
             try:
@@ -287,7 +299,7 @@ class SacUpdateCuda:
         return lt
 
     def _fused_layers(self, rows: int) -> tuple[FusedLayers | None, FusedLayers | None]:
-        """The actor's and the critics' for batches of that size; both None where cuBLASLt cannot serve one of them."""
+        """The actor's and the critics' layers for batches of `rows` rows; both None if cuBLASLt cannot compute one."""
         made: list[FusedLayers | None] = []
         for shape in (self._actor, self._critic):
             if self._lt is None or shape["depth"] == 1:
@@ -320,10 +332,11 @@ class SacUpdateCuda:
         rows, critics = len(reward), self._critic["critics"]
         by_task = ops.rows_by_task(task, self._actor["tasks"])
         temperature = log_temperature.exp()[task]
-        if any(fused):  # a ReLU there may make 0 of NaN; elsewhere the first layer's gradient shows it
+        # cuBLASLt's ReLU may turn NaN into 0 and so hide it: let a NaN in the observations reach the reward.
+        if any(fused):
             reward = next_observation.sum(1).mul_(0).add_(reward)
 
-        # Critics, towards the target from the next actions.
+        # The critics learn the TD target of the next actions.
         output = actor.forward(next_observation, task)[1][0]
         x, log_prob = self._joined(output, next_noise, next_observation)
         next_q = target.forward(x, task)[1].view(critics, rows)
@@ -341,7 +354,7 @@ class SacUpdateCuda:
         critic_norm = self._step(flats[1], target_value, steps[1:2], "critic")
         critic = MultiHeadViews(self._critic, flats[1][0], fused[1])
 
-        # The actor, through the first least of the new critics.
+        # The actor learns through each row's least critic, after the critics' step.
         policy, output = actor.forward(observation, task, masked=True)
         x, log_prob = self._joined(output[0], noise, observation)
         hidden, q = critic.forward(x, task, masked=not ops.routes(critics))
@@ -355,7 +368,7 @@ class SacUpdateCuda:
         actor_norm = self._step(flats[0], None, steps[0:1], "actor")
         actor_loss = (temperature * log_prob - least).mean()
 
-        # The temperatures; each is a sum over its task's rows.
+        # The temperatures: the gradient of each is a sum over its task's rows.
         slope = (log_prob + settings["target_entropy"]).mul_(-1 / rows).view(1, rows, 1)
         every = slope.new_empty((1, 1))
         ops.bias_gradient(slope, every, temperature_gradient.view(1, -1, 1), by_task)

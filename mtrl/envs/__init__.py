@@ -2,7 +2,7 @@
 
 import os
 
-# with it, MuJoCo loads a renderer when imported; picture.py says why not
+# With MUJOCO_GL=osmesa MuJoCo loads a renderer when it is imported; picture.py says why this process must not.
 if os.environ.get("MUJOCO_GL") == "osmesa":
     os.environ["MUJOCO_GL"] = "disable"
     import mujoco  # noqa: F401

@@ -19,8 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PATIENCE = 2.0  # seconds without a message between looks at whether the parent still is
-# Meant for the parent, which decides when to stop; terminals and schedulers send them to the whole group.
+_PATIENCE = 2.0  # seconds without a message after which the child checks that its parent lives
+# Terminals and schedulers send these to the whole process group. The child ignores them: its parent decides when to
+# stop.
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -42,6 +43,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """The child's process id."""
         return self._process.pid
 
     def begin(self, method: str, *arguments: Any) -> None:
@@ -49,11 +51,12 @@ class Child:
         self.send(pickle.dumps((method, arguments)))
 
     def send(self, message: bytes) -> None:
-        with suppress(OSError):  # of a child that died; `result` says so
+        """Sends `message`. If the child died, `result` reports it."""
+        with suppress(OSError):
             self._connection.send_bytes(message)
 
     def result(self) -> Any:
-        """What the call begun last returns. Raises RuntimeError with what it raised, or EOFError if the child ended."""
+        """The last call's result. Raises RuntimeError with the call's traceback, or EOFError if the child ended."""
         try:
             answer = self._connection.recv_bytes()
         except OSError as error:
@@ -64,12 +67,12 @@ class Child:
         return value
 
     def close(self) -> None:
-        """Ends the process, by force when it does not end by itself."""
+        """Ends the process; kills it if it does not end within 10 seconds."""
         self._connection.close()
         self.exit_code()
 
     def exit_code(self) -> int:
-        """Waits for the end of the process; kills it when it does not come. Negative: minus the signal."""
+        """The exit code, once the process ended; minus the number of the signal that killed it. Kills it after 10 s."""
         try:
             return self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -86,7 +89,11 @@ Answer = Callable[[bytes], bytes]
 
 
 def serve(descriptor: int, prepare: Callable[[Connection], Answer | None]) -> None:
-    """Answers messages by what `prepare` returns, as long as the parent lives and keeps its end of the socket open."""
+    """Answers each message of the parent, until the parent ends or closes its end of the socket.
+
+    `descriptor` is the child's end. `prepare` takes the connection and returns the function from message to answer;
+    None if there is nothing to serve.
+    """
     for number in _PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     connection, parent = Connection(descriptor), os.getppid()
@@ -98,7 +105,7 @@ def serve(descriptor: int, prepare: Callable[[Connection], Answer | None]) -> No
 
 
 def call(target: object, message: bytes) -> bytes:
-    """The answer to a message of `Child.begin`: a method of `target` is called."""
+    """The answer to a message of `Child.begin`: calls that method of `target`."""
     try:
         method, arguments = pickle.loads(message)
         return pickle.dumps((True, getattr(target, method)(*arguments)))

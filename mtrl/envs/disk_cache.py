@@ -1,8 +1,8 @@
 """Results that are slow to compute, kept in files under $XDG_CACHE_HOME/mtrl (else ~/.cache/mtrl).
 
-An entry is written under a temporary name and renamed, and ends in its checksum: processes may share the
-folder, and an entry that is torn, damaged or missing is simply made again. A folder that cannot be written is
-no error.
+An entry is written under a temporary name and renamed, and ends in its checksum. So processes may share the folder, and
+an entry that is torn, damaged or missing is made again. If the folder cannot be written, nothing is kept; that is no
+error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def folder() -> Path:
 
 
 def cached(name: str, make: Callable[[], bytes]) -> bytes:
-    """The entry `name` (a relative path), made and kept when there is none that is whole."""
+    """The content of the entry `name` (a relative path). If no intact one exists, calls `make` and keeps its result."""
     path = folder() / name
     content = _load(path)
     if content is None:

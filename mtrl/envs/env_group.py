@@ -26,7 +26,7 @@ class EnvGroup:
             mujoco.set_mju_user_warning(_warn)
 
     def reset(self, seed: int | None, goals: Array | None = None) -> None:
-        """Starts an episode everywhere; with a seed, as if the envs were new and made with it.
+        """Starts an episode in every env; with a seed, as if the envs had just been made with it.
 
         With goals [T, n], row i plays an episode to each of `goals[i]` in turn, and then rests.
         """
@@ -37,7 +37,7 @@ class EnvGroup:
             self._buffers.observation[row] = env.reset()
 
     def step(self) -> None:
-        """One step of every env that does not rest; an env whose episode ends is reset at once, or rests."""
+        """Steps every env that does not rest. An env whose episode ends is reset in the same step, or rests."""
         for row, env in self._envs.items():
             if env.resting:
                 self._rest(row)
@@ -70,14 +70,14 @@ class EnvGroup:
         b.success[row] = b.terminated[row] = b.truncated[row] = False
 
     def replay(self, actions: Array) -> None:
-        """Steps n times, by `actions` [n, T, 4]; the results of the last step stay in the buffers."""
+        """Steps n times, with `actions` [n, T, 4]. The buffers hold the results of the last step."""
         rows = list(self._envs)
         for action in actions:
             self._buffers.action[rows] = action[rows]
             self.step()
 
     def state_dicts(self) -> dict[int, dict[str, Any]]:
-        """The state of each env by its row, with the observation it waits at."""
+        """{row: state} of each env, with its latest observation."""
         return {
             row: {**env.state_dict(), "observation": self._buffers.observation[row].copy()}
             for row, env in self._envs.items()
@@ -90,16 +90,17 @@ class EnvGroup:
             self._buffers.observation[row] = states[row]["observation"]
 
     def pictures(self, rows: list[int]) -> dict[int, Array]:
-        """uint8 [size, size, 3] of each of `rows` that is of this group."""
+        """{row: picture, uint8 [size, size, 3]} for those of `rows` that belong to this group."""
         return {row: env.picture() for row, env in self._envs.items() if row in rows}
 
     def close(self) -> None:
+        """Closes the envs."""
         for env in self._envs.values():
             env.close()
 
 
 def _return_free_memory() -> None:
-    """Gives back what compiling models left on the heap, 8 MiB a model, where the C library can (glibc)."""
+    """Returns the memory that compiling models left on the heap, 8 MiB per model, to the system (glibc only)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

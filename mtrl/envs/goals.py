@@ -22,7 +22,7 @@ Goals = np.ndarray[Any, np.dtype[np.float64]]
 def goals(env: Any, task: str, seed: int, count: int) -> Goals:
     """[count, n] reset vectors of `task` (n is 3 or 6), from the disk cache or drawn with `env`.
 
-    `env` is Meta-World's env of the task; it is left in need of a reset.
+    `env` is Meta-World's env of the task; it needs a reset afterwards.
     """
     name = f"goals/metaworld-{_version()}/{task}-seed{seed}-count{count}.f64"
     content = disk_cache.cached(name, lambda: draw_goals(env, seed, count).tobytes())
@@ -35,7 +35,7 @@ def _version() -> str:
 
 
 def draw_goals(env: Any, seed: int, count: int) -> Goals:
-    """The same without the cache."""
+    """As `goals`, drawn with `env` without the cache."""
     env.np_random = np.random.RandomState(seed)  # MT1 draws from the global generator in this state
     env.seeded_rand_vec, env._freeze_rand_vec = True, False
     env.do_simulation = lambda *_: mujoco.mj_kinematics(env.model, env.data)  # resets look at positions

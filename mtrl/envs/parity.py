@@ -1,7 +1,7 @@
-"""Whether the quicker class of a task behaves as stock Meta-World; checked once per version of everything.
+"""The check that the quicker class of a task behaves as stock Meta-World. Done once for each set of versions.
 
-The check runs both side by side for a short episode of Meta-World's scripted policy with noise, which meets
-contacts, grasps and successes. The tests run the same comparison for longer (tests/mtrl/envs/test_parity.py).
+It runs both side by side for a short episode of Meta-World's scripted policy with noise, which has contacts, grasps and
+successes. The tests run the same comparison for longer (tests/mtrl/envs/test_parity.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAME = b"same"
 
 
 def env_class(task: str, reward_version: str) -> type:
-    """The faster class of `task` if it was found equal to stock; else stock, with a warning."""
+    """The quicker class of `task` if the check found it equal to stock Meta-World; else stock, with a warning."""
     name = f"parity/{_versions()}/{task}-{reward_version}.txt"
     verdict = disk_cache.cached(name, lambda: _verdict(task, reward_version))
     stock: type = ALL_V3_ENVIRONMENTS[task]
@@ -41,7 +41,7 @@ def env_class(task: str, reward_version: str) -> type:
 
 
 def make_env(cls: type, reward_version: str) -> Any:
-    """An env whose observations show the goal; before a reset it needs its `_last_rand_vec`."""
+    """An env of class `cls` whose observations show the goal. Set its `_last_rand_vec` (the goal) before a reset."""
     env: Any = cls(reward_function_version=reward_version)
     env._set_task_called = True
     env._partially_observable = False
@@ -50,7 +50,7 @@ def make_env(cls: type, reward_version: str) -> Any:
 
 
 def difference(task: str, reward_version: str, *, steps: int = STEPS, seed: int = 0) -> str:
-    """How the faster class differs from stock in an episode of `steps`; empty if it does not."""
+    """How the quicker class differs from stock in an episode of `steps` steps; empty if it does not."""
     from metaworld.policies import ENV_POLICY_MAP
 
     cls = ALL_V3_ENVIRONMENTS[task]
@@ -95,7 +95,7 @@ def _noisy(policy: Any, observation: Any, generator: np.random.Generator) -> Any
 
 @cache
 def _versions() -> str:
-    """A short hash of all that the comparison depends on."""
+    """A short hash of everything that the comparison depends on."""
     packages = [f"{name} {version(name)}" for name in ("metaworld", "mujoco", "gymnasium", "numpy", "scipy")]
     layer = Path(__file__).with_name("fast_env.py").read_text()
     parts = [platform.machine(), platform.python_version(), *packages, layer]

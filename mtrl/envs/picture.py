@@ -1,4 +1,4 @@
-"""Pictures of envs, drawn without a screen in a process of their own (picture_process.py is its end).
+"""Pictures of envs, drawn without a screen in a separate process (picture_process.py).
 
 OpenGL's software renderer (Mesa) brings an LLVM; loading the one of Triton, and so torch.export, beside it ends in a
 segmentation fault. Therefore this process draws nothing itself.
@@ -22,7 +22,7 @@ SIZE = 320  # pixels, both ways
 
 
 class Camera:
-    """Looks at one simulator, by a copy in the process that draws."""
+    """Draws one simulator, from a copy of it in the process that draws."""
 
     def __init__(self, model: Any) -> None:
         """Raises RuntimeError, with the cure, if neither EGL nor OSMesa can draw."""
@@ -33,12 +33,15 @@ class Camera:
             raise RuntimeError(refusal)
 
     def picture(self, body_pos: Numbers, site_pos: Numbers, physics: Numbers) -> Picture:
-        """uint8 [SIZE, SIZE, 3], the upper row first, of the model's places and MuJoCo's mjSTATE_INTEGRATION."""
+        """The picture, uint8 [SIZE, SIZE, 3], upper row first.
+
+        body_pos [bodies, 3] and site_pos [sites, 3] are those of the model, `physics` is MuJoCo's mjSTATE_INTEGRATION.
+        """
         picture: Picture = self._studio.call("picture", self._number, body_pos, site_pos, physics)
         return picture
 
     def close(self) -> None:
-        """The process ends with its last camera."""
+        """Frees the camera. The process that draws ends with its last camera."""
         with suppress(RuntimeError):  # it died
             self._studio.call("close", self._number)
 

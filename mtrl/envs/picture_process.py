@@ -1,6 +1,6 @@
-"""A process that draws envs for its parent: `python -m mtrl.envs.picture_process SOCKET`. picture.py is the other end.
+"""The process that draws envs for its parent (picture.py): `python -m mtrl.envs.picture_process SOCKET`.
 
-EGL draws (a GPU, or Mesa), or OSMesa with MUJOCO_GL=osmesa.
+It draws with EGL (on a GPU, or by Mesa), or with OSMesa if MUJOCO_GL=osmesa.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from mtrl.envs.child import call, serve
 from mtrl.envs.picture import SIZE, Numbers, Picture
 
-_CAMERA = "corner2"  # in all of Meta-World's models; shows hand, table and goal
+_CAMERA = "corner2"  # all of Meta-World's models have it; it shows hand, table and goal
 
 
 def main(socket: int) -> None:
@@ -33,7 +33,7 @@ class Studio:
         self._opened = 0
 
     def open(self, model: Any) -> tuple[int, str]:
-        """The camera's number, and the reason, with the cure, if nothing here can draw."""
+        """The new camera's number, and an error with its cure; the error is empty if the camera can draw."""
         self._opened += 1
         try:
             self._cameras[self._opened] = View(model)
@@ -42,9 +42,11 @@ class Studio:
         return self._opened, ""
 
     def picture(self, number: int, *state: Numbers) -> Picture:
+        """The picture of a camera; see `mtrl.envs.picture.Camera.picture`."""
         return self._cameras[number].picture(*state)
 
     def close(self, number: int) -> None:
+        """Frees a camera."""
         self._cameras.pop(number).close()
 
 
@@ -52,7 +54,7 @@ class View:
     """Draws one model."""
 
     def __init__(self, model: Any) -> None:
-        """Raises Undrawable."""
+        """Raises Undrawable if neither EGL nor OSMesa can draw."""
         self._model, self._data = model, mujoco.MjData(model)
         self._gl = _gl_context()
         self._gl.make_current()
@@ -65,7 +67,7 @@ class View:
         self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERA)
 
     def picture(self, body_pos: Numbers, site_pos: Numbers, physics: Numbers) -> Picture:
-        """See picture.py."""
+        """See `mtrl.envs.picture.Camera.picture`."""
         model, data = self._model, self._data
         model.body_pos[:], model.site_pos[:] = body_pos, site_pos
         mujoco.mj_setState(model, data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -79,12 +81,13 @@ class View:
         return np.ascontiguousarray(picture[:, ::-1])  # the camera hangs upside down; lines come from below
 
     def close(self) -> None:
+        """Frees the OpenGL context."""
         self._context.free()
         self._gl.free()
 
 
 class Undrawable(RuntimeError):
-    """Nothing here can draw; the message has the cure."""
+    """This machine cannot draw without a screen; the message names the cure."""
 
 
 def _gl_context() -> Any:

@@ -16,8 +16,8 @@ _EPSILON = 1e-8
 class PerTaskRewardScale(gymnasium.vector.VectorWrapper):  # type: ignore[misc]
     """Divides each task's reward by the standard deviation of its discounted return so far.
 
-    The return runs from the start of the episode, and its moments over all steps seen (Welford). The scale of a step
-    knows that step. info["episode"]["return"] is not scaled.
+    The return starts anew with each episode; its moments are over all steps so far (Welford), the current step
+    included. info["episode"]["return"] is not scaled.
     """
 
     def __init__(self, env: VectorEnv, *, discount: float = 0.99) -> None:
@@ -53,7 +53,7 @@ class PerTaskRewardScale(gymnasium.vector.VectorWrapper):  # type: ignore[misc]
 
     @property
     def scale(self) -> Array:
-        """[T], what rewards are divided by; 1 until two returns were seen."""
+        """The divisor [T] of each task's rewards; 1 until there are two steps."""
         if self._count < 2:
             return np.ones_like(self._mean)
         return np.sqrt(self._squares / self._count + _EPSILON)

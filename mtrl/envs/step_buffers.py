@@ -1,4 +1,4 @@
-"""The arrays through which envs and their vector env talk: one row per env, in private or shared memory."""
+"""The arrays by which a vector env passes actions to its envs and gets their results, in private or shared memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 class StepBuffers(NamedTuple):
-    """What one vector step takes (action) and gives; T rows."""
+    """The actions of one vector step and its results; one row per env, T rows."""
 
     action: Array  # float32 [T, 4]
     observation: Array  # float64 [T, 39], after autoreset
@@ -45,14 +45,14 @@ _ALIGNMENT = 64  # bytes; a cache line
 
 
 def private_buffers(num_envs: int) -> StepBuffers:
-    """Zeroed buffers of this process alone."""
+    """Buffers in this process's own memory, filled with zeros."""
     return _buffers_in(bytearray(_size(num_envs)), num_envs)
 
 
 def shared_file(num_envs: int) -> int:
-    """The descriptor of a file without a name, large enough for the buffers of `num_envs` envs.
+    """The descriptor of an unnamed file, large enough for the buffers of `num_envs` envs.
 
-    It is gone when the last process that holds it is: however processes end, nothing is left behind.
+    The system removes it with the last process that holds it, however processes end.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("mtrl-envs")

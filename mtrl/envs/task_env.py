@@ -17,14 +17,14 @@ from mtrl.envs.picture import Camera, Picture
 Observation = np.ndarray[Any, np.dtype[np.float64]]
 Action = np.ndarray[Any, np.dtype[np.float32]]
 
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # what decides all further simulation, warm starts included
-_REMEMBERED = 200  # goals whose starts are kept per env, 6 KB each
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION  # all that the simulation depends on, warm starts included
+_REMEMBERED = 200  # at most so many goals' starts are kept per env, 6 KB each
 # Made once with the env and never changed by stepping or resetting.
 _FIXED = {"init_qpos", "init_qvel", "hand_low", "hand_high", "mocap_low", "mocap_high"}
 
 
 class _Start(NamedTuple):
-    """All that a reset to one goal leaves behind; a reset does not depend on what came before it."""
+    """The state after a reset to one goal. It does not depend on what came before the reset."""
 
     observation: Observation
     physics: Observation
@@ -41,7 +41,7 @@ class TaskEnv:
     """
 
     def __init__(self, config: EnvSettings, *, seed: int, index: int) -> None:
-        """The task `config.tasks[index]`; `index` tells the generators of one seed apart."""
+        """The task `config.tasks[index]`. The generator follows from `seed` and `index`."""
         self.task, self._config, self._index = config.tasks[index], config, index
         # a task that comes again has the goals of the next seed
         self._copy = config.tasks[:index].count(self.task)
@@ -55,7 +55,7 @@ class TaskEnv:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Makes this the env that construction with `seed` gives; it needs a reset."""
+        """Makes this env equal to a new one with `seed`; it needs a reset."""
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, self._index))))
         if seed != self._seed:
             first, count = self._config.first_goal, self._config.goals_per_task
@@ -64,7 +64,7 @@ class TaskEnv:
             self._seed = seed
 
     def plan(self, goals: Sequence[int] | None) -> None:
-        """Episodes to come play these goals in turn, then the env rests; None: goals are drawn without end."""
+        """The coming episodes play these goals (their numbers) in turn, then the env rests. None: goals are drawn."""
         self._planned = None if goals is None else list(goals)
         self.resting = False
 
@@ -75,12 +75,12 @@ class TaskEnv:
         return self._reset_to(self._planned.pop(0))
 
     def end_episode(self) -> Observation | None:
-        """The first observation [39] of the next episode; None where no more is planned: the env rests."""
+        """The first observation [39] of the next episode; None if no episode is planned any more: the env rests."""
         self.resting = self._planned == []
         return None if self.resting else self.reset()
 
     def step(self, action: Action) -> tuple[Observation, float, bool]:
-        """(true successor [39], reward, success) of `action` [4] in [-1, 1]."""
+        """The next observation [39], the reward and the success after `action` [4] in [-1, 1]."""
         observation, reward, _, _, info = self._env.step(action)
         success = bool(info["success"])
         self.length += 1
@@ -89,7 +89,7 @@ class TaskEnv:
         return observation, float(reward), success
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what follows, as numbers, strings and arrays."""
+        """Everything that later steps depend on, as numbers, strings and arrays."""
         return {
             "generator": self._generator.bit_generator.state,
             "goal": self._goal,
@@ -111,20 +111,21 @@ class TaskEnv:
         self.resting = state.get("resting", False)
 
     def picture(self) -> Picture:
-        """uint8 [size, size, 3]; see picture.py."""
+        """A picture, uint8 [size, size, 3] (mtrl/envs/picture.py). Raises RuntimeError if this machine cannot draw."""
         if self._camera is None:
             self._camera = Camera(self._env.model)
         model = self._env.model
         return self._camera.picture(model.body_pos, model.site_pos, self._physics())
 
     def close(self) -> None:
+        """Closes the env and its camera."""
         if self._camera is not None:
             self._camera.close()
             self._camera = None
         self._env.close()
 
     def _reset_to(self, goal: int) -> Observation:
-        """Meta-World's reset simulates 500 steps; once a goal was reset to, the state it left is restored."""
+        """Resets to a goal. Meta-World's reset simulates 500 steps, so the state after it is kept for the next time."""
         self._goal = goal
         self.length, self.episode_return, self.episode_success = 0, 0.0, False
         start = self._starts.get(goal)

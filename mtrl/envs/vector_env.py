@@ -26,21 +26,19 @@ STATE_VERSION = 2  # of `state_dict`; version 1 has no planned goals, and is rea
 class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     """Meta-World tasks as a gymnasium vector env; row i is `tasks[i]`.
 
-    An env whose episode ends is reset in the same step. Goals are a function of (task, seed, goals_per_task)
-    alone; where a task is named again, its n-th repetition has those of seed + n. Which goal a reset takes is
-    drawn by a generator of the env's own, from the seed and the row.
-    Results do not depend on `workers`.
+    An env whose episode ends is reset in the same step. A task's goals depend only on (task, seed, goals_per_task); the
+    n-th repetition of a task has those of seed + n. Each env has a generator of its own, made from the seed and the
+    row, which draws the goal of each reset. Results do not depend on `workers`.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
     render_mode = "rgb_array"
 
     def __init__(self, env: EnvSettings, *, seed: int, workers: int | None = None, restarts: int = 0) -> None:
-        """`workers` processes step the envs: 0 steps them in this process, None starts one per CPU that this
-        process may use but one, at least 1.
+        """`workers` processes step the envs. 0 steps them in this process; None: the usable CPUs minus one, at least 1.
 
-        `restarts` workers that die while they step are replaced, and results are as if they had not died. The
-        next death raises WorkerDied and closes the env.
+        At most `restarts` workers that die while they step are replaced; results are as if they had not died. The next
+        death raises WorkerDied and closes the env.
         """
         self.tasks = env.tasks
         self.num_envs = len(env.tasks)
@@ -78,11 +76,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """(observations [T, 39], {}): starts an episode everywhere.
+        """Starts an episode in every env. Returns (observations [T, 39], {}).
 
-        With a seed, goals and generators become those of a vector env made with that seed.
-        options={"goals": [T, n]}: row i plays one episode to each of these goals (their numbers) in turn, whatever
-        its generator says, and then rests: it is not stepped, keeps its observation, and info["_episode"] is false.
+        With a seed, goals and generators become those of a vector env made with that seed. With options={"goals": [T,
+        n]}, row i plays one episode to each of these goals (their numbers) in turn and draws none. Then it rests: it is
+        not stepped, keeps its observation, and info["_episode"] is false.
         """
         goals = self._planned_goals(options or {})
         if seed is not None:
@@ -93,19 +91,18 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         return self._buffers.observation.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """(observations, rewards, terminated, truncated, info) after `actions` [T, 4], clipped to [-1, 1].
+        """Steps with `actions` [T, 4], clipped to [-1, 1]: (observations, rewards, terminated, truncated, info).
 
-        `info["success"]` [T]: the task is solved in this step; `info["final_obs"]` [T, 39]: the true successor of
-        every row, which differs from the observation where `info["_final_obs"]`, because there an episode ended
-        and the observation starts the next; `info["episode"]`: return, length and success (at any step) of the
-        episodes, whole where `info["_episode"]`.
-        Raises ValueError for an action that is not finite; nothing is stepped then.
+        info["success"] [T]: whether the task is solved in this step. info["final_obs"] [T, 39]: the true next
+        observation; if the row's episode ended, info["_final_obs"] is true and the returned observation starts the next
+        episode instead. info["episode"]: return, length and success (at any step) of each episode so far, complete if
+        info["_episode"]. Raises ValueError for an action that is not finite; nothing is stepped then.
         """
         self.step_async(actions)
         return self.step_wait()
 
     def step_async(self, actions: Array) -> None:
-        """Begins a step, which workers do while the caller does something else; `step_wait` ends it."""
+        """Begins a step and returns at once; `step_wait` ends it. Workers step in the meantime."""
         self._check_idle()
         self._take_actions(actions)
         self._stepping = True
@@ -126,7 +123,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         return self._results()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what follows: simulators, goals, generators, episodes, observation [T, 39]."""
+        """Everything that later steps depend on: simulators, goals, generators, episodes, observation [T, 39]."""
         states = self._states()
         return {
             "version": STATE_VERSION,
@@ -154,9 +151,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._begin_recovery()
 
     def render(self, rows: Sequence[int] | None = None) -> tuple[Array, ...]:
-        """Pictures, uint8 [size, size, 3], of `rows`, else of all. Drawing changes nothing that follows.
+        """Pictures, uint8 [size, size, 3], of `rows`, or of all. Drawing does not change later steps.
 
-        Raises RuntimeError, with the cure, where nothing can draw (docs/envs.md).
+        Raises RuntimeError, with the cure, if this machine cannot draw (docs/envs.md).
         """
         wanted = list(range(self.num_envs) if rows is None else rows)
         pictures: dict[int, Array] = {}
@@ -182,7 +179,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         return self._collect()
 
     def _collect(self, *, stepping: bool = False) -> list[Any]:
-        """The results of all workers. A failure that cannot be made good closes the env."""
+        """The results of all workers. Replaces a worker that died, if it may; any other failure closes the env."""
         results = []
         try:
             for index, worker in enumerate(self._workers):
@@ -203,7 +200,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         return f"steps of their episodes done: {', '.join(steps)}"
 
     def _replace(self, index: int, death: WorkerDied) -> None:
-        """Brings a worker back to where it died, its step included."""
+        """Starts a new worker in place of a dead one and repeats its steps, the current one included."""
         warnings.warn(f"{death}; a new worker takes over", RuntimeWarning, stacklevel=5)
         old = self._workers[index]
         old.close()

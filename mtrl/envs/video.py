@@ -17,7 +17,7 @@ def record_video(
     """Writes an episode of row `row` to `path` (.gif, .webp or .png) and returns the number of pictures.
 
     `policy` takes observations [T, 39] and gives actions [T, 4]. Every `every`-th step is drawn; the picture plays in
-    simulated time. Resets the env. Raises RuntimeError, with the cure, where nothing can draw.
+    simulated time. Resets the env. Raises RuntimeError, with the cure, if this machine cannot draw.
     """
     from PIL import Image  # comes with matplotlib
 

@@ -1,7 +1,7 @@
 """The parent's end of a process that steps several envs (worker_process.py is the other end, child.py the protocol).
 
-Its calls are those of EnvGroup, after a first message: the pickled (configuration as JSON, seed, rows). STEP stands
-for a call of `step`, with an empty answer.
+The first message is the pickled (configuration as JSON, seed, rows); the later ones are calls of EnvGroup. STEP stands
+for a call of `step`; its answer is empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEP = b"s"
 
 
 class WorkerDied(RuntimeError):
-    """An env worker ended unasked; the message names its tasks and how it ended."""
+    """An env worker ended though nobody asked it to; the message names its tasks and how it ended."""
 
 
 class Worker(Child):
@@ -32,7 +32,7 @@ class Worker(Child):
         self.send(pickle.dumps((config.model_dump_json(), seed, self.rows)))
 
     def begin_step(self) -> None:
-        """Lets the worker step; `result` waits for it."""
+        """Begins a step of the worker; `result` waits for it."""
         self.send(STEP)  # shorter to make and to read than a pickle: this is the hot path
 
     def result(self) -> Any:

@@ -1,7 +1,7 @@
-"""A process that steps several envs for its parent: `python -m mtrl.envs.worker_process SOCKET MEMORY`.
+"""The process that steps several envs for its parent: `python -m mtrl.envs.worker_process SOCKET MEMORY`.
 
-Both arguments are descriptors; worker.py describes the messages. The process ends with the socket or, should
-a child of its parent have kept the socket open, soon after its parent.
+Both arguments are descriptors; worker.py describes the messages. The process ends when the socket is closed, or soon
+after its parent ends.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is measured and recorded of a run while it trains. Nothing here changes the run."""
+"""Measures and records a run while it trains. Nothing here changes what the run computes."""

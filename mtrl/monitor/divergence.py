@@ -31,9 +31,9 @@ class DivergenceGuard:
         self.divergence: Divergence | None = None  # the first sign of it
 
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Looks at metrics of a run after `step` vector steps. Raises DivergedError if the run must end.
+        """Checks metrics of a run after `step` vector steps. Raises DivergedError if the run must end.
 
-        What is not finite always ends it: networks that compute with it can neither act nor learn.
+        A number that is not finite always ends it: networks that compute with it can neither act nor learn.
         """
         found = find_divergence(step, metrics, self._limits)
         if found is None:
@@ -57,7 +57,7 @@ class DivergenceGuard:
 def find_divergence(
     vector_step: int, metrics: Mapping[str, float], limits: Mapping[str, float]
 ) -> Divergence | None:
-    """The worst sign in `metrics`: first what is not finite, then what exceeds its limit; None where all is well.
+    """The first metric that is not finite; else the first that exceeds its limit; None if there is neither.
 
     limits are those of `Config.divergence_limits`: "q" is for `q_mean` and `q_max`, "loss" for every `*_loss`. Any
     other metric only has to be finite.

@@ -17,7 +17,7 @@ Policy = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[Any]]
 
 
 class Evaluator:
-    """Plays evaluation episodes. What a call gives depends on the policy and on the evaluation's number alone."""
+    """Plays evaluation episodes. The result of a call depends only on the policy and the evaluation's number."""
 
     def __init__(self, config: Config) -> None:
         settings = config.evaluate
@@ -32,7 +32,7 @@ class Evaluator:
     def evaluate(self, policy: Policy, number: int = 0) -> dict[str, NDArray[np.float64]]:
         """Means over `episodes` episodes of each task: success (at any step), return, length; each [T].
 
-        Evaluation `number` takes up each task's goals, in their fixed order, where the one before it stopped.
+        Evaluation `number` continues in each task's fixed order of goals where the evaluation before it stopped.
         """
         tasks = self._envs.num_envs
         goals = (number * self._episodes + np.arange(self._episodes)) % self._goals
@@ -50,9 +50,10 @@ class Evaluator:
         return {name: total / self._episodes for name, total in sums.items()}
 
     def evaluate_random(self) -> dict[str, NDArray[np.float64]]:
-        """The same for uniform random actions: the line that a trained policy must rise above."""
+        """As `evaluate`, for uniform random actions: the baseline of every trained policy."""
         generator = np.random.default_rng([self._seed, 1])
         return self.evaluate(lambda observation, _: generator.uniform(-1, 1, (len(observation), ACTION_SIZE)))
 
     def close(self) -> None:
+        """Closes the envs."""
         self._envs.close()

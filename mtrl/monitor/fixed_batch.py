@@ -15,10 +15,10 @@ Array = NDArray[Any]
 
 
 class FixedBatch:
-    """Transitions of evenly spaced vector steps from the start to the first evaluation after an update; then they stay.
+    """Transitions of evenly spaced vector steps, from the run's start to its first evaluation after an update.
 
-    `plasticity.batch_per_task` of every task, fewer where there are fewer steps. They are taken as the envs give them,
-    so that neither the replay's draws nor its priorities know of it, and one-step: n-step returns play no part.
+    There are `plasticity.batch_per_task` of every task, or fewer if there are fewer steps. Copied from the env stream,
+    so the replay's sampling and priorities are unaffected. Always one-step, even when `replay.n_step` is above 1.
     """
 
     def __init__(self, config: Config) -> None:
@@ -31,15 +31,16 @@ class FixedBatch:
         self._kept: list[list[Array]] = []
 
     def offer(self, vector_step: int, *transition: Array) -> None:
-        """Takes or leaves a vector step's observation, action, reward, terminated and next observation, [T, ...] each.
+        """Keeps a vector step's transitions if it is one of the evenly spaced steps.
 
-        vector_step counts from 0.
+        transition: observation, action, reward, terminated and next observation, [T, ...] each. vector_step counts
+        from 0.
         """
         if vector_step < self._until and self._place(vector_step + 1) > self._place(vector_step):
             self._kept.append([np.asarray(column, np.float32).copy() for column in transition])
 
     def batch(self, device: torch.device) -> Batch:
-        """What was taken, ordered by task; weights 1, ids -1."""
+        """The kept transitions on `device`, ordered by task, with weights 1 and ids -1."""
         columns = (np.stack(column, axis=1) for column in zip(*self._kept, strict=True))  # [T, rows, ...]
         flat = [torch.from_numpy(column.reshape(-1, *column.shape[2:])).to(device) for column in columns]
         observation, action, reward, terminated, next_observation = flat
@@ -63,5 +64,5 @@ class FixedBatch:
         self._kept = [list(transition) for transition in state["kept"]]
 
     def _place(self, steps: int) -> int:
-        """How many of the first `steps` vector steps are taken."""
+        """How many of the first `steps` vector steps are kept."""
         return steps * self._rows // self._until

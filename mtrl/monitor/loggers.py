@@ -1,6 +1,6 @@
-"""Where a run's evaluations go beside its run file, if asked: TensorBoard, Weights & Biases.
+"""Loggers, which show a run's evaluations in TensorBoard or Weights & Biases if `run.loggers` names them.
 
-The run file is the record; a logger is a view of it. A resumed run starts each view anew from the file's rows, so that
+The run file is the record; a logger is a view of it. A resumed run writes each view again from the file's rows, so that
 no step is there twice, however the run was killed.
 """
 
@@ -21,13 +21,13 @@ from mtrl.extensions import is_own, load
 
 
 class Logger(Protocol):
-    """A view of one run. Made with the run's folder and configuration; forgets what an earlier one logged there."""
+    """A view of one run. The constructor takes the run's folder and configuration and removes an earlier view there."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the numbers of the evaluation after `step` env steps (summed over tasks); steps only rise."""
+        """Shows the numbers of the evaluation after `step` env steps (summed over tasks). Steps increase."""
 
     def close(self) -> None:
-        """Writes out what is left."""
+        """Writes what is not written yet, and ends."""
 
 
 class TensorBoard:
@@ -74,7 +74,7 @@ class WeightsAndBiases:
             ) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if step >= self._run.step:  # a service that has the step from before keeps it
+        if step >= self._run.step:  # W&B has the earlier steps already and keeps them
             self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ LOGGERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases
 
 
 def open_loggers(config: Config, directory: Path) -> list[Logger]:
-    """The loggers that `run.loggers` names, still empty. Raises ConfigError, naming the extra, for a missing one."""
+    """New loggers, as `run.loggers` names them. Raises ConfigError, with what to install, if one is missing."""
     opened: list[Logger] = []
     for name in config.run.loggers:
         try:

@@ -20,7 +20,7 @@ from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS
 
 SRANK_TAIL = 0.01  # delta of Kumar et al. 2021
 SRANK_ROWS = 1024  # rows used at most: the cost grows with the cube
-COORDINATES = 1 << 20  # of each task's gradient that cosines are taken of, evenly spaced
+COORDINATES = 1 << 20  # cosines use at most so many numbers of a gradient, evenly spaced
 RUN_METRICS = (
     "q_max",
     *(
@@ -33,14 +33,16 @@ RUN_METRICS = (
 
 
 class Measured(NamedTuple):
+    """The result of `measure`."""
+
     per_run: dict[str, float]  # RUN_METRICS
     arrays: dict[str, NDArray[np.float32]]  # those of `mtrl.results.PLASTICITY`, without the axis `eval`
 
 
 def measure(agent: Agent, batches: Mapping[str, Transitions]) -> Measured:
-    """Everything of this module for an agent that has learned, on the batches "training" and "fixed".
+    """All measures of this module for an agent after its first update, on the batches "training" and "fixed".
 
-    Draws from no generator of the agent's and changes nothing that its next update or action depends on.
+    Uses none of the agent's random numbers and changes nothing that its next update or action depends on.
     """
     config, tasks = agent.config.plasticity, len(agent.config.env.tasks)
     sizes = (len(BATCHES), len(NETWORKS))
@@ -82,7 +84,7 @@ def dormant(hidden: Tensor, threshold: float) -> Tensor:
 
 
 def dormant_shares(layers: list[Tensor], threshold: float) -> list[float]:
-    """The share of dormant neurons of each layer [B, W]; NaN without rows and where something is not finite."""
+    """The share of dormant neurons in each layer [B, W]; NaN for no rows or a number that is not finite."""
     return [
         float(dormant(layer, threshold).float().mean()) if len(layer) and layer.isfinite().all() else math.nan
         for layer in layers
@@ -90,7 +92,7 @@ def dormant_shares(layers: list[Tensor], threshold: float) -> list[float]:
 
 
 def pooled(shares: list[float], layers: list[Tensor]) -> float:
-    """The share over all layers' neurons together: the paper's."""
+    """The share over the neurons of all layers together, as in the paper. `layers` are the activations, [B, W] each."""
     widths = [layer.shape[1] for layer in layers]
     return sum(share * width for share, width in zip(shares, widths, strict=True)) / sum(widths)
 
@@ -99,8 +101,8 @@ def pooled(shares: list[float], layers: list[Tensor]) -> float:
 def srank(hidden: Tensor, tail: float = SRANK_TAIL) -> float:
     """The least k whose k largest singular values hold 1 - tail of their sum, for activations [B, W].
 
-    Kumar et al. 2021, section 3. From at most 1,024 rows, evenly spaced; by the eigenvalues of the smaller Gram matrix
-    in float64. 0 if all is zero, NaN if something is not finite.
+    Kumar et al. 2021, section 3. Uses at most 1,024 evenly spaced rows, and the eigenvalues of the smaller Gram matrix
+    in float64. 0 if all activations are zero, NaN if one is not finite.
     """
     if not hidden.isfinite().all():
         return math.nan
@@ -120,7 +122,7 @@ def weight_norm(module: nn.Module) -> float:
 
 
 def first_rows(batch: Any, tasks: int, rows: int) -> Any:
-    """The first `rows` transitions of each task, or all where it has fewer, as a batch of the same kind."""
+    """The first `rows` transitions of each task, or all if it has fewer, as a batch of the same type."""
     own = [(batch.task == t).nonzero()[:rows, 0] for t in range(tasks)]
     return type(batch)(*(column[torch.cat(own)] for column in batch))
 
@@ -128,12 +130,13 @@ def first_rows(batch: Any, tasks: int, rows: int) -> Any:
 def task_gradients(
     gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int
 ) -> tuple[NDArray[np.float32], float]:
-    """GRADIENT_METRICS of each task's gradient, [T, 3], and the norm of their mean, the whole loss's gradient.
+    """GRADIENT_METRICS of each task's gradient, [T, 3], and the norm of their mean, which is the whole loss's gradient.
 
-    norm: of the gradient of the task's mean loss. cosine: with another task's gradient, the mean over the other tasks.
-    conflict: the share of the others with which it is negative (Yu et al. 2020). From 2^20 parameters on, cosines are
-    of evenly spaced coordinates. NaN for a task without rows and, but for the norm, for a single task. `gradient` [P],
-    which the parameters' `.grad` are views of, is used as room.
+    norm: of the gradient of the task's mean loss. cosine: the mean cosine with the other tasks' gradients. conflict:
+    the share of the other tasks with a negative cosine (Yu et al. 2020). With more than 2^20 parameters, cosines use
+    evenly spaced ones. NaN for a task without rows; cosine and conflict also for a single task. `row_loss` gives the
+    losses of the rows it is passed, task [B] their tasks. `gradient` [P], of which the parameters' `.grad` are views,
+    is overwritten.
     """
     step = -(-len(gradient) // COORDINATES)
     each = gradient.new_zeros((tasks, len(gradient[::step])))
@@ -150,9 +153,9 @@ def task_gradients(
 
 
 def cosines(each: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean cosine of each row [T, P] with the others, and the share of the others with which it is negative.
+    """The mean cosine of each row of `each` [T, P] with the other rows, and the share of them with a negative one.
 
-    Rows of zeros have no direction: NaN, and they count as no one's other.
+    Both are [T]. A row of zeros has no direction: its numbers are NaN, and the others leave it out.
     """
     gram = torch.zeros((len(each), len(each)), dtype=torch.float64, device=each.device)
     for part in torch.split(each, 1 << 16, dim=1):

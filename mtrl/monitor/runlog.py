@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: evaluations, losses, training episodes and clocks, into its run file."""
+"""Records a run while it trains: evaluations, losses, training episodes and clocks go into its run file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from mtrl.monitor.plasticity import RUN_METRICS, Measured, measure
 from mtrl.replay import Batch
 from mtrl.results import CLOCKS, OWN, Divergence, RunFileWriter
 
-OwnMetric = Callable[[Agent, Mapping[str, Batch]], float]  # of an agent and its batches training and fixed
+OwnMetric = Callable[[Agent, Mapping[str, Batch]], float]  # takes an agent and {"training": .., "fixed": ..}
 
 
 class RunLog:
-    """Keeps the run file of one run. A resumed run continues the file; a new one measures the random policy first."""
+    """Writes the run file of one run. A resumed run continues the file; a new run evaluates the random policy first."""
 
     def __init__(self, config: Config, directory: Path, agent: Agent, *, resumed: bool) -> None:
         self.success = math.nan  # of the latest evaluation, mean over tasks
@@ -59,13 +59,13 @@ class RunLog:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to the clock of that name."""
+        """Adds the time inside the `with` block to the clock of that name."""
         start = time.perf_counter()
         yield
         self._clocks[name] += time.perf_counter() - start
 
     def count_episodes(self, info: dict[str, Any]) -> None:
-        """Takes note of the training episodes that ended in this vector step."""
+        """Counts the training episodes that ended in this vector step; `info` is that of `VectorEnv.step`."""
         ended = info["_episode"]
         if ended.any():
             episode = info["episode"]
@@ -80,7 +80,7 @@ class RunLog:
     ) -> dict[str, float]:
         """Evaluates the deterministic policy and commits a row, with the metrics of the latest update and its batch.
 
-        Returns the metrics that tell whether the run has diverged. No row is committed where the policy cannot act.
+        Returns the metrics that the divergence guard checks. If an action is not finite, no row is committed.
         """
         with self.clock("evaluate_seconds"):
             try:
@@ -105,7 +105,7 @@ class RunLog:
         return measured.per_run
 
     def mark_diverged(self, divergence: Divergence | None, trained_on: bool) -> None:
-        """Records in the run file how the run diverged; None takes back what a run wrote that continues from before."""
+        """Records in the run file how the run diverged; None removes that record."""
         self._file.mark_diverged(divergence, trained_on=trained_on)
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,12 +131,13 @@ class RunLog:
                 self._tell_loggers(step, *map(dict, map(zip, names, rows)))
 
     def _tell_loggers(self, env_steps: int, *row: Mapping[str, Any]) -> None:
-        """Passes an evaluation on: what a row of the run file has per task, per run and as clocks."""
+        """Passes an evaluation to the loggers. `row`: its numbers per task, per run and of the clocks."""
         values = flatten(self._task_names, *row)
         for logger in self._loggers:
             logger.log(int(env_steps), values)
 
     def close(self) -> None:
+        """Closes the loggers, the evaluation's envs and the run file."""
         for logger in self._loggers:
             logger.close()
         self._evaluator.close()
@@ -155,7 +156,10 @@ class RunLog:
 
 
 def own_metrics(names: Sequence[str]) -> dict[str, OwnMetric]:
-    """The functions of `run.metrics` under their names in the run file: "my_module:drift" is own_drift."""
+    """{name in the run file: function} of `run.metrics`: "my_module:drift" is named own_drift.
+
+    Raises ConfigError if a function is not found or if two have the same name.
+    """
     found = {f"{OWN}{name.partition(':')[2]}": load(name, "run.metrics") for name in names}
     if len(found) < len(names):
         raise ConfigError(f"run.metrics = {'+'.join(names)}: two functions have the same name; rename one")
@@ -170,7 +174,7 @@ class _NoActionError(ArithmeticError):
 
 
 def _act(agent: Agent, observation: NDArray[np.float64], tasks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The deterministic actions. Raises _NoActionError where one is not finite, before the envs refuse it."""
+    """The deterministic actions. Raises _NoActionError if one is not finite, before the envs refuse it."""
     action = agent.act(observation, tasks, deterministic=True)
     if not np.isfinite(action).all():
         raise _NoActionError(float(action[~np.isfinite(action)][0]))

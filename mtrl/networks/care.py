@@ -9,11 +9,12 @@ from mtrl.networks.layers import Blueprint, Mlp, Network, embedding
 
 
 class Care(Network):
-    """c = MLP(ReLU(embedding of the task)); attention = softmax(MLP(c)); the observation's encoding is the experts'
-    outputs mixed by it; a torso of `depth` layers of `width` sees [encoding, c].
+    """Encoders of the observation, mixed by attention from the task, then an MLP over [encoding, context].
 
-    All encoders have two hidden layers and an output of `encoder_width`. What depends on the task alone is
-    computed once per task.
+    The context is c = MLP(ReLU(embedding of the task)), and the attention softmax(MLP(c)). The encoding is the mean of
+    the `experts` encoders' outputs, weighted by the attention. A torso of `depth` layers of `width` takes [encoding,
+    c]. All MLPs but the torso have two hidden layers of `encoder_width`. c and the attention are computed once per
+    task.
     """
 
     def __init__(self, plan: Blueprint) -> None:

@@ -11,10 +11,12 @@ ENCODER_LAYERS = 3
 
 
 class Film(Network):
-    """An encoder of two hidden layers and an output, each followed by gamma h + beta with two numbers of the row's task
-    from an MLP of c = ReLU(embedding of the task); a torso of `depth` layers of `width` sees [encoding, c].
+    """An encoder of the observation whose layers the task scales and shifts, then an MLP over [encoding, context].
 
-    The encoder and the MLP are `encoder_width` wide. ReLU comes before the scaling, and not after the output.
+    The context is c = ReLU(embedding of the task). The encoder has two hidden layers and an output; each is followed by
+    gamma h + beta, two numbers that an MLP computes from c. A torso of `depth` layers of `width` takes [encoding, c].
+    The encoder and the MLP are `encoder_width` wide. A hidden layer's ReLU comes before its scaling; the output has
+    none.
     """
 
     def __init__(self, plan: Blueprint) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of network: of each the settings that it takes, its parameters and operations, and its class.
+"""The kinds of network. Each has the settings that it takes, its number of parameters and operations, and its class.
 
 A new kind is one entry in KINDS and one file with its class (docs/extend/network.md). Nothing here imports torch or
 builds a network.
@@ -17,14 +17,14 @@ from mtrl.names import nearest
 if TYPE_CHECKING:
     from mtrl.config import NetworkSettings
 
-# The matrix products of a network, each as (multiplications, factors). What its two factors depend on decides which
-# gradients training takes: x is the network's input alone, w its weights alone, h both.
+# The matrix products of a network, each as (multiplications, factors). Each of the two factors depends on the network's
+# input only (x), on its weights only (w) or on both (h); this decides which gradients training computes.
 Products = list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What mtrl knows of a kind of network. All counts are of one network: the actor, or one critic."""
+    """One kind of network. All counts are for one network: the actor, or one critic."""
 
     network: str  # "module:Class"; the class takes a `mtrl.networks.layers.Blueprint`
     parameters: Callable[[NetworkSettings, int, int, int], int]  # of (settings, inputs, outputs, tasks)
@@ -35,7 +35,10 @@ class Kind:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name, or the one that "module:name" names. Raises ValueError, with the nearest names."""
+    """The kind of that name, or the user's own if it is "module:name".
+
+    Raises ValueError, with the nearest names, if there is none.
+    """
     if is_own(name):
         kind: Kind = load(name, "network kind")
         return kind
@@ -48,12 +51,12 @@ def kind_of(name: str) -> Kind:
 
 
 def linear(inputs: int, outputs: int) -> int:
-    """A kernel and a bias."""
+    """The parameters of a linear layer: a kernel and a bias."""
     return (inputs + 1) * outputs
 
 
 def mlp(*sizes: int) -> int:
-    """Linear layers from each size to the next."""
+    """The parameters of linear layers from each size to the next."""
     return sum(linear(into, out) for into, out in itertools.pairwise(sizes))
 
 

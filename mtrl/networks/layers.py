@@ -1,4 +1,4 @@
-"""What the networks are made of: linear layers of all E networks side by side, and what picks a row's task.
+"""The parts of the networks: linear layers of all E networks side by side, and layers that depend on a row's task.
 
 E critics (1 for an actor), B batch rows, T tasks, D inputs, W width, O outputs.
 """
@@ -23,7 +23,7 @@ Backend = Literal["core", "torch"]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a network is built from."""
+    """The arguments from which a network is built."""
 
     critics: int  # E, networks side by side: agent.critics, or 1 for an actor
     inputs: int  # numbers of a row, D, without the task
@@ -73,7 +73,7 @@ class Network(nn.Module):
 
 
 class Linear(nn.Module):
-    """E linear layers side by side: kernels He-uniform and biases 0, or both U(+-bound)."""
+    """E linear layers side by side. Kernels start He-uniform and biases 0; with `bound`, both from U(+-bound)."""
 
     def __init__(
         self, critics: int, inputs: int, outputs: int, generator: torch.Generator, bound: float | None = None
@@ -94,7 +94,7 @@ class Linear(nn.Module):
 class Mlp(nn.Module):
     """E MLPs side by side: `sizes` = inputs, widths of the hidden layers, outputs; ReLU after all layers but the last.
 
-    The last layer is U(+-bound) where a bound is given.
+    With `bound`, the last layer starts from U(+-bound).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Mlp(nn.Module):
 
 
 class TaskLinear(nn.Module):
-    """E linear layers of the task's one-hot: a row of the kernel and a bias. He-uniform, biases 0."""
+    """E linear layers of the task's one-hot: row `task` of the kernel plus a bias. Starts He-uniform, biases 0."""
 
     def __init__(self, critics: int, tasks: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -11,8 +11,11 @@ EPSILON = 1e-8  # added to the norms that are divided by
 
 
 class Moore(Network):
-    """`experts` MLPs of the observation -> Gram-Schmidt over their outputs u -> tanh(sum_n W[task, n] u_n) -> a
-    linear head per task. `depth` counts the experts' linear layers; the last has no ReLU."""
+    """Experts whose outputs are made orthogonal and mixed for the row's task, and a linear head per task.
+
+    `experts` MLPs of the observation -> Gram-Schmidt over their outputs u -> tanh(sum_n W[task, n] u_n) -> the head.
+    `depth` counts the experts' linear layers; the last has no ReLU.
+    """
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
@@ -49,8 +52,10 @@ class Moore(Network):
 
 
 def orthonormalize(x: Tensor) -> Tensor:
-    """Gram-Schmidt over the experts of x [E, experts, B, W], row by row: each minus its projection on all before it,
-    over its norm + 1e-8."""
+    """Gram-Schmidt over the experts of x [E, experts, B, W], for each row by itself; the same shape.
+
+    Each expert's vector loses its projection on all experts before it, and is divided by its norm + 1e-8.
+    """
     basis: list[Tensor] = []
     for v in x.unbind(1):
         if basis:

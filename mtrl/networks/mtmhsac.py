@@ -9,8 +9,10 @@ from mtrl.networks.trunk import Trunk
 
 
 class MultiHead(Trunk):
-    """[input, task] -> hidden layers -> N heads Linear(w -> o), of which a row meets its own. Heads are
-    U(+-head_bound)."""
+    """[input, task] -> hidden layers -> one linear head per task; a row uses its own task's.
+
+    Heads start from U(+-head_bound).
+    """
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__(plan)

@@ -9,7 +9,7 @@ from mtrl.networks.trunk import Trunk
 
 
 class SharedHead(Trunk):
-    """[input, task] -> hidden layers -> Linear(w -> o), U(+-head_bound), which every task shares."""
+    """[input, task] -> hidden layers -> one linear head for all tasks, which starts from U(+-head_bound)."""
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__(plan)

@@ -11,7 +11,8 @@ from mtrl.networks.layers import Blueprint, Network, TaskLinear, he_uniform, uni
 class Paco(Network):
     """w = Linear(one-hot) in R^K, K = `experts`; each layer y = sum_k w_k (W_k x + b_k), ReLU after hidden ones.
 
-    Mixing the K sets once per task, not the outputs once per row, gives a layer the form of a task's own head.
+    The K sets are mixed once per task, instead of their outputs once per row. So a layer is computed like the heads of
+    `mtmhsac`: each row with its own task's kernel.
     """
 
     def __init__(self, plan: Blueprint) -> None:

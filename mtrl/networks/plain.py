@@ -14,8 +14,8 @@ def ensemble_linear(
 ) -> Tensor:
     """ReLU(x kernel + bias + task_row[task]) of every critic, [E, B, W].
 
-    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]; task_row [E, T, W]
-    holds the rows of the first kernel that a one-hot of `task` [B] would pick: picking is that product.
+    x is [B, D] (shared by the critics) or [E, B, D]; kernel [E, D, W], bias [E, W]. task_row [E, T, W] are the rows of
+    the kernel for the task's one-hot: looking up row `task` [B] equals multiplying by the one-hot.
     """
     return linear(x, kernel, bias, task_row, task).relu()
 
@@ -23,7 +23,7 @@ def ensemble_linear(
 def linear(
     x: Tensor, kernel: Tensor, bias: Tensor, task_row: Tensor | None = None, task: Tensor | None = None
 ) -> Tensor:
-    """The same without the ReLU."""
+    """`ensemble_linear` without the ReLU."""
     y = x @ kernel + bias.unsqueeze(1)
     return y if task_row is None else y + task_row[:, task]
 
@@ -34,7 +34,7 @@ def layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def head_gather(x: Tensor, kernel: Tensor, bias: Tensor, task: Tensor) -> Tensor:
-    """x kernel[task] + bias[task], [E, B, O]: a row meets only the head of its own task.
+    """x kernel[task] + bias[task], [E, B, O]: each row uses the head of its own task.
 
     x [E, B, W], kernel [E, T, W, O], bias [E, T, O], task [B].
     """

@@ -11,9 +11,10 @@ from mtrl.networks.layers import Blueprint, Linear, Mlp, Network, TaskLinear, un
 class SoftModularization(Network):
     """`depth` layers of `experts` modules, each a Linear to `width`.
 
-    f = MLP(x) and z = Linear(one-hot), both `encoder_width` wide; e = MLP(ReLU(z f)). Every layer has its routing
-    from e: row-softmax weights with which the modules' outputs are mixed. From the second layer on, e is multiplied by
-    a linear map of all earlier weights. The last layer mixes into one vector, for a head that the tasks share.
+    f = MLP(x) and z = Linear(one-hot), both `encoder_width` wide; e = MLP(ReLU(z f)). From e, every layer computes
+    weights, normalised by a softmax, with which it mixes its modules' outputs. From the second layer on, e is
+    multiplied by a linear map of all earlier weights. The last layer mixes into one vector, for a head that all tasks
+    share.
     """
 
     def __init__(self, plan: Blueprint) -> None:
@@ -47,11 +48,11 @@ class SoftModularization(Network):
         return output
 
     def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
-        """After each ReLU on the way to the head: of the observation's encoder, then the modules' of each layer."""
+        """Activations after each ReLU: those of the observation's encoder, then each layer's modules side by side."""
         return self._run(x, task)[0]
 
     def routing(self, x: Tensor, task: Tensor) -> list[Tensor]:
-        """The weights of each layer, [E, B, M, M], of the last [E, B, 1, M]; rows sum to 1."""
+        """The mixing weights of each layer, [E, B, M, M] for M modules, the last [E, B, 1, M]; rows sum to 1."""
         return self._run(x, task)[1]
 
     def _run(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -59,7 +60,7 @@ class SoftModularization(Network):
         e, _ = self.embedding((self.task(task) * f).relu(), self.kernels)
         critics, rows, _ = f.shape
         hidden.append(f.relu())
-        # What the modules of a layer see: one vector for all of the first, then one each, [E, M, B, W].
+        # The inputs of a layer's modules, [E, M, B, W]: the same vector in the first layer, then one for each module.
         h = hidden[-1].unsqueeze(1).expand(-1, self.modules_per_layer, -1, -1)
         weights: list[Tensor] = []
         for layer, module in enumerate(self.module):

@@ -15,11 +15,11 @@ EXPANSION = 4  # of the hidden layer inside a simba block
 
 
 class Trunk(Network):
-    """Hidden layers of `critics` MLPs. Kernels are He-uniform over the fan-in with the task counted, biases 0.
+    """Hidden layers of `critics` MLPs. Kernels start He-uniform (the fan-in includes the task), biases 0.
 
-    The task enters as a one-hot, or as a learned embedding of `task_embedding` numbers. Neither enters a matrix
-    product row by row: the rows of the first kernel that a one-hot would pick are `task_row`, and an embedding is
-    multiplied once per task. `block` is what follows the first linear layer:
+    The task enters as a one-hot, or as a learned embedding of `task_embedding` numbers. Neither is multiplied for each
+    row: a row of `task_row` stands for the product with a one-hot, and an embedding is multiplied once per task.
+    `block` says what follows the first linear layer:
 
     plain       ReLU, and depth - 1 times Linear, ReLU: the paper's
     layer_norm  the same with LayerNorm before each ReLU
@@ -64,7 +64,7 @@ class Trunk(Network):
         return self.hidden(x, task)[0]
 
     def hidden(self, x: Tensor, task: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Activations after each ReLU, and what the heads see, [E, B, W]."""
+        """Activations after each ReLU, and the input of the heads, [E, B, W] each."""
         row = self.embedding @ self.embedding_kernel if hasattr(self, "embedding") else self.task_row
         if self.block == "plain":
             activations = [self.kernels.ensemble_linear(x, self.kernel[0], self.bias[0], row, task)]

@@ -1,1 +1,1 @@
-"""What an update minimises: the losses, and the options that change them."""
+"""The losses that an update minimises, and the options that change them."""

@@ -1,6 +1,6 @@
 """Distributions over fixed values, for critics that learn a distribution instead of a number.
 
-K atoms lie evenly between the least and the greatest value; what falls outside is moved to the nearer end. B rows.
+K atoms are spaced evenly from the least to the greatest value; a value outside counts as the nearer end. B rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def expectation(probability: Tensor, atoms: Tensor) -> Tensor:
 def project(probability: Tensor, position: Tensor, atoms: Tensor) -> Tensor:
     """Distributions [B, K] on the atoms, from masses `probability` [B, M] at the places `position` [B, M].
 
-    A mass is shared between the two atoms beside it in proportion to its nearness (C51; Bellemare et al. 2017,
-    eq. 7), which keeps the mean of all that lies within the support.
+    A mass is divided between the two atoms beside it, the nearer one getting more (C51; Bellemare et al. 2017, eq. 7).
+    This keeps the mean of masses that lie within the support.
     """
     last = len(atoms) - 1
     place = ((position - atoms[0]) * (last / (atoms[-1] - atoms[0]))).clamp(0, last)
@@ -38,7 +38,7 @@ def two_hot(value: Tensor, atoms: Tensor) -> Tensor:
 def hl_gauss(value: Tensor, atoms: Tensor, sigma: float) -> Tensor:
     """Distributions [B, K]: a Gaussian about `value` [B], integrated over the bin of each atom and normalised.
 
-    sigma is in bins (Farebrother et al. 2024 take 0.75). A bin reaches half way to the neighbouring atoms.
+    Farebrother et al. 2024, who use sigma = 0.75; its unit is a bin. A bin extends half way to the neighbouring atoms.
     """
     width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
     edges = torch.cat((atoms - width / 2, atoms[-1:] + width / 2))

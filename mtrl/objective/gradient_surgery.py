@@ -18,15 +18,20 @@ from mtrl.adam import Adam
 from mtrl.config import AgentSettings
 
 RowLoss = Callable[[Tensor | slice], Tensor]  # which rows -> the loss of each
-Counts = Sequence[int] | None  # rows of each task, where they are ordered by task; None: only `task` tells
+Counts = (
+    Sequence[int] | None
+)  # rows of each task, if the rows are ordered by task; None: computed from `task`
 _EPSILON = 1e-8
 
 
 class GradientRule(Protocol):
-    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
-        """Fills `gradient` [P]; `task` [B] says whose each row is. Returns the mean loss, 0-d.
+    """Combines the gradients of the tasks into one."""
 
-        Without `counts` a rule that needs them waits for the GPU.
+    def __call__(self, gradient: Tensor, row_loss: RowLoss, task: Tensor, counts: Counts = None) -> Tensor:
+        """Fills `gradient` [P] and returns the mean loss, 0-d. `task` [B] is the task of each row.
+
+        `row_loss` gives the losses of the rows it is passed. Without `counts` [T], a rule that needs them waits for the
+        GPU.
         """
 
     def reset(self) -> None: ...  # for a network drawn anew
@@ -37,7 +42,7 @@ class GradientRule(Protocol):
 def build_gradient_rule(
     settings: AgentSettings, tasks: int, generator: torch.Generator, device: torch.device
 ) -> GradientRule:
-    """The rule that `agent.gradient_surgery` names; what it draws comes from `generator` (CPU)."""
+    """The rule that `agent.gradient_surgery` names. It draws its random numbers from `generator` (CPU)."""
     if settings.gradient_surgery == "pcgrad":
         return PCGrad(tasks, generator)
     if settings.gradient_surgery == "gradnorm":
@@ -62,9 +67,9 @@ class MeanGradient:
 
 
 class PCGrad:
-    """Takes from each task's gradient what points against another's, then the mean (Yu et al. 2020).
+    """Removes from each task's gradient the part that opposes another task's, then takes the mean (Yu et al. 2020).
 
-    The others are met in one random order, the same for all tasks, drawn at each call from `generator` (on the CPU).
+    The other tasks come in a random order, the same for all tasks, which each call draws from `generator` (CPU).
     """
 
     def __init__(self, tasks: int, generator: torch.Generator) -> None:
@@ -88,8 +93,8 @@ class PCGrad:
 def pcgrad_shares(products: Tensor, order: list[int]) -> Tensor:
     """The share [T] of each task's gradient in PCGrad's result, from their inner products [T, T].
 
-    What g_i is at any time is a combination of the original gradients, row i of `mixture`; so a projection costs T^2
-    instead of T P: g_i -= min(0, g_i . g_j / (|g_j|^2 + 1e-8)) g_j for each j of `order` but i.
+    The algorithm: for each j of `order`, for each i but j: g_i -= min(0, g_i . g_j / (|g_j|^2 + 1e-8)) g_j. Each g_i is
+    always a combination of the original gradients, row i of `mixture`, so a projection costs T^2 instead of T P.
     """
     mixture = torch.eye(len(order), dtype=products.dtype, device=products.device)
     for j in order:
@@ -100,11 +105,11 @@ def pcgrad_shares(products: Tensor, order: list[int]) -> Tensor:
 
 
 class GradNorm:
-    """Learns a weight of each task such that tasks that lag behind get the larger gradients (Chen et al. 2018).
+    """Learns a weight of each task, so that tasks that learn slowly get larger gradients (Chen et al. 2018).
 
-    The weighted gradient norms are drawn towards (their mean) r^asymmetry, where r is |loss| over |first loss|,
-    relative to its mean over tasks; magnitudes, as an actor's loss may have either sign. Norms are over all
-    parameters. The weights (positive, of mean 1) have an Adam of their own.
+    The weights move each weighted gradient norm towards (the mean norm) r^asymmetry, where r is |loss| / |first loss|
+    divided by its mean over tasks. Absolute values, because an actor's loss may have either sign. Norms are over all
+    parameters. The weights (positive, with mean 1) have an Adam of their own.
     """
 
     def __init__(self, tasks: int, *, asymmetry: float, lr: float, device: torch.device) -> None:
@@ -149,7 +154,7 @@ class GradNorm:
 def per_task(
     gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int, counts: Counts = None
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Uses `gradient` as room."""
+    """The loss of each task [T] and its gradient [T, P]; zeros for a task without rows. Overwrites `gradient` [P]."""
     loss = gradient.new_zeros(tasks)
     each = gradient.new_zeros((tasks, len(gradient)))
     for t, own in each_task(gradient, row_loss, task, tasks, counts):
@@ -161,9 +166,9 @@ def per_task(
 def each_task(
     gradient: Tensor, row_loss: RowLoss, task: Tensor, tasks: int, counts: Counts = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """The tasks that have rows, each with its loss, while `gradient` [P] holds that loss's gradient.
+    """Yields each task that has rows with its loss (0-d); until the next, `gradient` [P] holds that loss's gradient.
 
-    Each task's rows go through the network by themselves: together as much work as one pass over the batch.
+    Each task's rows pass through the network separately, which is as much work in all as one pass over the batch.
     """
     for t, rows in _rows_of_tasks(task, tasks, counts):
         gradient.zero_()

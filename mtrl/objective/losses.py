@@ -17,8 +17,8 @@ def td_target(
 ) -> Tensor:
     """y = r + discount (1 - d) (min_e Q_e - temperature log pi), [B].
 
-    next_q is [E, B]; the others are [B]. No gradient flows through y. d is termination only:
-    truncation bootstraps. discount is of the value that follows: after an n-step return, discount ** n.
+    Haarnoja et al. 2018. next_q is [E, B]; the others are [B]. No gradient flows through y. d is `terminated`: after a
+    truncation the value still counts. `discount` is that of the next value: gamma ** n after an n-step return.
     """
     return reward + discount * (1 - terminated) * (next_q.amin(0) - temperature * log_prob)
 

@@ -13,10 +13,10 @@ Array = NDArray[Any]
 
 
 class ReturnScale:
-    """Remembers the largest |discounted return| of each task, over all steps of all finished episodes.
+    """Keeps the largest |discounted return| of each task, over all steps of all finished episodes.
 
-    BRC (Nauman et al. 2025). An episode that is cut off is taken to go on with its mean reward for ever. Rewards are
-    kept unscaled in the replay and divided by `scale` when they are learned from, so that old ones keep up.
+    From BRC (Nauman et al. 2025). An episode that was cut off counts as if it continued with its mean reward for ever.
+    The replay holds unscaled rewards; each update divides them by `scale`, so that old ones get the newest scale too.
     """
 
     def __init__(self, tasks: int, discount: float) -> None:
@@ -34,10 +34,10 @@ class ReturnScale:
                 rewards.clear()
 
     def scale(self, temperature: Tensor, target_entropy: float, limit: float) -> Tensor:
-        """What to divide rewards by, [T], for soft values to stay within +-limit; temperature is [T].
+        """The divisor [T] of each task's rewards that keeps soft values within +-limit; temperature is [T].
 
-        Half the entropy bonus that the target entropy would earn for ever is added to the largest return. 1 for a task
-        of which no episode has ended, or of no reward.
+        It is (the largest return + half of the bonus that the target entropy would earn for ever) / limit; 1 for a task
+        without a finished episode or without reward.
         """
         largest = torch.as_tensor(self.largest, dtype=temperature.dtype, device=temperature.device)
         bonus = temperature * (-target_entropy / (1 - self._discount) / 2)

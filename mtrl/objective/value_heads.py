@@ -1,6 +1,6 @@
-"""What the outputs of a critic mean: one value, or a distribution over values. E critics, B rows, K atoms.
+"""The meaning of a critic's outputs: one value, or a distribution over values. E critics, B rows, K atoms.
 
-Both kinds answer the same questions; `agent.py` asks them and knows no difference.
+Both kinds have the same methods, so that `agent.py` need not tell them apart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from mtrl.objective import categorical, losses
 
 
 class ValueHead(Protocol):
+    """Turns a critic's outputs into values, targets and losses."""
+
     def value(self, output: Tensor) -> Tensor:
         """Q [E, B] from a critic's output [E, B, O]."""
 
@@ -28,21 +30,22 @@ class ValueHead(Protocol):
         temperature: Tensor,
         discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What the critics are to learn, from the target critics' output at the next actions: [B] or [B, K].
+        """The critics' target, [B] or [B, K], and y [B], the TD target before it is put onto the atoms. No gradient.
 
-        And the soft target y [B] itself, before it is put onto a support. Neither carries a gradient.
+        output [E, B, O] is that of the target critics for the next actions, log_prob [B] the density of these actions;
+        the others are [B] as in `mtrl.objective.losses.td_target`.
         """
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of each row and critic, [E, B]."""
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """|Q - y| [E, B], y as far as the head can express it."""
+        """|Q - y| [E, B]; a categorical head takes the mean of its target distribution as y."""
 
     metric_names: tuple[str, ...]
 
     def metrics(self, y: Tensor) -> dict[str, Tensor]:
-        """`metric_names`, of the soft targets [B], each 0-d."""
+        """The metrics of `metric_names`, each 0-d, from the TD targets y [B]."""
 
 
 def build_value_head(
@@ -55,7 +58,7 @@ def build_value_head(
 
 
 class ScalarValue:
-    """One value; squared error. With `agent.q_clip`, Q and y are clipped wherever they stand."""
+    """One value, with the squared error. With `agent.q_clip`, every Q and y is clipped."""
 
     metric_names: tuple[str, ...] = ()
 
@@ -95,10 +98,11 @@ class ScalarValue:
 
 
 class CategoricalValue:
-    """Logits of a distribution over atoms from value_min to value_max, whose mean is Q; cross-entropy.
+    """Logits of a distribution over atoms from value_min to value_max, with the cross-entropy. Its mean is Q.
 
-    c51 moves the whole distribution of the next value (Bellemare et al. 2017); two_hot and hl_gauss put the scalar
-    soft target back onto the atoms. Critics are reduced to the one of least mean, or to their mean distribution.
+    c51 shifts and scales the whole distribution of the next value (Bellemare et al. 2017); two_hot and hl_gauss put the
+    scalar TD target onto the atoms. The next value is that of the critic with the least mean, or of the mean
+    distribution.
     """
 
     metric_names: tuple[str, ...] = ("targets_outside_support",)

@@ -227,7 +227,7 @@ def test_where_the_rows_lie(device: torch.device, monkeypatch: pytest.MonkeyPatc
     assert isinstance(build_replay(full, place="host", **more), ShippedReplay)
     assert isinstance(build_replay(stacked, **more), ShippedReplay)
     with pytest.raises(
-        ConfigError, match=r"run\.replay = 'device': replay\.rows = 'frame_stack' is the host's"
+        ConfigError, match=r"run\.replay = 'device': replay\.rows = 'frame_stack' is for rows on the host"
     ):
         build_replay(stacked, place="device", **more)
     with pytest.raises(ConfigError, match=r"use full"):
