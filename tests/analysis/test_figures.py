@@ -21,6 +21,7 @@ from analysis.figures import (
     learning_curves,
     maps,
     measures,
+    style,
     success_against_parameters,
     svg,
     write,
@@ -186,7 +187,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_two_groups_of_a_panel_never_share_a_colour() -> None:
     labels = ["other system  (n = 5)", "MT10  (n = 5)", "MT50  (n = 5)", "a third", figures.PAPER]
-    colours = figures._colours(labels)
+    colours = style.colours(labels)
     assert len(set(colours)) == len(labels)
     assert colours[1] == figures.BENCHMARK_COLOURS["MT10"]
 

@@ -1,0 +1,37 @@
+"""The figures, as matplotlib `Figure`s of one style. Callers hand in what is drawn; here only means and bands are taken."""
+
+from analysis.figures.fields import heat_map, maps
+from analysis.figures.files import svg, write
+from analysis.figures.forest import Row, forest
+from analysis.figures.laws import Band, Failure, Predicted, extrapolation, failure, profiles_of_fit, residuals
+from analysis.figures.learning import FEW_TASKS, learning_curves, measures
+from analysis.figures.sizes import Series, lines, success_against_parameters
+from analysis.figures.style import BENCHMARK_COLOURS, INK, MANY_LINES, OKABE_ITO, PALE, PAPER
+
+__all__ = [
+    "BENCHMARK_COLOURS",
+    "FEW_TASKS",
+    "INK",
+    "MANY_LINES",
+    "OKABE_ITO",
+    "PALE",
+    "PAPER",
+    "Band",
+    "Failure",
+    "Predicted",
+    "Row",
+    "Series",
+    "extrapolation",
+    "failure",
+    "forest",
+    "heat_map",
+    "learning_curves",
+    "lines",
+    "maps",
+    "measures",
+    "profiles_of_fit",
+    "residuals",
+    "success_against_parameters",
+    "svg",
+    "write",
+]

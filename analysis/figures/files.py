@@ -1,0 +1,51 @@
+"""A figure as SVG inside a page, and as files beside it."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from analysis.figures.style import INK, STYLE
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element to stand inside a page: text as text, colours that follow the page, own ids."""
+    text = _drawn(figure, name)
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    width = f"{72 * figure.get_figwidth() * 4 / 3:.0f}px"
+    return re.sub(
+        r'<svg (.*?)>', lambda tag: f'<svg style="width:100%;max-width:{width};height:auto" {_unsized(tag[1])}>', text,
+        count=1, flags=re.S,
+    )  # fmt: skip
+
+
+def write(figure: Figure, folder: Path, name: str) -> None:
+    """`<name>.svg` and `<name>.png` in `folder`, on white."""
+    paper = '<rect width="100%" height="100%" fill="white"/>'
+    text = re.sub(r"(<svg .*?>)", rf"\1{paper}", _drawn(figure, name), count=1, flags=re.S)
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    with mpl.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.png", facecolor="white", dpi=160)
+
+
+@lru_cache(64)
+def _drawn(figure: Figure, name: str) -> str:
+    """The figure as an SVG file without a background. Drawn once; its layout is then settled."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def _unsized(attributes: str) -> str:
+    return re.sub(r'\s*\b(width|height)="[^"]*"', "", attributes)

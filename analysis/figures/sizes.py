@@ -1,0 +1,125 @@
+"""Success and other scores against size, or along any other scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from analysis.figures.style import (
+    BENCHMARK_COLOURS,
+    DIVERGED,
+    MANY_LINES,
+    PALE,
+    PAPER,
+    benchmark_of,
+    colours,
+    columns_of,
+    legend_below,
+    panel_axes,
+    reference,
+    shades_of,
+    size_axis,
+    styled,
+    success_axis,
+    thousands,
+    wrapped,
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one line: sizes, scores, and where known their intervals and a fitted curve."""
+
+    label: str
+    sizes: NDArray[Any]
+    scores: NDArray[Any]
+    low: NDArray[Any] | None = None
+    high: NDArray[Any] | None = None
+    curve: tuple[NDArray[Any], NDArray[Any]] | None = None
+    dots: tuple[NDArray[Any], NDArray[Any]] | None = None  # single runs
+    crosses: tuple[NDArray[Any], NDArray[Any]] | None = None  # of these, the diverged ones
+
+
+@styled
+def success_against_parameters(
+    panels: Mapping[str, Sequence[Series]],
+    *,
+    random: Mapping[str, float] | None = None,
+    x: str = "parameters, actor + critics",
+) -> Figure:
+    """Success against parameters, a panel per title; `random` has the random policy's success by title."""
+    names: dict[str, Any] = {}
+    figure, axes = panel_axes(len(panels), height=3.3, share_y=True)
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        for series, colour in zip(group, colours([series.label for series in group]), strict=True):
+            _points(axis, series, colour)
+        if random and np.isfinite(random.get(title, np.nan)):
+            reference(axis, random[title], "random policy")
+        axis.set_title(wrapped(title))
+        size_axis(axis)
+        axis.set_xlabel(x)
+        success_axis(axis)
+        names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
+    legend_below(figure, names)
+    for axis in axes[:: columns_of(len(panels))]:
+        axis.set_ylabel("success")
+    return figure
+
+
+def _points(axis: Axes, series: Series, colour: str) -> None:
+    if series.dots:
+        axis.plot(*series.dots, ".", color=colour, alpha=0.45, ms=5, mew=0)
+    if series.crosses and len(series.crosses[0]):
+        axis.plot(*series.crosses, "x", color=DIVERGED, ms=6, mew=1.5, label="diverged run")
+    style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 5}
+    if series.low is not None and series.high is not None and np.isfinite(series.low).any():
+        below, above = series.scores - series.low, series.high - series.scores
+        axis.errorbar(series.sizes, series.scores, np.nan_to_num([below, above]), ls="", lw=1.2, **style)
+        axis.plot([], [], label=series.label, ls="", **style)
+    else:
+        axis.plot(
+            series.sizes, series.scores, ls="" if series.curve else "-", lw=1, label=series.label, **style
+        )
+    if series.curve:
+        axis.plot(*series.curve, color=colour, lw=1.4)
+
+
+@styled
+def lines(
+    panels: Mapping[str, Sequence[Series]], *, x: str, y: str, log: bool = True, dots: bool = True
+) -> Figure:
+    """One panel per title, one line per series, with a band where it has an interval; x on a log scale."""
+    figure, axes = panel_axes(len(panels), height=2.8)
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        ordered = len(group) > 3 and not any(
+            benchmark_of(series.label) in BENCHMARK_COLOURS for series in group
+        )
+        shades = shades_of(len(group)) if ordered else colours([series.label for series in group])
+        for series, shade in zip(group, shades, strict=True):
+            colour = PALE if series.label.startswith(PAPER) else shade
+            style = "o-" if dots else "-"
+            axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
+            if series.low is not None and series.high is not None:
+                axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+        axis.set_title(wrapped(title))
+        axis.set_xlabel(x)
+        if log:
+            axis.set_xscale("log")
+            ticks = sorted({float(size) for series in group for size in series.sizes})
+            if len(ticks) <= 6:
+                axis.set_xticks(
+                    ticks, [thousands(tick, None) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
+                )
+                axis.minorticks_off()
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if len(group) <= MANY_LINES:
+            axis.legend(fontsize=8, loc="best")
+    axes[0].set_ylabel(y)
+    return figure

@@ -1,0 +1,151 @@
+"""What all figures share: colours, matplotlib's settings, panels, axes, legends.
+
+Axes and text have the colour INK, which `svg` turns into the colour of the page's text, so that one drawing reads in
+light, in dark and in print. Data colours are the colour-blind safe set of Okabe and Ito (2008); sizes, being
+ordered, run along a part of matplotlib's viridis that shows on white and on black.
+"""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+P = ParamSpec("P")
+INK = "#1b1c1d"  # a colour that nothing else has
+MANY_LINES = 10
+PAPER = "the paper"
+DIVERGED = "#b3202a"  # of crosses
+ON_YELLOW = "#111111"  # not black: an SVG leaves black out, and the page's own colour would take its place
+PALE = "#8a8f98"  # lines of reference: reads on white and on black
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A000")
+BENCHMARK_COLOURS = {"MT10": "#0072B2", "MT25": "#D55E00", "MT50": "#009E73"}
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": PALE,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text: it can be searched and copied
+}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """`draw` under STYLE, and matplotlib's own settings as they were afterwards."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **options: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return drawn
+
+
+def panel_axes(number: int, *, height: float, share_y: bool = True) -> tuple[Figure, list[Axes]]:
+    columns = columns_of(number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(8.6, 0.5 + height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+    axes = list(grid.ravel())
+    for spare in axes[number:]:
+        spare.remove()
+    return figure, axes[:number]
+
+
+def columns_of(number: int) -> int:
+    return min(number, 3)
+
+
+def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
+    """One legend for all panels, in as many columns as fit."""
+    columns = max(1, min(len(names), 120 // (8 + max(map(len, names)))))
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
+
+
+def ends(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Of many lines, which are in order, the ends and the middle tell the order."""
+    if len(names) <= MANY_LINES:
+        return dict(names)
+    order = list(names)
+    return {name: names[name] for name in (order[0], order[len(order) // 2], order[-1])}
+
+
+def colours(labels: Sequence[str]) -> list[str]:
+    """A benchmark's colour, whatever else its label says; of others, the next one that no benchmark here has."""
+    own = {label: BENCHMARK_COLOURS.get(benchmark_of(label)) for label in labels}
+    free = itertools.cycle([colour for colour in OKABE_ITO if colour not in own.values()] or OKABE_ITO)
+    return [PALE if label.startswith(PAPER) else own[label] or next(free) for label in labels]
+
+
+def shades_of(count: int) -> list[str]:
+    places = np.linspace(0.15, 0.85, count) if count > 1 else [0.45]
+    return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in places]
+
+
+def benchmark_of(label: str) -> str:
+    return label.partition("  (")[0]
+
+
+def reference(axis: Axes, value: float, label: str) -> None:
+    axis.axhline(value, color=PALE, lw=1.2, ls=(0, (4, 3)))
+    axis.annotate(
+        label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+        ha="right", va="bottom", fontsize=7.5,
+    )  # fmt: skip
+
+
+def size_axis(axis: Axes) -> None:
+    """A log scale with few names, so that they never meet: 1k, 3k, 10k, ..."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter(FuncFormatter(thousands))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def success_axis(axis: Axes) -> None:
+    axis.set_ylim(-0.03, 1.04)
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def per_cent(value: float, _: Any) -> str:
+    return f"{float(f'{100 * value:.2g}'):g}%"
+
+
+def thousands(value: float, _: Any) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def wrapped(title: str, width: int = 38) -> str:
+    """The title in lines that fit a panel."""
+    return "\n".join(textwrap.wrap(title, width)) or title
