@@ -25,7 +25,7 @@ from analysis.figures import Series
 from analysis.law_study import interval_words, short, span
 from analysis.models import Array
 from analysis.report import Drawing, Table, Text
-from analysis.time_laws import TimeLaw, Times, first_reached, time_law
+from analysis.time_laws import TimeLaw, time_law, times_of
 from analysis.variants import Variant
 from mtrl.config import Config
 from mtrl.sizing import flops_by_parameters, update_flops
@@ -84,7 +84,7 @@ def study(name: str, group: Sequence[Variant], generator: np.random.Generator) -
     group = [v for v in group if v.finished.any() and len(v.known_curves()[0]) > 1]
     if not group:
         return None
-    times = tuple(time_law(_times(group, level), level) for level in LEVELS)
+    times = tuple(time_law(times_of(group, level), level) for level in LEVELS)
     return study_of_curves(name, curves_of(group), times, tuple(map(_line, group)), generator)
 
 
@@ -154,21 +154,6 @@ def budgets(curves: Curves) -> tuple[float, ...]:
     sizes = np.unique(curves.size)
     full = [float((curves.steps * curves.cost)[curves.size == size].max()) for size in sizes]
     return (*sorted(full[1:-1]), BEYOND * max(full))
-
-
-def _times(group: Sequence[Variant], success: float) -> Times:
-    size, steps, censored = [], [], []
-    for variant in group:
-        at, curves = variant.known_curves()
-        curves = curves[variant.finished]
-        curves = curves[
-            np.isfinite(curves).any(1)
-        ]  # a run that diverged before its first evaluation says nothing
-        found, never = first_reached(curves, at * variant.task_count, success)
-        size.append(np.full(len(found), float(variant.parameters["total"])))
-        steps.append(found)
-        censored.append(never)
-    return Times(np.concatenate(size), np.concatenate(steps), np.concatenate(censored))
 
 
 def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +164,17 @@ MODELS = {
 TIED = additive("actor_critic with one exponent", ("actor", "critic"), tied=True)
 
 
+class Loss(Protocol):
+    """What fits are judged by."""
+
+    @property
+    def extra(self) -> int:
+        """Numbers fitted besides the law's."""
+
+    def loss(self, failure: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
+        """See Seen.loss."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What was seen at each of n points: how many of `trials` failed, and which likelihood that is judged by."""
@@ -225,7 +236,7 @@ class Seen:
 def minimise(
     model: Model,
     x: Array,
-    seen: Seen,
+    seen: Loss,
     theta: Array,
     *,
     weights: Array | None = None,
@@ -271,13 +282,13 @@ def minimise(
     return theta, loss
 
 
-def _bounded(model: Model, seen: Seen, theta: Array) -> Array:
+def _bounded(model: Model, seen: Loss, theta: Array) -> Array:
     law = model.inside(theta[:, : len(model.numbers)])
     return np.concatenate([law, theta[:, len(model.numbers) :].clip(-1, 12)], axis=1) if seen.extra else law
 
 
 def _quadratic(
-    model: Model, x: Array, seen: Seen, theta: Array, weights: Array | None
+    model: Model, x: Array, seen: Loss, theta: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
     """Loss [S], gradient [S, p] and Gauss-Newton matrix [S, p, p] at theta."""
     p = len(model.numbers)

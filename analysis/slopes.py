@@ -64,7 +64,7 @@ class Slopes:
 
     def refused(self, name: str) -> str:
         """Why the exponent says nothing, or an empty text."""
-        return self.refusal or _doubt(self.exponents[name])
+        return self.refusal or doubt(self.exponents[name])
 
     def failure(self, **sizes: Any) -> Array:
         """The fitted failure rate at sizes [n], by the names of the regressors."""
@@ -169,7 +169,8 @@ def _too_little(form: str, points: Points, design: Array) -> str:
     return f"{len(points)} points, {needed} needed" if len(points) < needed else points.lone()
 
 
-def _doubt(found: Estimate) -> str:
+def doubt(found: Estimate) -> str:
+    """Why an exponent with this interval says nothing, or an empty text."""
     if found.high - found.low > WIDEST:
         return f"its 95% interval, {found.low:.2f} to {found.high:.2f}, is wider than {WIDEST:g}"
     return "" if found.clear and abs(found.value) > ROUNDING else "a constant fits as well"

@@ -10,7 +10,16 @@ from itertools import pairwise
 import numpy as np
 import xarray as xr
 
-from analysis import beside_paper, comparisons, compute_study, figures, law_items, paper, plasticity_study
+from analysis import (
+    beside_paper,
+    comparisons,
+    compute_study,
+    figures,
+    law_items,
+    paper,
+    plasticity_study,
+    update_study,
+)
 from analysis.comparisons import Comparison, Pair
 from analysis.errors import SweepError
 from analysis.figures import FEW_TASKS, Series, learning_curves, success_against_parameters
@@ -65,13 +74,13 @@ def study(
     following = following_settings(to_runs(dataset))
     studied = [compute_study.study(name, group, generator) for name, group in groups(found).items()]
     curve_studies = [each for each in studied if each is not None]
+    by_updates = update_study.laws(found, generator)
     shows, does_not_show = findings(everything, found, laws, compared, dataset.attrs, following)
     runs = sum(len(variant.seeds) for variant in found)
     of_paper = beside_paper.beside(found, generator)
     shows += [each.sentence for each in of_paper if each.differs]
     does_not_show += [each.sentence for each in of_paper if not each.differs]
-    for each in curve_studies:
-        yes, no = compute_study.sentences(each)
+    for yes, no in (*map(compute_study.sentences, curve_studies), update_study.sentences(by_updates)):
         shows, does_not_show = shows + yes, does_not_show + no
     sections = [
         Section("Learning", [_learning_drawing(found), *beside_paper.items(of_paper), _speed_table(found)]),
@@ -80,7 +89,7 @@ def study(
             _score_table(found, scores), *_profile_drawing(found, generator), *_comparison_items(compared),
         ]),
         Section("Scaling laws", law_items.items(laws)),
-        Section("Data and compute", compute_study.items(curve_studies)),
+        Section("Data and compute", [*compute_study.items(curve_studies), *update_study.items(by_updates)]),
         Section("How far to trust the laws", law_items.diagnostics(laws)),
         Section("Plasticity", plasticity),
         Section("Your own metrics", plasticity_study.own_metrics(found)),
@@ -97,6 +106,7 @@ def study(
         footer=f"mtrl, run files gathered from {dataset.attrs.get('source', name)}.",
         fits={law.group: law.summary() for law in laws}
         | {"curves": {each.group: each.summary() for each in curve_studies}}
+        | {"updates": {name: [law.summary() for law in each] for name, each in by_updates.items()}}
         | {"comparisons": [comparison.summary() for comparison in compared]},
     )
 

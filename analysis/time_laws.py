@@ -7,6 +7,7 @@ run in turn (jackknife) with Student's quantile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import special
 from analysis.models import Array
 from analysis.sandwich import Estimate
 from analysis.statistics import isotonic
+from analysis.variants import Variant
 
 WIDTHS_NEEDED = 4
 SEEDS_NEEDED = 2
@@ -62,6 +64,20 @@ def first_reached(curves: Array, steps: Array, success: float) -> tuple[Array, N
     return np.exp(found), censored
 
 
+def times_of(group: Sequence[Variant], success: float) -> Times:
+    """D_J of the finished runs of variants, summed over tasks; runs without any evaluation are left out."""
+    size, steps, censored = [], [], []
+    for variant in group:
+        at, curves = variant.known_curves()
+        curves = curves[variant.finished]
+        curves = curves[np.isfinite(curves).any(1)]
+        found, never = first_reached(curves, at * variant.task_count, success)
+        size.append(np.full(len(found), float(variant.parameters["total"])))
+        steps.append(found)
+        censored.append(never)
+    return Times(np.concatenate(size), np.concatenate(steps), np.concatenate(censored))
+
+
 def time_law(times: Times, success: float, *, seeds: int = SEEDS_NEEDED) -> TimeLaw:
     """The law of D_J in size; refused where under half the runs reach J, or there are too few widths or seeds."""
     runs, lost = len(times.steps), int(times.censored.sum())
@@ -75,16 +91,29 @@ def time_law(times: Times, success: float, *, seeds: int = SEEDS_NEEDED) -> Time
         refusal = f"{runs - lost} of {runs} runs reach it, half needed"
     if refusal:
         return TimeLaw(success, runs, lost, None, refusal)
-    x = np.column_stack([np.ones(runs), np.log(times.size.mean()) - np.log(times.size)])
+    x = np.log(times.size.mean()) - np.log(times.size)
+    (exponent,) = censored_lines(x[:, None], np.log(times.steps), times.censored)
+    return TimeLaw(success, runs, lost, exponent)
+
+
+def censored_lines(x: Array, y: Array, censored: NDArray[np.bool_]) -> list[Estimate]:
+    """The slopes of y [n] on the columns of x [n, k], with jackknife intervals; a censored y is a lower bound."""
+    runs = len(y)
+    x = np.column_stack([np.ones(runs), x])
     keep = np.concatenate([np.ones((1, runs)), 1 - np.eye(runs)])  # all runs, then each left out
-    exponents = censored_regression(x, np.log(times.steps), times.censored, keep)[:, 1]
-    apart = exponents[1:]
-    error = float(np.sqrt((runs - 1) / runs * np.sum((apart - apart.mean()) ** 2)))
-    freedom = float(max(1, runs - lost - 2))
+    numbers = censored_regression(x, y, censored, keep)[:, 1:]
+    apart = numbers[1:] - numbers[1:].mean(0)
+    errors = np.sqrt((runs - 1) / runs * np.sum(apart**2, axis=0))
+    freedom = float(max(1, runs - int(censored.sum()) - x.shape[1]))
+    return [
+        _student(float(value), float(error), freedom) for value, error in zip(numbers[0], errors, strict=True)
+    ]
+
+
+def _student(value: float, error: float, freedom: float) -> Estimate:
     spread = error * float(special.stdtrit(freedom, 0.975))
-    value = float(exponents[0])
     p = float(2 * special.stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
-    return TimeLaw(success, runs, lost, Estimate(value, value - spread, value + spread, p, freedom))
+    return Estimate(value, value - spread, value + spread, p, freedom)
 
 
 def censored_regression(x: Array, y: Array, censored: NDArray[np.bool_], weights: Array) -> Array:

@@ -41,6 +41,7 @@ from analysis.statistics import (
     rate_trend_p,
 )
 from analysis.time_laws import time_law
+from analysis.update_laws import update_law
 
 TASKS, EPISODES = 10, 50
 RUN_SPREAD = 0.3  # of a run's ability, in logits
@@ -233,6 +234,26 @@ def time_coverage(exponent: float, seeds: int, sweeps: int, generator: np.random
     return tally.shares()
 
 
+def update_coverage(
+    alpha: float, beta: float, seeds: int, sweeps: int, generator: np.random.Generator
+) -> Shares:
+    """The law of D_J in samples per env step and size, and what its line claims where size does nothing."""
+    tally = Tally()
+    for _ in range(sweeps):
+        law = update_law(planted.update_times(alpha, beta, seeds, generator), 0.5, generator)
+        tally.note("refused", bool(law.refusal))
+        if law.refusal:
+            continue
+        for name, letter, truth in (("sigma", "alpha", alpha), ("N", "beta", beta)):
+            if truth:
+                tally.interval(letter, law.law[name], truth, law.refused(name))
+                tally.note(f"slope of {name} claimed", law.line[name].low > 0)
+            else:
+                tally.note(f"{letter} claimed", not law.refused(name))
+                tally.note(f"slope of {name} claimed", law.line[name].clear)
+    return tally.shares()
+
+
 Case = Callable[[int, int, np.random.Generator], Shares]  # of seeds, sweeps and a generator
 RATIO = planted.SIZES / planted.SMALLEST
 POWER = 0.3 * RATIO**-0.3
@@ -266,6 +287,8 @@ CASES: dict[str, Case] = {
     "curves: additive, seeds vary more the larger": lambda *x: curve_coverage("additive", *x, UNEQUAL),
     "steps to J: censored": lambda *x: time_coverage(0.3, *x),
     "steps to J: no effect": lambda *x: time_coverage(0.0, *x),
+    "steps to J by updates": lambda *x: update_coverage(0.7, 0.5, *x),
+    "steps to J by updates: no effect of size": lambda *x: update_coverage(0.7, 0.0, *x),
 }
 
 

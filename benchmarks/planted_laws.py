@@ -16,6 +16,7 @@ from analysis.collapse import collapsed
 from analysis.data_laws import Curves, log_spaced
 from analysis.scaling_laws import Points
 from analysis.time_laws import Times
+from analysis.update_laws import UpdateTimes
 from analysis.variants import Variant
 
 Array = NDArray[Any]
@@ -114,3 +115,18 @@ def times(exponent: float, seeds: int, generator: np.random.Generator) -> Times:
     steps = 2e6 * (size / 1e6) ** -exponent * np.exp(0.25 * generator.normal(size=len(size)))
     limit = 2e6 * (SIZES.max() / 1e6) ** (-0.2 * exponent)
     return Times(size, np.minimum(steps, limit), steps > limit)
+
+
+def update_times(alpha: float, beta: float, seeds: int, generator: np.random.Generator) -> UpdateTimes:
+    """D_J = 1e6 (1 + 3 (sigma / 128)^-alpha + 3 (N / N0)^-beta) as grid=utd has it: 4 sigmas by 3 sizes.
+
+    With a lognormal factor; about a quarter of the runs are censored. An exponent of 0 takes its term away.
+    """
+    sigmas, sizes = 128 * 2.0 ** np.arange(4), np.geomspace(4.6e5, 6.5e6, 3)
+    size, sigma = (np.repeat(grid.ravel(), seeds) for grid in np.meshgrid(sizes, sigmas))
+    by_sigma = 3 * (sigma / sigmas[0]) ** -alpha if alpha else 0
+    by_size = 3 * (size / sizes[0]) ** -beta if beta else 0
+    without = 1e6 * (1 + by_sigma + by_size)
+    steps = without * np.exp(0.15 * generator.normal(size=len(size)))
+    limit = np.quantile(without, 0.75)
+    return UpdateTimes(sigma, Times(size, np.minimum(steps, limit), steps > limit))

@@ -1,9 +1,19 @@
-"""The figures, as matplotlib `Figure`s of one style. Callers hand in what is drawn; here only means and bands are taken."""
+"""The figures, as matplotlib `Figure`s of one style: what is drawn is handed in, and only summarised here."""
 
 from analysis.figures.fields import heat_map, maps
 from analysis.figures.files import svg, write
 from analysis.figures.forest import Row, forest
-from analysis.figures.laws import Band, Failure, Predicted, extrapolation, failure, profiles_of_fit, residuals
+from analysis.figures.laws import (
+    Band,
+    Failure,
+    Predicted,
+    StepsLine,
+    extrapolation,
+    failure,
+    profiles_of_fit,
+    residuals,
+    steps_by_updates,
+)
 from analysis.figures.learning import FEW_TASKS, learning_curves, measures
 from analysis.figures.sizes import Series, lines, success_against_parameters
 from analysis.figures.style import BENCHMARK_COLOURS, INK, MANY_LINES, OKABE_ITO, PALE, PAPER
@@ -21,6 +31,7 @@ __all__ = [
     "Predicted",
     "Row",
     "Series",
+    "StepsLine",
     "extrapolation",
     "failure",
     "forest",
@@ -31,6 +42,7 @@ __all__ = [
     "measures",
     "profiles_of_fit",
     "residuals",
+    "steps_by_updates",
     "success_against_parameters",
     "svg",
     "write",

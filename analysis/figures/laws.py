@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
@@ -19,8 +19,10 @@ from analysis.figures.style import (
     legend_below,
     panel_axes,
     per_cent,
+    shades_of,
     size_axis,
     styled,
+    thousands,
     wrapped,
 )
 
@@ -144,4 +146,42 @@ def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure
     axis.set_xlabel("parameters, actor + critics")
     axis.set_ylabel("fitted - seen, logits")
     axis.legend(fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True)
+class StepsLine:
+    """Env steps to a success of the runs of one size, [n] each, and the law through them."""
+
+    label: str
+    sigma: NDArray[Any]
+    steps: NDArray[Any]
+    censored: NDArray[Any]
+    curve: tuple[NDArray[Any], NDArray[Any]]
+    known: bool  # whether the law is identified
+
+
+@styled
+def steps_by_updates(panels: Mapping[str, Sequence[StepsLine]]) -> Figure:
+    """Env steps against samples per env step on logarithmic axes; triangles are runs that stopped before."""
+    figure, axes = panel_axes(len(panels), height=2.8, share_y=False)
+    names: dict[str, Any] = {}
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        for line, colour in zip(group, shades_of(len(group)), strict=True):
+            for own, marker in ((~line.censored, "o"), (line.censored, "^")):
+                axis.plot(line.sigma[own], line.steps[own], marker, ms=4, color=colour, alpha=0.7, mew=0)
+            style: Any = "-" if line.known else (0, (4, 3))
+            (names[line.label],) = axis.plot(*line.curve, color=colour, lw=1.5, ls=style)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        ticks = np.unique(np.concatenate([line.sigma for line in group]))
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(thousands))
+        axis.set_xlabel("samples per env step")
+        axis.set_title(wrapped(title), fontsize=9)
+    for axis in axes[:: columns_of(len(panels))]:
+        axis.set_ylabel("env steps to J")
+    legend_below(figure, names)
     return figure
