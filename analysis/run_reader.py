@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -77,7 +77,7 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
     schema = _integer(file, "schema_version", -1)
     check_schema(path, None if schema < 0 else schema)
     index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
-    text = config_today(_text(file, "config"), schema)
+    config = _as_computed(json.loads(config_today(_text(file, "config"), schema)), index["attributes"])
     committed = np.empty((), np.int64)
     read_into(file, "committed", committed)  # before the rows: what it counts is whole
     planned = h5d.open(file, b"env_steps").get_storage_size() // 8
@@ -88,8 +88,8 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
     return Header(
         labels=labels | {"eval": tuple(range(planned))},
         attributes={name: index["attributes"][name] for name in ATTRIBUTES},
-        config_text=text,
-        config=json.loads(text),
+        config_text=json.dumps(config),
+        config=config,
         planned=planned,
         committed=int(committed),
         outcome=outcome_of(path, complete=complete, diverged=over),
@@ -99,6 +99,15 @@ def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
         else "",
         stamp=stamp,
     )
+
+
+def _as_computed(config: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with what `agent.products = auto` meant on the run's device: runs of other products are others,
+    and a run that wrote the same products out is the same."""
+    agent = config.get("agent", {})
+    if agent.get("products") != "auto":
+        return config
+    return {**config, "agent": {**agent, "products": attributes["products"]}}
 
 
 def stamp_of(path: Path) -> int:

@@ -64,7 +64,12 @@ def write_files(root: Path, number: int) -> None:
             parameters = {"actor": 1, "critic": 2, "target": 2, "total": 3}
             names = [f"metric_{number}" for number in range(20)]
             RunFileWriter.create(
-                path, config, run_metrics=names, parameters=parameters, code_version="bench"
+                path,
+                config,
+                run_metrics=names,
+                parameters=parameters,
+                code_version="bench",
+                products="float32",
             ).close()
             with h5py.File(path, "r+") as file:
                 file["per_task"][...] = np.random.default_rng(0).random(file["per_task"].shape)

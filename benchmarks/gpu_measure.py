@@ -204,6 +204,7 @@ def runs(m: Machine) -> Iterator[Found]:
         "evaluate.every": 200,
         "evaluate.episodes": 1,
     }
+    short["agent.products"] = "float32"  # as the CPU's
     if m.on_host:
         short |= {"train.vector_steps": 14, "train.random_steps": 10, "evaluate.every": 14, "env.horizon": 10}
         short |= {"agent.batch_per_task": 4, "env.goals_per_task": 1}

@@ -97,11 +97,11 @@ class Agent:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
         self.backend: Literal["core", "torch"] = settings.backend
+        self.products: devices.Products = "float32"  # of this run, also where agent.products = auto
         if devices.is_gpu(self.device):
-            from mtrl.cuda import ops as cuda_ops
             from mtrl.cuda import preflight
 
-            cuda_ops.set_products(settings.products)
+            self._use_products(settings.products)
             if self.backend == "core" and (fault := preflight.fault(self.device)):
                 log.error("the agent is plain torch, many times slower than the CUDA kernels: %s", fault)
                 self.backend = "torch"
@@ -144,6 +144,13 @@ class Agent:
         self.tasks = torch.arange(len(config.env.tasks), device=self.device)
         self.act_noise = Noise(_generator(config.train.seed, 1, device=self.device))
         self.update_noise = Noise(_generator(config.train.seed, 2, device=self.device))
+
+    def _use_products(self, wanted: Literal["auto", "float32", "tf32", "bfloat16"]) -> None:
+        """Sets how this process computes matrix products on the GPU."""
+        from mtrl.cuda import ops as cuda_ops
+
+        self.products = devices.resolve_products(wanted, self.device)
+        cuda_ops.set_products(self.products)
 
     def act(
         self, observation: ArrayLike, tasks: NDArray[np.int64] | None = None, *, deterministic: bool = False
@@ -434,7 +441,9 @@ class Agent:
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that the next update or action depends on: tensors, ints and dicts of them."""
         modules = {"actor": self.actor, "critic": self.critic, "target": self.target}
+        on_gpu = {"products": self.products} if devices.is_gpu(self.device) else {}
         return {
+            **on_gpu,
             **{name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in modules.items()},
             "log_temperature": self.log_temperature.clone(),
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -443,8 +452,11 @@ class Agent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a `state_dict`: the same bits follow on the same device kind.
 
-        On another kind the random numbers are those of a new agent there.
+        On another kind the random numbers are those of a new agent there. Between GPUs, products stay as they were:
+        raises ConfigError where this GPU lacks TF32.
         """
+        if devices.is_gpu(self.device) and "products" in state:
+            self._use_products(state["products"])
         for name, module in (("actor", self.actor), ("critic", self.critic), ("target", self.target)):
             module.load_state_dict(state[name])
         self.log_temperature.copy_(state["log_temperature"])

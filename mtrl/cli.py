@@ -231,7 +231,10 @@ def _what_differs(config: Config, begun: Config) -> str:
     from mtrl.run_ids import flatten
 
     before, after = (flatten(one.model_dump(mode="json")) for one in (config, begun))
-    return ", ".join(f"{key}={json.dumps(value)}" for key, value in after.items() if before[key] != value)
+    differing = {key: value for key, value in after.items() if before[key] != value}
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in differing.items()
+    )
 
 
 def _ended(directory: Path, config: Config) -> str | None:

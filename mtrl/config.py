@@ -150,7 +150,8 @@ class AgentSettings(Section):
     log_std_min: float = -20.0
     log_std_max: float = 2.0
     backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
-    products: Literal["float32", "tf32", "bfloat16"] = "float32"  # matrix products on a GPU; docs/gpu.md
+    # matrix products on a GPU; auto: tf32 if the GPU has it, else float32 (docs/gpu.md)
+    products: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     cuda_graph: Literal["auto", "on", "off"] = "auto"  # on a GPU; auto: if CUDA can capture the update
 
     @model_validator(mode="before")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mtrl.config import ConfigError
+
+Products = Literal["float32", "tf32", "bfloat16"]
+TF32_FROM = (8, 0)  # compute capability
 
 
 def is_gpu(device: torch.device) -> bool:
@@ -38,6 +41,28 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(f"run.device = '{name}', but torch sees {count} GPUs, from cuda:0 on")
     return device
+
+
+def resolve_products(
+    wanted: Literal["auto", "float32", "tf32", "bfloat16"], device: torch.device
+) -> Products:
+    """How matrix products are computed on `device`: auto is TF32 on a GPU that has it, else float32.
+
+    Raises ConfigError where the device cannot compute them as wanted.
+    """
+    if not is_gpu(device):
+        if wanted in ("auto", "float32"):
+            return "float32"
+        raise ConfigError(f"agent.products = '{wanted}' is for GPUs; use auto or float32 on a CPU")
+    capability = torch.cuda.get_device_capability(device)
+    if wanted == "auto":
+        return "tf32" if capability >= TF32_FROM else "float32"
+    if wanted == "tf32" and capability < TF32_FROM:
+        raise ConfigError(
+            "agent.products = 'tf32' needs a GPU of compute capability 8.0 or higher, and this one has "
+            f"{capability[0]}.{capability[1]}; use another GPU, or start a run with auto or float32"
+        )
+    return wanted
 
 
 def why_no_gpu() -> str:

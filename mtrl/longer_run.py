@@ -51,7 +51,8 @@ def extend_run(source: Path, target: Path, config: Config) -> int:
     kept = min(kept, len(data.env_steps))
     unfinished = target.with_suffix(".creating")
     with h5py.File(unfinished, "w", libver="earliest") as file:
-        known = {n: v for n, v in data.attributes.items() if n.startswith(("parameters_", "code_version"))}
+        copied = ("parameters_", "code_version", "products")
+        known = {name: value for name, value in data.attributes.items() if name.startswith(copied)}
         extended = known | {"extended_from": data.attributes["run_id"]}
         lay_out(file, config, data.run_metrics, extended, data.layers)
         file["random_policy"][...] = data.random_policy

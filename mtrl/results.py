@@ -12,7 +12,8 @@
     random_policy (metric, task) float32       the same per-task metrics of a uniform random policy
     committed  () int64                        evaluations that are complete; rows beyond are NaN
     attributes schema_version, run_id, config (JSON), code_version, packages (JSON),
-               parameters_{actor,critic,target,total};
+               parameters_{actor,critic,target,total}; products, how matrix products were computed (float32, tf32 or
+               bfloat16: what agent.products = auto meant on the run's device);
                where the run diverged diverged_at_vector_step, diverged_metric, diverged_value, diverged_limit (what
                was first too large or not finite, and the limit) and diverged_trained_on (1 where training went
                on after it); extended_from, the run id of the shorter run whose
@@ -45,7 +46,7 @@ from mtrl.config import Config, changed_fields
 from mtrl.packages import installed
 from mtrl.run_ids import as_begun_earlier, as_meant, run_id_of
 
-SCHEMA_VERSION = 2  # of the file's layout
+SCHEMA_VERSION = 3  # of the file's layout
 
 TASK_METRICS = ("success", "return", "length", "train_success", "train_return", "temperature")
 BATCHES = ("training", "fixed")  # what plasticity is measured on
@@ -179,6 +180,7 @@ class RunFileWriter:
         run_metrics: Sequence[str],
         parameters: Mapping[str, int],
         code_version: str,
+        products: str,
         layers: int = 0,
     ) -> Self:
         """A new file with no evaluations yet. It appears under `path` only when its structure is whole on disk.
@@ -189,7 +191,8 @@ class RunFileWriter:
         unfinished = path.with_suffix(".creating")
         with h5py.File(unfinished, "w", libver="earliest") as file:
             sizes = {f"parameters_{name}": count for name, count in parameters.items()}
-            lay_out(file, config, run_metrics, {"code_version": code_version, **sizes}, layers)
+            attributes = {"code_version": code_version, "products": products, **sizes}
+            lay_out(file, config, run_metrics, attributes, layers)
         sync(unfinished)
         unfinished.replace(path)
         return cls.open(path)
@@ -311,7 +314,8 @@ def ended(directory: Path, config: Config) -> Literal["done", "diverged"] | None
     return "diverged" if data.divergence else "done"
 
 
-SCHEMAS = (1, 2)  # that are read: tests/mtrl/data has a file of each. They differ in `config_today` alone.
+# Those that are read: tests/mtrl/data has a file of each. 1 and 2 differ in `config_today` alone; 3 has `products`.
+SCHEMAS = (1, 2, 3)
 
 
 def check_schema(path: Path, version: int | None) -> None:
@@ -325,7 +329,7 @@ def check_schema(path: Path, version: int | None) -> None:
 
 def refuse_another_run(path: Path, config: Config) -> None:
     """Raises RunFileError, naming what differs, where `path` holds the run of another configuration."""
-    before = _stored_config(path)
+    _, before = _stored_config(path)
     if before is None:  # nothing that could be lost
         return
     if changes := changed_fields(before, config):
@@ -342,7 +346,9 @@ def find_run(folder: Path, config: Config) -> Path:
         return named
     places = [path.parent for path in sorted(folder.glob("*/run.h5"))]
     stored = ((place, _stored_config(place / "run.h5")) for place in places)
-    same = (place for place, before in stored if before is not None and run_id_of(before) == config.run_id)
+    same = (
+        place for place, (_, before) in stored if before is not None and run_id_of(before) == config.run_id
+    )
     meant = (place for place in places if as_begun(place, config) != config)
     return next(itertools.chain(same, meant), named)
 
@@ -350,24 +356,21 @@ def find_run(folder: Path, config: Config) -> Path:
 def as_begun(directory: Path, config: Config) -> Config:
     """`config` as the run in `directory` computes it: an earlier version that was given the same words did what
     `mtrl.run_ids.EARLIER` says, and its run goes on so."""
-    before = _stored_config(directory / "run.h5", written_before=SCHEMA_VERSION)
-    if before is None:
+    schema, before = _stored_config(directory / "run.h5")
+    if before is None or schema == SCHEMA_VERSION:
         return config
-    earlier = Config.model_validate(as_begun_earlier(config.model_dump(mode="json")))
+    earlier = Config.model_validate(as_begun_earlier(config.model_dump(mode="json"), schema))
     return config if changed_fields(before, earlier) else earlier
 
 
-def _stored_config(path: Path, *, written_before: int = SCHEMA_VERSION + 1) -> dict[str, Any] | None:
-    """The configuration in the run file `path`; None where there is no run file of a schema before `written_before`."""
+def _stored_config(path: Path) -> tuple[int, dict[str, Any] | None]:
+    """Schema and configuration of the run file `path`; None where there is no such file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             schema = int(file.attrs["schema_version"])
-            if schema >= written_before:
-                return None
-            stored: dict[str, Any] = json.loads(config_today(file.attrs["config"], schema))
+            return schema, json.loads(config_today(file.attrs["config"], schema))
     except (OSError, KeyError, ValueError):
-        return None
-    return stored
+        return 0, None
 
 
 def read_index(file: h5py.File) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mtrl.agent import Agent, Update
 from mtrl.checkpoint import load_checkpoint, save_checkpoint
-from mtrl.config import Config, ConfigError
+from mtrl.config import Config
 from mtrl.cpus import usable_cpus
-from mtrl.devices import current, resolve_device
+from mtrl.devices import current, resolve_device, resolve_products
 from mtrl.envs import VectorEnv
 from mtrl.envs.reward_scale import PerTaskRewardScale
 from mtrl.extensions import load
@@ -40,8 +40,7 @@ class Run:
     def __init__(self, config: Config, directory: Path) -> None:
         self.device = resolve_device(config.run.device)
         self.config = config = resolve_env_workers(config, self.device)
-        if config.agent.products != "float32" and self.device.type == "cpu":
-            raise ConfigError(f"agent.products = '{config.agent.products}' is for GPUs; use float32 on a CPU")
+        resolve_products(config.agent.products, self.device)  # or an error
         self.priority = _priority_rule(config.replay.priority)
         self._checkpoints = directory / "checkpoint"
         with ExitStack() as stack:

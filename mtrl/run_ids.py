@@ -16,8 +16,11 @@ from typing import Any
 
 KEPT = Path(__file__).with_name("defaults.json")
 WHOLE = 1  # the schema whose ids hash every field
-# How runs behaved before these fields existed, if that is not today's default.
-EARLIER: dict[str, dict[str, Any]] = {"evaluate": {"whole_episodes": True}}
+# How runs behaved whose files have this schema (mtrl.results) or an earlier one, if that is not today's default.
+EARLIER: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"evaluate": {"whole_episodes": True}},
+    2: {"agent": {"products": "float32"}},
+}
 
 
 @cache
@@ -37,13 +40,25 @@ def run_id_of(config: Mapping[str, Any], schema: int | None = None) -> str:
     sections = {name: fields for name, fields in config.items() if name != "run"}
     if schema == WHOLE:
         return _digest({"schema": schema, **sections})
+    return _digest({"schema": schema, **_differing(flatten(sections), schema)})
+
+
+def _differing(fields: Mapping[str, Any], schema: int) -> dict[str, Any]:
+    """The flat fields that are not at the default of `schema`."""
     defaults = kept_defaults()[schema]
-    differing = {
-        key: value
-        for key, value in flatten(sections).items()
-        if key not in defaults or defaults[key] != value
-    }
-    return _digest({"schema": schema, **differing})
+    return {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value}
+
+
+def run_id_today(run_id: str, config: Mapping[str, Any]) -> str:
+    """Today's run id for the settings that once gave the stored `config` this `run_id`.
+
+    A field that was at the default of then is at the default of today, also where that default changed.
+    """
+    schemas = (*reversed(kept_defaults()), WHOLE)
+    schema = next((each for each in schemas if run_id == run_id_of(config, each)), newest_schema())
+    sections = {name: fields for name, fields in config.items() if name != "run"}
+    given = _differing(flatten(sections), max(schema, min(kept_defaults())))
+    return _digest({"schema": newest_schema(), **_differing(given, newest_schema())})
 
 
 def is_run_id_of(run_id: str, config: Mapping[str, Any]) -> bool:
@@ -52,14 +67,22 @@ def is_run_id_of(run_id: str, config: Mapping[str, Any]) -> bool:
 
 
 def as_meant(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration; if it lacks a field of EARLIER, with the value from there."""
-    sections = {name: {**fields, **stored.get(name, {})} for name, fields in EARLIER.items()}
-    return {**stored, **sections}
+    """A stored configuration with the fields of EARLIER that it lacks."""
+    earlier = {name: fields for sections in EARLIER.values() for name, fields in sections.items()}
+    return {**stored, **{name: {**fields, **stored.get(name, {})} for name, fields in earlier.items()}}
 
 
-def as_begun_earlier(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of today with the values of EARLIER: what an earlier version ran from the same settings."""
-    return {**config, **{name: {**config[name], **fields} for name, fields in EARLIER.items()}}
+def as_begun_earlier(config: Mapping[str, Any], schema: int) -> dict[str, Any]:
+    """A configuration of today with the values of EARLIER where it has today's default: what the version that wrote run
+    files of this schema ran from the same settings."""
+    begun, defaults = dict(config), kept_defaults()[newest_schema()]
+    earlier = (sections for last, sections in EARLIER.items() if schema <= last)
+    for name, fields in (section for sections in earlier for section in sections.items()):
+        unsaid = {
+            key: value for key, value in fields.items() if config[name][key] == defaults[f"{name}.{key}"]
+        }
+        begun[name] = {**config[name], **unsaid}
+    return begun
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

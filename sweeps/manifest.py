@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ import click
 
 from mtrl.config import Config
 from mtrl.packages import installed
-from mtrl.run_ids import as_meant, is_run_id_of, run_id_of
+from mtrl.run_ids import as_meant, is_run_id_of, run_id_of, run_id_today
 from slurm.state import parse_lines
 from sweeps.grid import Cell
 
@@ -55,8 +55,8 @@ class Entry:
     @cached_property
     def computes(self) -> str:
         """The run id of the cell of a grid that this entry is. A cell of an earlier version is today's cell that leaves
-        later fields at their defaults; it still runs as that version meant it."""
-        return run_id_of(self.config)
+        the same settings at their defaults; it still runs as that version meant it."""
+        return run_id_today(self.run_id, self.config)
 
     def is_sound(self) -> bool:
         """Whether the configuration is that of the run id."""
@@ -76,10 +76,10 @@ def open_sweep_folder(sweep: Path) -> None:
         ) from None
 
 
-def add_cells(sweep: Path, cells: Iterable[Cell]) -> list[Entry]:
+def add_cells(sweep: Path, cells: Sequence[Cell]) -> list[Entry]:
     """Appends the cells that the manifest does not have yet; returns the entries of `cells`, in their order."""
     with _appending(sweep / "manifest.jsonl") as file:
-        known = {entry.computes: entry for entry in read_manifest(sweep, verify=True)}
+        known = _entries_of(cells, read_manifest(sweep, verify=True))
         offset = file.seek(0, os.SEEK_END)
         entries = []
         for cell in cells:
@@ -137,10 +137,26 @@ def _name_damaged(sweep: Path, entries: Mapping[str, Entry], damaged: Mapping[in
             )
 
 
-def recorded_cells(sweep: Path, cells: Iterable[Cell]) -> list[Cell]:
+def recorded_cells(sweep: Path, cells: Sequence[Cell]) -> list[Cell]:
     """`cells` under the run ids that the manifest of `sweep` has for them, also those of an earlier version."""
-    known = {entry.computes: entry.run_id for entry in read_manifest(sweep, verify=True)}
-    return [_named(cell, known.get(cell.config.run_id, "")) for cell in cells]
+    known = _entries_of(cells, read_manifest(sweep, verify=True))
+    recorded = {run_id: entry.run_id for run_id, entry in known.items()}
+    return [_named(cell, recorded.get(cell.config.run_id, "")) for cell in cells]
+
+
+def _entries_of(cells: Sequence[Cell], entries: Sequence[Entry]) -> dict[str, Entry]:
+    """The entries by the run ids that their cells have today.
+
+    An entry of an earlier version is the cell that writes its configuration out, where `cells` have one; else the cell
+    that left the same settings at their defaults.
+    """
+    known = {entry.computes: entry for entry in entries}
+    before = (entry for run_id, entry in known.items() if run_id != entry.run_id)
+    earlier = {run_id_of(as_meant(entry.config)): entry for entry in before}
+    for run_id in earlier.keys() & {cell.config.run_id for cell in cells}:
+        known.pop(earlier[run_id].computes, None)
+        known[run_id] = earlier[run_id]
+    return known
 
 
 def _named(cell: Cell, run_id: str) -> Cell:

@@ -52,6 +52,7 @@ class RunLog:
             run_metrics=(*agent.update_metrics, *RUN_METRICS, *self._own),
             parameters=agent.parameters,
             code_version=__version__,
+            products=agent.products,
             layers=agent.layers,
         )
         with self.clock("evaluate_seconds"):

@@ -44,6 +44,7 @@ def write_run(
     parameters: Mapping[str, int] | None = None,
     metrics: Mapping[str, float] | None = None,
     layers: int = 0,
+    products: str = "float32",
 ) -> Path:
     """A run file whose evaluation e has `success[e]` on every task, plus 0.001 times the task's number.
 
@@ -60,6 +61,7 @@ def write_run(
         run_metrics=run_metrics,
         parameters=parameters or sizes,
         code_version="test",
+        products=products,
         layers=layers,
     )
     lengths = {

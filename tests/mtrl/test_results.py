@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import time
@@ -23,6 +24,7 @@ from mtrl.results import (
     TASK_METRICS,
     RunFileError,
     RunFileWriter,
+    as_begun,
     read_run,
     refuse_another_run,
 )
@@ -180,6 +182,19 @@ def test_a_file_of_every_schema_is_read(schema: int) -> None:
     np.testing.assert_allclose(success, [[0.1, 0.101], [0.4, 0.401], [0.7, 0.701]], rtol=1e-6)  # float32
     np.testing.assert_array_equal(data.per_run[1], np.full(4, 16.01))
     assert data.stored_config["evaluate"]["whole_episodes"] == (schema == 1)
+
+
+def test_a_run_of_float32_products_alone_goes_on_in_a_file_of_schema_2(tmp_path: Path) -> None:
+    """Whose default that was: given the same words, this version means auto."""
+    shutil.copy(DATA / "run-schema-2.h5", tmp_path / "run.h5")
+    stored = read_run(tmp_path / "run.h5").config
+    assert stored.agent.products == "float32"
+    words = stored.model_copy(update={"agent": stored.agent.model_copy(update={"products": "auto"})})
+    with pytest.raises(RunFileError, match=r"agent\.products is auto, was float32"):
+        refuse_another_run(tmp_path / "run.h5", words)
+    assert as_begun(tmp_path, words) == stored
+    tf32 = stored.model_copy(update={"agent": stored.agent.model_copy(update={"products": "tf32"})})
+    assert as_begun(tmp_path, tf32) == tf32
 
 
 def test_a_run_of_whole_episodes_alone_is_that_of_a_file_of_schema_1(path: Path) -> None:

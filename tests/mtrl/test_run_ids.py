@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mtrl.config import Config
 from mtrl.overrides import build_config
 from mtrl.presets import PRESETS
-from mtrl.run_ids import KEPT, flatten, is_run_id_of, kept_defaults, newest_schema, run_id_of
+from mtrl.run_ids import KEPT, flatten, is_run_id_of, kept_defaults, newest_schema, run_id_of, run_id_today
 
 
 def differences(live: dict[str, Any], kept: dict[str, Any]) -> str:
@@ -44,15 +44,31 @@ def test_a_changed_a_new_and_a_removed_default_are_each_named() -> None:
     assert "train.seed" not in said
 
 
+KNOWN = {
+    "paper": "dff5301227e8",
+    "debug": "b46ac8fbe737",
+    "brc": "44961a520d01",
+    "simba": "bbb7e3c137e5",
+}
+
+
 def test_known_ids() -> None:
     """Ids that users have on their disks. A change here makes every finished run missing."""
-    known = {
+    earlier = {
         "paper": "c2a8105acd21",
         "debug": "ee63b65b26ad",
         "brc": "bf84886bee73",
         "simba": "855720fe76e7",
     }
-    assert {preset: build_config(preset).run_id for preset in PRESETS} == known
+    as_stored = {"agent.products": "float32"}  # the default of schema 2
+    stored = {name: build_config(name, as_stored).model_dump(mode="json") for name in PRESETS}
+    assert {name: run_id_of(config, 2) for name, config in stored.items()} == earlier
+    today = {preset: build_config(preset).run_id for preset in PRESETS}
+    assert today == KNOWN
+    assert {name: run_id_today(earlier[name], config) for name, config in stored.items()} == today
+    assert {name: run_id_today(run_id_of(config), config) for name, config in stored.items()} == {
+        name: build_config(name, as_stored).run_id for name in PRESETS
+    }
 
 
 def test_a_new_field_at_its_default_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:

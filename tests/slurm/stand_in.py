@@ -15,7 +15,12 @@ PARAMETERS = dict.fromkeys(("actor", "critic", "target", "total"), 1)
 
 def write_run_file(directory: Path) -> None:
     RunFileWriter.create(
-        directory / "run.h5", CONFIG, run_metrics=("critic_loss",), parameters=PARAMETERS, code_version="0"
+        directory / "run.h5",
+        CONFIG,
+        run_metrics=("critic_loss",),
+        parameters=PARAMETERS,
+        code_version="0",
+        products="float32",
     ).close()
 
 

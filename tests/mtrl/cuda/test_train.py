@@ -14,6 +14,7 @@ import torch
 
 from mtrl import devices
 from mtrl.config import ConfigError
+from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.replay import ReplayCuda
 from mtrl.overrides import build_config
 from mtrl.results import RunData, read_run
@@ -80,6 +81,59 @@ def test_a_run_makes_its_gpu_the_current_one(
     assert (seen, host.current) == ({OWN}, 0)
 
 
+@pytest.mark.parametrize(
+    ("capability", "wanted", "computed"),
+    [
+        ((8, 0), "auto", "tf32"),
+        ((9, 0), "auto", "tf32"),
+        ((7, 5), "auto", "float32"),
+        ((9, 0), "float32", "float32"),
+        ((7, 0), "bfloat16", "bfloat16"),
+    ],
+)
+def test_products_are_tf32_where_the_gpu_has_it(
+    host: CudaOnHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    wanted: str,
+    computed: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config = build_config("debug", SHORT | {"run.device": "cpu", "agent.products": wanted})
+    assert train(config, tmp_path, stop=lambda: True) == "stopped"
+    assert cuda_ops.products() == computed
+    assert torch.get_float32_matmul_precision() == ("high" if computed == "tf32" else "highest")
+    data = read_run(tmp_path / "run.h5")
+    assert data.attributes["products"] == computed
+    assert data.config.agent.products == wanted
+
+
+def test_a_run_goes_on_with_the_products_that_it_began_with(
+    host: CudaOnHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_on(capability: tuple[int, int], place: Path) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        run_for(place, "cpu", 3)
+
+    run_on((7, 0), tmp_path / "old")
+    run_on((9, 0), tmp_path / "old")
+    assert cuda_ops.products() == "float32"
+    run_on((9, 0), tmp_path / "new")
+    with pytest.raises(
+        ConfigError, match=r"compute capability 8\.0 or higher, and this one has 7\.0; use another"
+    ):
+        run_on((7, 0), tmp_path / "new")
+
+
+def test_a_cpus_products_are_float32(tmp_path: Path) -> None:
+    config = build_config("debug", SHORT | {"run.device": "cpu"})
+    assert train(config, tmp_path, stop=lambda: True) == "stopped"
+    assert read_run(tmp_path / "run.h5").attributes["products"] == "float32"
+
+
 def test_products_are_for_gpus(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"agent\.products = 'tf32' is for GPUs; use float32 on a CPU"):
+    with pytest.raises(
+        ConfigError, match=r"agent\.products = 'tf32' is for GPUs; use auto or float32 on a CPU"
+    ):
         train(build_config("debug", SHORT | {"run.device": "cpu", "agent.products": "tf32"}), tmp_path)

@@ -36,8 +36,9 @@ def config(**settings: Any) -> Config:
     }
     tasks = ["reach-v3", "push-v3", "drawer-open-v3"]
     widths = {"network.actor.width": 20, "network.critic.width": 24}
+    exact = {"agent.products": "float32"}
     return build_config(
-        "debug", {"env.tasks": tasks, "agent.batch_per_task": PER_TASK, **widths, **overrides}
+        "debug", {"env.tasks": tasks, "agent.batch_per_task": PER_TASK, **widths, **exact, **overrides}
     )
 
 
