@@ -1,6 +1,6 @@
 """The commands that run when the cells of a sweep have ended: the argument of `--then`.
 
-A word is gather, fit, or a command for the shell, as in --then 'gather,fit,"cp -r runs/a/report ~/results"'.
+A word is gather, fit, or a shell command: --then 'gather,fit,"cp -r runs/a/report ~/results"'.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def split_words(text: str | None) -> list[str]:
 
 
 def commands_after(sweeps: Sequence[Path], words: Sequence[str]) -> list[list[str]]:
-    """The commands that `words` mean, for these sweeps together. Raises LaunchError for a word that means none."""
+    """The commands for `words`, each for all these sweeps together. Raises LaunchError for any other word."""
     places = [str(sweep.resolve()) for sweep in sweeps]
     return [_command(word, places) for word in words]
 
@@ -35,7 +35,7 @@ def commands_after(sweeps: Sequence[Path], words: Sequence[str]) -> list[list[st
 def _command(word: str, places: Sequence[str]) -> list[str]:
     if word in MODULES:
         return [sys.executable, "-m", MODULES[word], *places]
-    if word.isidentifier() and not shutil.which(word):  # more likely a slip than a command
+    if word.isidentifier() and not shutil.which(word):  # more likely a typing error than a command
         raise LaunchError(
             f"--then knows {', '.join(MODULES)} and commands, and '{word}' is none{nearest(word, MODULES)}"
         )
@@ -43,8 +43,10 @@ def _command(word: str, places: Sequence[str]) -> list[str]:
 
 
 def run_after(commands: Sequence[Sequence[str]]) -> None:
-    """Runs them one after another; what they print goes to the standard error. Raises LaunchError naming the first that
-    fails."""
+    """Runs the commands one after another, with their output on the standard error.
+
+    Stops at the first that fails and raises LaunchError, which names it.
+    """
     for command in commands:
         if code := subprocess.run(command, stdout=STANDARD_ERROR).returncode:
             raise LaunchError(f"{shlex.join(command)} ended with exit code {code}")

@@ -1,4 +1,4 @@
-"""Whether a launch may go ahead: the cap on hours, and the question before many of them."""
+"""The approval of a launch: the cap on its hours, and a question before many hours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ASK_ABOVE_HOURS = 100.0
 
 
 def approve(plan: Plan, max_hours: float | None, *, yes: bool = False, without_kernels: bool = False) -> None:
-    """Refuses a plan above `max_hours`, and jobs with GPUs of a build without CUDA kernels unless `without_kernels`.
-    Asks before more than ASK_ABOVE_HOURS hours, wherever the cells run.
+    """Asks before a launch of more than ASK_ABOVE_HOURS hours. Raises ValueError if the launch is refused.
 
-    Without a terminal nobody can answer: such a launch needs `yes`. Raises ValueError for what is refused.
+    Refused are: a plan above `max_hours`; GPU jobs of a build without CUDA kernels, unless `without_kernels`; a launch
+    that must ask but has no terminal, unless `yes`.
     """
     if not without_kernels and (slow := why_slow_on_gpus(plan.request)):
         raise ValueError(slow)
@@ -29,9 +29,9 @@ def approve(plan: Plan, max_hours: float | None, *, yes: bool = False, without_k
 
 
 def why_slow_on_gpus(request: Request) -> str:
-    """Why jobs with GPUs would train by plain torch, many times slower, where the request did not ask for it.
+    """Why the request's GPU jobs would train with plain torch, many times slower, though it did not ask for that.
 
-    Empty where they would not, or where they run another Python than this one.
+    Empty if they would not, or if they run another Python than this one.
     """
     profile = request.profile
     if not (profile and profile.gpus) or profile.python or profile.container:

@@ -14,11 +14,11 @@ from typing import Any
 from mtrl.names import nearest
 from mtrl.sizing import actor_width, critic_width, match_system, total_width
 
-LARGEST_BITS = 4096  # of a whole number that ** may give
+LARGEST_BITS = 4096  # of a whole number that ** may return
 
 
 def power(base: float, exponent: float) -> Any:
-    """base ** exponent. Raises ArithmeticError for what is no real number, or a whole number beyond all sense."""
+    """base ** exponent. Raises ArithmeticError if it is not real, or a whole number of more than LARGEST_BITS bits."""
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > LARGEST_BITS:
         raise ArithmeticError("the power is too large")
     result = base**exponent
@@ -55,7 +55,10 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 
 
 def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
-    """The value of `expression`. Nothing but arithmetic is understood. Raises ValueError naming what is not."""
+    """The value of `expression`, with `names` as the values of names, dots replaced by underscores.
+
+    Raises ValueError for an unknown name, for anything but arithmetic, and for a result that does not exist.
+    """
 
     def value(node: ast.AST) -> Any:
         match node:

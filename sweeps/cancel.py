@@ -1,4 +1,4 @@
-"""Cancelling cells: they are not run any more, and jobs that have nothing else to do end."""
+"""Cancelling cells: they are not run any more, and jobs without other cells end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from slurm.state import cancelled_cells, read_state, write_cancelled
 
 
 def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
-    """Makes these cells final: they are not run any more. Ends the jobs that have nothing else to do. Returns how many
-    array tasks were ended, and the cells that go on because their job has other cells to run."""
+    """Marks these cells as cancelled, so that they are not run any more, and ends the jobs without other cells.
+
+    Returns how many array tasks were ended, and the run ids of cells that keep running because their job has other
+    cells.
+    """
     final = cancelled_cells(sweep) | run_ids
     write_cancelled(sweep, final)
     records = [
@@ -28,7 +31,7 @@ def cancel(sweep: Path, run_ids: set[str]) -> tuple[int, list[str]]:
     for record in records:
         job = record.job or queue.jobs.get(record.name)
         if job is None:
-            # Its sbatch may be on its way: the job will find nothing to do.
+            # Its sbatch may still be running. Without this record the job will find no cell and end.
             record_path(sweep, record.token).unlink()
             continue
         for name, numbers, tasks in _jobs_of(record, job):

@@ -1,4 +1,4 @@
-"""The cluster of a launch that names none."""
+"""The cluster and the profile of a launch that names neither."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from sweeps.show import print_cost
 
 
 def on_cluster(request: Request) -> Request:
-    """The request for Slurm, where its words name neither executor nor profile and this machine has a cluster: with
-    the user's profile `default`, or with one found on the cluster, which is shown. Any other request as it is."""
+    """The request, moved to Slurm if its words name neither executor nor profile and this machine has a cluster.
+
+    It gets the user's profile `default`, or one that is found on the cluster and shown. Any other request is returned
+    as it is. Raises ValueError if the cluster cannot be asked.
+    """
     if request.named or not shutil.which("sbatch"):
         return request
     if has_default():
@@ -43,7 +46,7 @@ def on_cluster(request: Request) -> Request:
 
 
 def _as_needed(profile: Profile, cells: Sequence[Cell]) -> Profile:
-    """The profile; where all cells run on the CPU, without its GPUs and with the CPUs and memory that they use."""
+    """The profile. If all cells run on the CPU: without GPUs, and with the CPUs and memory that the cells use."""
     configs = [cell.config for cell in cells]
     if not profile.gpus or any(config.run.device != "cpu" for config in configs):
         return profile
@@ -59,25 +62,31 @@ def _as_needed(profile: Profile, cells: Sequence[Cell]) -> Profile:
 
 
 def _cpus(config: Config) -> int:
-    """That one run uses: its threads and its env workers."""
+    """The CPUs that one run uses: its threads and its env workers."""
     workers = config.run.env_workers
     return config.run.threads + (config.train.overlap if workers is None else workers)
 
 
 def has_default() -> bool:
+    """Whether the user has a profile named `default`."""
     return DEFAULT in profile_names()
 
 
 def check_cluster(profile: Profile) -> None:
-    """Raises InfeasibleError if the cluster can never run the profile's jobs, SlurmError if it does not answer."""
+    """Raises InfeasibleError if the cluster can never run the profile's jobs, SlurmError if it does not answer.
+
+    Prints the warnings about the profile.
+    """
     reach_controller(profile, lambda text: click.echo(text, err=True))
     for warning in check_feasible(profile):
         click.echo(warning, err=True)
 
 
 def settle_profile(plan: Plan, max_hours: float | None, *, yes: bool) -> bool:
-    """Shows what the plan costs with a profile that was found on the cluster, asks, and saves it as `default`.
-    Returns whether there was such a profile. Raises ValueError without a terminal and without `yes`."""
+    """If the profile was found on the cluster: shows the plan's cost, asks, and saves the profile as `default`.
+
+    Returns whether it was found there. Raises ValueError if it must ask but has no terminal, unless `yes`.
+    """
     request = plan.request
     if request.found is None or request.profile is None:
         return False

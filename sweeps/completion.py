@@ -1,4 +1,4 @@
-"""Words that a shell offers after Tab: of a grid, profiles, sweeps, run ids (docs/cluster.md: how to switch it on)."""
+"""The words that a shell offers after Tab: grids, profiles, sweeps, run ids (docs/cluster.md: how to switch it on)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 
 
 def complete_words(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """grid=..., profile=..., executor=..., the keys of a configuration, and ~key for those that the grid sets.
+    """Offers grid=..., profile=..., executor=..., the keys of a configuration, and ~key for keys that the grid sets.
 
-    bash cuts words at `=`, so that of `grid=smo` only `smo` is to be completed, after the words `grid` and `=`.
+    bash cuts words at `=`: for `grid=smo` it passes the words `grid` and `=` and asks to complete `smo`.
     """
     before = [str(word) for word in context.params.get("words") or ()]
     known = _known_words(" ".join(before).replace(" = ", "="), removing=incomplete.startswith("~"))
@@ -20,21 +20,24 @@ def complete_words(context: click.Context, parameter: click.Parameter, incomplet
     if before[-1:] == ["="] and len(before) > 1:
         key = before[-2] + "="
     elif before and not incomplete and any(word.startswith(before[-1] + "=") for word in known):
-        key = before[-1] + "="  # click hides a last `=`
+        key = before[-1] + "="  # click removes a `=` at the end
     return [word.removeprefix(key) for word in known if word.startswith(key + incomplete)]
 
 
 def complete_profile(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Offers profile=NAME for each profile."""
     words = complete_words(context, parameter, incomplete)
     return [word for word in words if word.startswith("profile=") or "=" not in word]
 
 
 def complete_sweep(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Offers the names of the sweeps in the folder --runs."""
     names = (path.parent.name for path in _runs(context).glob("*/manifest.jsonl"))
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_cell(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Offers the run ids of the sweep that the command line names."""
     from sweeps.manifest import LaunchError, find_sweep, read_manifest
 
     with suppress(LaunchError):

@@ -1,8 +1,9 @@
 """The cost of one run: seconds on a core or a GPU, memory, and bytes on disk.
 
-The times of cores are CPU times of short runs on one core of a 2-core x86-64 machine with AVX-512, with neighbours
-(benchmarks/bench_costs.py, benchmarks/results/costs.json): within a factor of 1.5 there for every system. Elsewhere
-they are a guess, which finished cells of the same sweep correct. The times of a GPU were not measured.
+The times of cores are CPU times of short runs on one core of a 2-core x86-64 machine with AVX-512 that was shared with
+other programs (benchmarks/bench_costs.py, benchmarks/results/costs.json). There they are right within a factor of 1.5
+for every system. On other machines they are a guess, which finished cells of the same sweep correct. The times of a GPU
+were not measured.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from mtrl.sizing import count_parameters, update_flops, updates
 
 START_SECONDS = 2.7  # Python, torch and Meta-World
 START_SECONDS_OF_TASK = 0.12  # one env for training and one for evaluation
-SECONDS_PER_VECTOR_STEP = 2.5e-4  # beside the envs: an action, the replay, the loop
+SECONDS_PER_VECTOR_STEP = 2.5e-4  # without the envs: the replay and the loop
 SECONDS_PER_ENV_STEP = 1.6e-4
 SECONDS_PER_GOAL = 0.012  # the first reset to a goal
-EVALUATED_SHARE = 0.8  # of the longest episodes: an episode of an evaluation ends at success
-ACT_SECONDS = {True: 1e-4, False: 1e-3}  # an action of all tasks, fused or by plain torch
+EVALUATED_SHARE = 0.8  # of the horizon: an episode of an evaluation ends at success
+ACT_SECONDS = {True: 1e-4, False: 1e-3}  # the actions of all tasks, fused (True) or with plain torch
 
 
 class Speed(NamedTuple):
     """The cost of an update on one core."""
 
-    seconds: float  # whatever its size
-    seconds_of_row: float  # of a transition, beside its products
-    flops: float  # products per second
+    seconds: float  # that do not depend on its size
+    seconds_of_row: float  # for each transition, without its products
+    flops: float  # operations of products per second
 
 
 FUSED = Speed(4e-4, 0.0, 1.15e11)
@@ -43,14 +44,15 @@ AUTOGRAD = {  # by the kind of network
     "care": Speed(20e-3, 4.8e-5, 0.9e11),
     "film": Speed(14e-3, 1.9e-5, 0.9e11),
 }
-MEASURE_SECONDS = 0.02  # of plasticity at an evaluation,
-MEASURE_UPDATES = 2.5  # and in updates by autograd,
-MEASURE_SECONDS_OF_GRADIENT = 2.5e-8  # and for each parameter's gradient of each task
+# Plasticity at an evaluation takes the sum of these three.
+MEASURE_SECONDS = 0.02
+MEASURE_UPDATES = 2.5  # times the seconds of an update
+MEASURE_SECONDS_OF_GRADIENT = 2.5e-8  # for each parameter and task
 GPU_FLOPS = 1.5e13
 GPU_UPDATE_SECONDS = 1.2e-3
 BYTES_OF_ROW = 200  # of one transition in the replay
-# Python, torch's CUDA build and Meta-World. Where no cgroups measure it, Slurm counts the 600 that torch takes twice:
-# for the job's first process and for the cell's, which is forked from it.
+# Python, torch's CUDA build and Meta-World. Torch takes 600 of these MB. Without cgroups Slurm counts them twice: for
+# the job's first process and for the cell's, which is forked from it.
 PROCESS_MB = 1_500
 TASK_MB = 30  # one training env and one for evaluation
 
@@ -62,7 +64,7 @@ class Estimate:
     seconds: float
     memory_mb: int
     checkpoint_bytes: float  # of one checkpoint; two are kept while the run goes on
-    result_bytes: float  # that stay when it is done
+    result_bytes: float  # on disk when the run is done
 
 
 def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
@@ -94,7 +96,7 @@ def _update_seconds(config: Config, *, gpu: bool) -> float:
 
 
 def _env_seconds(config: Config, evaluations: int) -> float:
-    """Training, the evaluations, and the one of the random policy."""
+    """Seconds of stepping envs: in training, in the evaluations, and in the evaluation of the random policy."""
     tasks, steps, act = (
         len(config.env.tasks),
         config.train.vector_steps,

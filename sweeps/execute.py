@@ -22,8 +22,12 @@ def run(
     by_rule: bool = False,
     then: Sequence[str] = (),
 ) -> Launched:
-    """Runs what is missing of `entries`: `inline` in this process, `local` in processes of this machine, and returns
-    when they have ended; `slurm` as the jobs of `profile`, and returns once they are submitted."""
+    """Runs the unfinished cells of `entries`.
+
+    `executor` = inline runs them in this process, local in processes of this machine; both return when the cells have
+    ended. slurm submits them as jobs of `profile` and returns. `by_rule` leaves out cells that `slurm.retry` gives up.
+    `then` are the words of `--then`. Raises LaunchError if the launch is impossible.
+    """
     after = commands_after([sweep], then)
     if executor == "slurm":
         assert profile is not None

@@ -1,7 +1,7 @@
-"""The job that follows a sweep on Slurm: what `--then` asked for, once every job of the sweep has ended.
+"""The job that follows a sweep on Slurm: it runs the commands of `--then` once every job of the sweep has ended.
 
-<sweep>/then.json remembers the words and the job that waits, so that a later launch or retry puts a job behind its own
-arrays in that one's place.
+<sweep>/then.json has the words and the number of the waiting job. A later launch or retry replaces this job by one that
+waits for its own arrays too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from sweeps.after import commands_after
 
 
 def follow(sweep: Path, then: Sequence[str], profile: Profile, new: Sequence[Record], queue: Queue) -> None:
-    """Submits the job for the words `then`, or for those remembered where there are none, behind the new arrays and all
-    that are still in the queue; with neither, it runs at once."""
+    """Submits the job for the words `then`, or, if there are none, for those in then.json.
+
+    It waits for the arrays `new` and for the sweep's arrays in the queue; without any it runs at once.
+    """
     from slurm.executor import submit_commands
 
     remembered = read_json(sweep / "then.json") or {}
@@ -42,7 +44,7 @@ def follow(sweep: Path, then: Sequence[str], profile: Profile, new: Sequence[Rec
 
 
 def end_follower(sweep: Path, queue: Queue) -> None:
-    """Ends the job that waits. The words stay: a retry of cells that were cancelled puts a job behind them again."""
+    """Ends the waiting job. then.json keeps the words, so that a retry of cancelled cells submits a job again."""
     remembered = read_json(sweep / "then.json") or {}
     if remembered.get("job"):
         _end(remembered, queue)

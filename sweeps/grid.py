@@ -1,4 +1,4 @@
-"""Grids: a TOML file, changed by words of the command line, gives a list of cells.
+"""Grids: a TOML file, with overrides from the command line, becomes a list of cells.
 
     about  = "one line"                    shown by `mtrl-sweep grids`
     preset = "paper"
@@ -49,7 +49,7 @@ class GridError(ValueError):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep. `coordinates` holds the values of the varied keys, in the order of the grid."""
+    """One run of a sweep. `coordinates` has the values of the varied keys, in the order of the grid."""
 
     config: Config
     coordinates: dict[str, Any]
@@ -59,11 +59,12 @@ class Cell:
 
     @property
     def run_id(self) -> str:
+        """The run id under which the sweep has this cell."""
         return self.recorded or self.config.run_id
 
     @property
     def label(self) -> str:
-        """A short name for people: `MT10 width 32 seed 0`."""
+        """A short, readable name: `MT10 width 32 seed 0`."""
         named = {short_key(key): value for key, value in self.coordinates.items()}
         if len({named.get(key) for key in WIDTHS}) == 1 and WIDTHS[0] in named:
             named = {key.removeprefix("actor "): value for key, value in named.items() if key != WIDTHS[1]}
@@ -72,12 +73,16 @@ class Cell:
 
 
 class When(BaseModel):
+    """A rule of a grid: cells that match `condition` get the values of `set`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
     condition: dict[str, Any] = Field(alias="if")
     set: dict[str, Any]
 
 
 class Grid(BaseModel):
+    """The content of a grid's TOML file; this module's docstring describes the parts."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     about: str = ""
@@ -92,12 +97,12 @@ class Grid(BaseModel):
 
 
 def grid_names() -> list[str]:
-    """The grids that come with the project."""
+    """The names of the grids that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_grid(name: str) -> Grid:
-    """The grid of that name, or of that file if `name` ends in .toml. Raises GridError."""
+    """The grid of that name, or of that file if `name` ends in .toml. Raises GridError if it is missing or wrong."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in grid_names():
         raise GridError(
@@ -127,12 +132,15 @@ def read_grid(name: str, content: Mapping[str, Any]) -> Grid:
 
 
 def grid_keys(grid: Grid) -> list[str]:
-    """The keys that the grid sets, which `~key` can take out."""
+    """The keys that the grid sets, and that `~key` can remove."""
     return list(dict.fromkeys(key for place in _places(grid) for key in _keys(place)))
 
 
 def override(grid: Grid, words: Iterable[str]) -> Grid:
-    """`grid` with `key=value`, `key=a,b,c`, `key=range(3)`, `key+key=a,b` and `~key` laid over it, in that order."""
+    """`grid` changed by each of `words` in turn: `key=value`, `key=a,b,c`, `key=range(3)`, `key+key=a,b` or `~key`.
+
+    Raises GridError for an unknown key or a word of another form.
+    """
     for word in words:
         key, equals, text = (part.strip() for part in word.removeprefix("~").partition("="))
         if word.startswith("~"):
@@ -153,7 +161,7 @@ def override(grid: Grid, words: Iterable[str]) -> Grid:
 
 
 def expand(grid: Grid) -> list[Cell]:
-    """The cells of `grid` in order, equal configurations once. Raises GridError or ConfigError naming the cell."""
+    """The cells of `grid` in order; equal configurations appear once. Raises GridError, which names grid and key."""
     for place in _places(grid):
         for key in _keys(place):
             _check(grid, key)
@@ -255,7 +263,7 @@ def _combinations(grid: Grid) -> Iterator[dict[str, Any]]:
 
 
 def _draws(grid: Grid) -> list[dict[str, Any]]:
-    """The random draws, each a function of (seed, key, number) alone, so that a longer list begins with the shorter."""
+    """The random draws. Each depends only on (seed, key, number), so a longer list begins with the shorter one."""
     settings = {key: value for key, value in grid.random.items() if key not in ("draws", "seed")}
     count, seed = grid.random.get("draws", 1), grid.random.get("seed", 0)
     return [
@@ -302,8 +310,11 @@ def _preset(name: str) -> Config:
 
 
 def _build(grid: Grid, values: Mapping[str, Any], sections: dict[str, Any]) -> Config:
-    """The validated configuration. Sections are frozen, so cells that agree on one share it through `sections`, and a
-    grid of thousands of cells validates each distinct section once."""
+    """The validated configuration.
+
+    `sections` keeps the sections made so far: they are frozen, so cells with an equal section share it, and a grid of
+    thousands of cells validates each distinct section once.
+    """
     settings: dict[str, dict[str, Any]] = {}
     try:
         settled = expand_system(values, grid.preset)
@@ -343,7 +354,7 @@ def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
 
 
 def _places(grid: Grid) -> list[Mapping[str, Any]]:
-    """Every mapping of the grid whose keys name fields."""
+    """Every mapping of the grid whose keys are fields of a configuration or variables."""
     drawn = {key: value for key, value in grid.random.items() if key not in ("draws", "seed")}
     rules = [part for rule in grid.when for part in (rule.condition, rule.set)]
     return [grid.fixed, grid.axes, *grid.zip, drawn, *rules, grid.derive, *grid.exclude]
@@ -354,7 +365,7 @@ def _keys(place: Mapping[str, Any]) -> list[str]:
 
 
 def _check(grid: Grid, key: str) -> None:
-    """Raises unless `key` is a field of a configuration or a variable of this grid."""
+    """Raises GridError unless `key` is a field of a configuration or a variable of this grid."""
     variables = [
         name for place in (grid.axes, *grid.zip, grid.random) for name in _keys(place) if "." not in name
     ]
@@ -367,7 +378,7 @@ def _check(grid: Grid, key: str) -> None:
 
 
 def _without(grid: Grid, key: str) -> Grid:
-    """`grid` with nothing said of `key`: joined keys keep their other half, and rules that set it lose it."""
+    """`grid` without `key`: joined keys keep their other half, and rules no longer set it."""
 
     def drop(place: Mapping[str, Any]) -> dict[str, Any]:
         kept = {
@@ -389,7 +400,7 @@ def _without(grid: Grid, key: str) -> Grid:
 
 
 def short_key(key: str) -> str:
-    """A key as labels show it: `actor width`."""
+    """A key as labels show it: `actor width` for `network.actor.width`."""
     return key.removeprefix("network.").removeprefix("env.").removeprefix("train.").replace(".", " ")
 
 

@@ -44,7 +44,7 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except BrokenPipeError:  # the reader has seen enough, as `head` does; click ends without a word
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does; click exits silently
             raise
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
@@ -364,7 +364,7 @@ def doctor(words: tuple[str, ...], as_json: bool) -> None:
 
 
 def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
-    """Prints the end of the latest job's own output: a setup line or Python may fail before a cell begins."""
+    """Prints the end of the latest job's own output, for a job that failed before a cell began."""
     outputs = sorted((sweep / "slurm").glob("*.out"), key=lambda path: path.stat().st_mtime)
     if not outputs:
         raise click.ClickException(f"no cell of {sweep} has written anything yet")
@@ -378,7 +378,7 @@ def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
 
 
 def _follow(log: Path) -> None:
-    """Prints what is written to the log from now on, until Ctrl-C."""
+    """Prints new text of the log as it comes, until Ctrl-C."""
     with log.open(errors="replace") as file:
         file.seek(0, 2)
         while True:
@@ -395,7 +395,10 @@ def _profile_names(words: Sequence[str]) -> list[str]:
 
 
 def _choose(entries: list[Entry], beginnings: Sequence[str]) -> list[Entry]:
-    """The entries whose run ids have one of these beginnings; all entries if there is none."""
+    """The entries whose run ids begin with one of `beginnings`; all entries if `beginnings` is empty.
+
+    Raises ValueError for a beginning without an entry.
+    """
     for beginning in beginnings:
         if not any(entry.run_id.startswith(beginning) for entry in entries):
             raise ValueError(f"no cell '{beginning}' in this sweep; `status` lists the run ids")

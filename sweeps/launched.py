@@ -9,6 +9,8 @@ from slurm.records import Record
 
 @dataclass(frozen=True)
 class Launched:
+    """How many cells a launch ran or submitted, and which it could not."""
+
     submitted: int  # cells handed to Slurm, or run here
     over: int  # cells that are done or diverged now
     given_up: dict[str, str]  # run id -> reason: by the rules of `slurm.retry`, or failed here

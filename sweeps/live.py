@@ -1,4 +1,4 @@
-"""The cells of a local launch, drawn while they run."""
+"""The display of a local launch's cells while they run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from slurm.state import cell_directory, read_json
 from sweeps.manifest import Entry
 from sweeps.units import duration
 
-ROWS = 24  # more cells than this: only those at work are drawn
+ROWS = 24  # at most so many running cells are drawn
 
 
 class LiveCells:
-    """The cells of a local launch while they run: `start`, then `tick` often, `finish` for each, and leave."""
+    """Draws the running cells of a local launch on a terminal, and prints a line for each that ends.
+
+    A context manager. Within it call `tick` often, and `finish` for each cell that ends.
+    """
 
     def __init__(self, console: Console, sweep: Path, entries: Sequence[Entry]) -> None:
         self._console = console
@@ -40,10 +43,12 @@ class LiveCells:
             self._live.stop()
 
     def tick(self, running: set[str]) -> None:
+        """Takes the run ids of the cells that run now."""
         now = time.monotonic()
         self._running = {run_id: self._running.get(run_id, now) for run_id in running}
 
     def finish(self, run_id: str, outcome: str) -> None:
+        """Prints the outcome of a cell that has ended."""
         self._outcomes[run_id] = outcome
         started = self._running.pop(run_id, None)
         took = "" if started is None else f"  {duration(time.monotonic() - started)}"

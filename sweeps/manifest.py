@@ -1,7 +1,7 @@
 """The manifest of a sweep: runs/<sweep>/manifest.jsonl, one line per cell, and launches.jsonl, one line per launch.
 
-Both files only ever grow. A line is {"run_id", "label", "coordinates", "config"}; its byte offset leads a worker to it
-without reading the others.
+Both files only grow. A line of the manifest is {"run_id", "label", "coordinates", "config"}. A worker gets the byte
+offset of its line, so that it need not read the others.
 """
 
 from __future__ import annotations
@@ -49,17 +49,20 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
-        """The cell as the grid made it, validated again."""
+        """The cell that the grid made, with its configuration validated again."""
         return _named(Cell(Config.model_validate(as_meant(self.config)), self.coordinates), self.run_id)
 
     @cached_property
     def computes(self) -> str:
-        """The run id of the cell of a grid that this entry is. A cell of an earlier version is today's cell that leaves
-        the same settings at their defaults; it still runs as that version meant it."""
+        """The run id that today's version gives this cell.
+
+        An entry of an earlier version equals today's cell that leaves the same settings at their defaults. It still
+        runs as that version meant it.
+        """
         return run_id_today(self.run_id, self.config)
 
     def is_sound(self) -> bool:
-        """Whether the configuration is that of the run id."""
+        """Whether the configuration belongs to the run id."""
         return self.run_id == self.computes or is_run_id_of(self.run_id, self.config)
 
 
@@ -99,9 +102,9 @@ def add_cells(sweep: Path, cells: Sequence[Cell]) -> list[Entry]:
 
 
 def read_manifest(sweep: Path, *, verify: bool = False) -> list[Entry]:
-    """The entries of the manifest. A damaged line is left out: a launch of its cell appends it anew.
+    """The entries of the manifest, without damaged lines; a launch of a damaged line's cell appends it again.
 
-    `verify` also holds each configuration against its run id (40 us a cell), and names the lines that do not fit.
+    `verify` also compares each configuration with its run id (40 us a cell), and prints the lines that do not match.
     """
     try:
         content = (sweep / "manifest.jsonl").read_bytes()
@@ -124,7 +127,7 @@ def read_manifest(sweep: Path, *, verify: bool = False) -> list[Entry]:
 
 
 def _name_damaged(sweep: Path, entries: Mapping[str, Entry], damaged: Mapping[int, Entry]) -> None:
-    """Says which lines do not fit their run ids, those apart whose cell a later line holds."""
+    """Prints the lines that do not match their run ids, except those whose cell another line has."""
     if not damaged:
         return
     held = {*entries, *(entry.computes for entry in entries.values())}
@@ -138,17 +141,17 @@ def _name_damaged(sweep: Path, entries: Mapping[str, Entry], damaged: Mapping[in
 
 
 def recorded_cells(sweep: Path, cells: Sequence[Cell]) -> list[Cell]:
-    """`cells` under the run ids that the manifest of `sweep` has for them, also those of an earlier version."""
+    """`cells`, with the run ids that the manifest of `sweep` has for them, which an earlier version may have given."""
     known = _entries_of(cells, read_manifest(sweep, verify=True))
     recorded = {run_id: entry.run_id for run_id, entry in known.items()}
     return [_named(cell, recorded.get(cell.config.run_id, "")) for cell in cells]
 
 
 def _entries_of(cells: Sequence[Cell], entries: Sequence[Entry]) -> dict[str, Entry]:
-    """The entries by the run ids that their cells have today.
+    """{run id that today's version gives: entry}.
 
-    An entry of an earlier version is the cell that writes its configuration out, where `cells` have one; else the cell
-    that left the same settings at their defaults.
+    An entry of an earlier version is the cell with the same configuration, if `cells` has one; else the cell that
+    leaves the same settings at their defaults.
     """
     known = {entry.computes: entry for entry in entries}
     before = (entry for run_id, entry in known.items() if run_id != entry.run_id)
@@ -160,12 +163,12 @@ def _entries_of(cells: Sequence[Cell], entries: Sequence[Entry]) -> dict[str, En
 
 
 def _named(cell: Cell, run_id: str) -> Cell:
-    """The cell under its recorded run id."""
+    """The cell with its recorded run id."""
     return replace(cell, recorded="" if run_id == cell.config.run_id else run_id)
 
 
 def find_sweep(name: str, runs: Path) -> Path:
-    """The folder of a sweep given by name, as `grid=name`, or by path. Raises LaunchError where there is none."""
+    """The folder of a sweep. `name` is its name, `grid=name` or its path. Raises LaunchError if there is none."""
     name = name.removeprefix("grid=")
     for place in (Path(name), runs / name):
         if (place / "manifest.jsonl").exists():
@@ -176,7 +179,7 @@ def find_sweep(name: str, runs: Path) -> Path:
 
 
 def record_launch(sweep: Path, **facts: Any) -> None:
-    """Notes who launched what from which code: command, host, commit, uncommitted changes, installed packages."""
+    """Adds a line to launches.jsonl: time, command, host, commit, uncommitted changes, packages and `facts`."""
     changes = _git("diff", "HEAD")
     digest = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None
     if digest:
@@ -198,7 +201,7 @@ def record_launch(sweep: Path, **facts: Any) -> None:
 
 @contextmanager
 def hold_sweep(sweep: Path) -> Iterator[None]:
-    """Keeps a second launcher of the same sweep out while this one decides and submits. Raises LaunchError."""
+    """Holds the sweep's lock while this launcher decides and submits. Raises LaunchError if another launcher has it."""
     with (sweep / "launch.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +218,7 @@ def hold_sweep(sweep: Path) -> Iterator[None]:
 
 @contextmanager
 def _appending(path: Path) -> Iterator[IO[bytes]]:
-    """The file, locked and open for appending, its last line ended where a crash tore it."""
+    """The file, locked and open for appending. Ends the last line first, if a crash cut it off."""
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if size := file.seek(0, os.SEEK_END):

@@ -12,7 +12,7 @@ from sweeps.plan import device_hours, plan_cells
 
 
 def show_grids(as_json: bool) -> None:
-    """Each grid with its question, its cells and the core hours that it takes here."""
+    """Prints each grid with its question, its number of cells and its cost in core hours."""
     facts = [_facts(name) for name in grid_names()]
     if as_json:
         click.echo(json.dumps(facts))

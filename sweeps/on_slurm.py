@@ -1,4 +1,4 @@
-"""A sweep on Slurm: decide under the sweep's lock what is missing, and submit it."""
+"""A sweep on Slurm: under the sweep's lock, finds the cells that must run, and submits them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweeps.launched import Launched
 from sweeps.manifest import Entry, hold_sweep, record_launch
 from sweeps.plan import check_disk, plan_cells
 
-SETTLING_SECONDS = 15.0  # how long an sbatch may still be on its way after its launcher died
+SETTLING_SECONDS = 15.0  # how long after its launcher died an sbatch may still create a job
 
 
 def launch_on_slurm(
@@ -33,8 +33,12 @@ def launch_on_slurm(
     by_rule: bool = False,
     then: Sequence[str] = (),
 ) -> Launched:
-    """Submits every cell that is not over, not at work, not queued and not cancelled. `by_rule` leaves out what
-    `slurm.retry` gives up; otherwise a launch gives such cells another try."""
+    """Submits every cell that is not over, running, queued or cancelled.
+
+    With `by_rule` cells that `slurm.retry` gives up are left out; otherwise they get another attempt. `then` are the
+    words of `--then`. Raises LaunchError if another launcher is at work or the disk is too full, SlurmError if Slurm
+    does not answer.
+    """
     point_at(profile)
     with hold_sweep(sweep):
         queue = _settled_queue(sweep)
@@ -96,13 +100,16 @@ def _verdict(found: Survey, run_id: str) -> Verdict:
 
 
 def _settled_queue(sweep: Path) -> Queue:
-    """The queue, once every record has its job number: found by its name where a launcher died before it wrote it
-    down, or the record is withdrawn."""
+    """The queue, after every record got its job number.
+
+    If a launcher died before it wrote the number, the job is found in the queue by its name; else the record is
+    removed.
+    """
     queue = read_queue()
     unsettled = [record for record in read_records(sweep) if record.job is None]
     if not unsettled:
         return queue
-    # A record of a node whose clock runs ahead is no reason to wait longer.
+    # The record may come from a node whose clock is ahead: never wait longer than SETTLING_SECONDS.
     left = max(record.created for record in unsettled) + SETTLING_SECONDS - time.time()
     if left > 0:
         pause = min(left, SETTLING_SECONDS)
@@ -129,7 +136,7 @@ def _drop_held_jobs(found: Survey, todo: Sequence[Entry]) -> None:
 
 
 def _close_records(sweep: Path, found: Survey, queue: Queue) -> None:
-    """Moves records to closed/ that are not needed: no task alive, and every cell over or submitted again."""
+    """Moves records to closed/ that are no longer needed: no task is alive, every cell is over or submitted again."""
     newer = {
         task.run_id
         for record in read_records(sweep)[len(found.records) :]

@@ -24,7 +24,10 @@ HEARTBEAT_SECONDS = 0.5
 
 
 def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
-    """Runs the unfinished cells on this machine."""
+    """Runs the unfinished cells on this machine and returns when they have ended.
+
+    `executor` is inline or local. Raises LaunchError if another launcher is at work or the disk is too full.
+    """
     with hold_sweep(sweep):
         cancelled = cancelled_cells(sweep)
         over = {entry.run_id for entry in entries if read_state(sweep, entry.run_id).finished}
@@ -37,7 +40,7 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
             check_disk(sweep, planned, slots)
             record_launch(sweep, cells=len(entries), submitted=len(missing))
             jobs = [_local_job(sweep, entry) for entry in missing]
-            # A screen of its own: while a cell runs in this process, its output goes to the cell's log.
+            # A copy of the standard error: while a cell runs in this process, the original writes to the cell's log.
             with (
                 open(os.dup(2), "w") as screen,  # noqa: PTH123
                 LiveCells(Console(file=screen), sweep, missing) as live,

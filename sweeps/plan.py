@@ -27,6 +27,8 @@ GUESS = (0.5, 1.0, 2.0)  # low, likely, high, while no cell has finished
 
 @dataclass(frozen=True)
 class PlannedCell:
+    """A cell with its parameters and its estimated cost."""
+
     cell: Cell
     parameters: Parameters
     estimate: Estimate
@@ -34,13 +36,13 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launch of the request would run, and its cost."""
+    """The cells that a launch of the request would run, and their cost."""
 
     request: Request
     cells: list[PlannedCell]
     states: Sequence[str]  # of the cells
     left: list[PlannedCell]  # cells that are not over
-    classes: list[ResourceClass]  # of what is left
+    classes: list[ResourceClass]  # of `left`
     factors: tuple[float, float, float]  # on the estimated seconds: low, likely, high
 
     @property
@@ -51,11 +53,13 @@ class Plan:
 
     @property
     def hours_of(self) -> str:
+        """The device of `hours`: GPU or core."""
         profile = self.request.profile
         return "GPU" if profile and profile.gpus else "core"
 
     @property
     def jobs(self) -> int:
+        """How many jobs the cells need that are left."""
         return sum(one.jobs for one in self.classes)
 
     @property
@@ -65,7 +69,7 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """The plan of a request, by the files of its sweep and without a look at the queue."""
+    """The plan of a request, from the files of its sweep; the queue is not read."""
     profile = request.profile
     planned = plan_cells(request.cells, gpu=bool(profile and profile.gpus))
     found = survey(request.sweep, [cell.run_id for cell in request.cells], None).cells
@@ -76,7 +80,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def check_disk(sweep: Path, planned: Sequence[PlannedCell], at_once: int) -> None:
-    """Raises LaunchError if the disk has not enough space for the cells."""
+    """Raises LaunchError if the disk is too full for the cells, `at_once` of which run at the same time."""
     free, needed = shutil.disk_usage(sweep).free, disk_needed(planned, at_once)
     if needed > free:
         raise LaunchError(
@@ -94,7 +98,7 @@ def plan_cells(cells: Sequence[Cell], *, gpu: bool) -> list[PlannedCell]:
 
 
 def disk_needed(cells: Sequence[PlannedCell], at_once: int) -> float:
-    """Bytes for the results of all cells and the checkpoints of those that run at the same time."""
+    """Bytes for the results of all cells and for the checkpoints of the `at_once` cells that run at the same time."""
     checkpoints = sorted((2 * planned.estimate.checkpoint_bytes for planned in cells), reverse=True)
     return sum(planned.estimate.result_bytes for planned in cells) + sum(checkpoints[:at_once])
 
@@ -102,8 +106,10 @@ def disk_needed(cells: Sequence[PlannedCell], at_once: int) -> float:
 def calibrate(
     planned: Sequence[PlannedCell], markers: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, float, float]:
-    """Factors on the estimated seconds (low, likely, high): from the cells that finished at their first attempt, or a
-    guess while there are fewer than three."""
+    """Factors (low, likely, high) on the estimated seconds, from the cells that finished at their first attempt.
+
+    `markers` is {run id: content of DONE.json}. With fewer than three such cells it is GUESS.
+    """
     ratios = [
         marker["seconds"] / item.estimate.seconds
         for item in planned
@@ -113,7 +119,7 @@ def calibrate(
 
 
 def factors_of(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Low, likely and high of measured over estimated seconds; a guess from fewer than three."""
+    """Low, likely and high of the ratios of measured to estimated seconds; GUESS for fewer than three."""
     if len(ratios) < 3:
         return GUESS
     tenths = statistics.quantiles(ratios, n=10, method="inclusive")
@@ -121,14 +127,14 @@ def factors_of(ratios: Sequence[float]) -> tuple[float, float, float]:
 
 
 def device_hours(planned: Sequence[PlannedCell], profile: Profile | None) -> float:
-    """Hours of a GPU, or of a core if the profile asks for no GPU. Cells that share a job share its devices."""
+    """GPU hours of the cells, or core hours if the profile asks for no GPU. Cells of one job share its devices."""
     share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
     return sum(item.estimate.seconds for item in planned) * share / 3600
 
 
 @dataclass(frozen=True)
 class ResourceClass:
-    """Cells that are submitted alike."""
+    """Cells whose jobs ask for the same memory."""
 
     memory_mb: int  # of a job
     cells: int
@@ -141,8 +147,10 @@ class ResourceClass:
 def resource_classes(
     planned: Sequence[PlannedCell], profile: Profile | None, factors: tuple[float, float, float]
 ) -> list[ResourceClass]:
-    """The classes of memory that `slurm.submit` makes of these cells, smallest first; on this machine a class takes
-    up to twice the memory of the one before."""
+    """The classes that `slurm.submit` makes of these cells by their memory, smallest first.
+
+    Without a profile a class takes up to twice the memory of the class before. `factors` are those of `calibrate`.
+    """
     asked = profile or Profile(name="here", memory_mb=1)
     classes: dict[int, list[PlannedCell]] = defaultdict(list)
     for item in planned:

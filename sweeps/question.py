@@ -1,4 +1,4 @@
-"""Asking before much is done."""
+"""The question before a large launch."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Request:
     cells: list[Cell]
     sweep: Path
     executor: str  # one of EXECUTORS
-    profile: Profile | None  # always there for slurm
+    profile: Profile | None  # never None for slurm
     named: bool  # whether the words name an executor or a profile
     found: Profile | None = (
         None  # of a cluster that no profile describes yet; saved as `default` with the launch
@@ -36,9 +36,9 @@ class Request:
 def read_request(
     words: Sequence[str], runs: Path, name: str | None, *, shard: str | None = None, yes: bool = True
 ) -> Request:
-    """The request in `words`. Raises GridError or ProfileError for what is unknown, with the nearest names.
+    """The request in `words`. Raises GridError or ProfileError, with the nearest names, for an unknown word.
 
-    `shard`, as 1/2, keeps the cells of that shard alone. More than ASK_ABOVE_CELLS cells take minutes to write down: it
+    `shard`, like 1/2, keeps only the cells of that shard. Writing more than ASK_ABOVE_CELLS cells takes minutes, so it
     asks first, unless `yes`.
     """
     named, overrides = _split(words)
@@ -58,7 +58,7 @@ def read_request(
 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The words that name a grid, an executor, a profile or a preset, by what they name; and the others."""
+    """The values of grid=, executor=, profile= and preset= (empty if not given), and the other words."""
     named, overrides = dict.fromkeys(NAMED, ""), []
     for word in words:
         key, _, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""A part of a grid for each of several clusters: the same cells on whichever machine asks."""
+"""Shards: the part of a grid for each of several clusters. Every machine computes the same part."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SHOWN = 60  # rows of a printed table
 
 
 def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
-    """What a launch would run and cost."""
+    """Prints the cells and the cost of a launch."""
     if as_json:
         click.echo(json.dumps(_plan_as_json(plan)))
         return
@@ -34,7 +34,7 @@ def show_plan(plan: Plan, as_json: bool, max_hours: float | None) -> None:
 
 
 def print_cost(plan: Plan, max_hours: float | None) -> None:
-    """The cells of a plan, their classes of memory, and what they cost."""
+    """Prints the cells of a plan, their classes of memory, and their cost."""
     print_plan(plan.cells, plan.states)
     if plan.left:
         click.echo()
@@ -69,7 +69,10 @@ def _plan_as_json(plan: Plan) -> dict[str, Any]:
 
 
 def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: bool, *, here: bool) -> int:
-    """Prints the result of a launch. Returns the exit code: not 0 if cells that ran here are not over."""
+    """Prints the result of a launch. Returns the exit code: not 0 if cells that ran here are not over.
+
+    `here` is whether the cells ran on this machine.
+    """
     left = len(entries) - launched.over
     code = 0 if not here or not left else INTERRUPTED if launched.interrupted else 1
     code = 1 if launched.for_good else code
@@ -119,7 +122,7 @@ def show_launch(sweep: Path, entries: list[Entry], launched: Launched, as_json: 
 
 
 def show_end(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> int:
-    """After a wait: names each cell that is not over. Returns the exit code, 1 if there is one."""
+    """Prints, after a wait, each cell that is not over. Returns the exit code: 1 if there is such a cell, else 0."""
     left = [(entry, cell) for entry in entries if not (cell := found.cells[entry.run_id]).finished]
     if not as_json:
         for entry, cell in left[:SHOWN]:
@@ -130,7 +133,7 @@ def show_end(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) ->
 
 
 def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool) -> None:
-    """Prints the state of every cell; as JSON, one document in one line."""
+    """Prints the state of every cell, or with `as_json` a JSON document in one line."""
     if as_json:
         rows = [
             {"run_id": entry.run_id, "label": entry.label, "state": cell.state, "reason": cell.reason,
@@ -144,7 +147,7 @@ def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool)
 
 
 def print_plan(planned: Sequence[PlannedCell], states: Sequence[str]) -> None:
-    """One row per cell: identity, parameters, estimated time, state."""
+    """Prints a row for each cell: run id, label, parameters, estimated time, state."""
     rows = [
         (
             item.cell.run_id,
@@ -163,7 +166,7 @@ def print_plan(planned: Sequence[PlannedCell], states: Sequence[str]) -> None:
 
 
 def print_classes(classes: Sequence[ResourceClass], kind: str) -> None:
-    """One row per class of memory."""
+    """Prints a row for each class of memory."""
     rows = [
         (
             f"{one.memory_mb:,} MB",
@@ -180,7 +183,7 @@ def print_classes(classes: Sequence[ResourceClass], kind: str) -> None:
 
 
 def print_status(sweep: Path, entries: Sequence[Entry], found: Survey) -> None:
-    """How many cells are in which state, then those at work and those that need somebody."""
+    """Prints how many cells are in each state, then a row for each cell that runs or has a problem."""
     counts = Counter(cell.state for cell in found.cells.values())
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     click.echo(f"{sweep}: {len(entries)} cells: {summary}")

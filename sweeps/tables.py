@@ -1,4 +1,4 @@
-"""Tables of text for a terminal, a pipe or a file. No column is ever dropped."""
+"""Tables of text for a terminal, a pipe or a file. All columns are always shown."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import click
 
 GAP = "  "
-NARROWEST = 8  # characters that are left of a column which gives way
+NARROWEST = 8  # characters that a column is cut to, at least
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, shrinks: str) -> None:
-    """Numbers are aligned right. On a narrow terminal the column `shrinks` is cut; wider lines wrap."""
+    """Prints a table, with numbers aligned right. If the terminal is too narrow, the column `shrinks` is cut."""
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     if sys.stdout.isatty():
         spare = shutil.get_terminal_size().columns - sum(widths) - len(GAP) * (len(widths) - 1)

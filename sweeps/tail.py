@@ -14,7 +14,7 @@ from sweeps.units import duration
 
 
 def last_at_work(sweep: Path, entries: Sequence[Entry]) -> Path | None:
-    """The folder of the cell that wrote a log or a heartbeat last; None if none has."""
+    """The folder of the cell that wrote its log or heartbeat last; None if no cell has written one."""
     folders = [cell_directory(sweep, entry.run_id) for entry in entries]
     written = [(when, folder) for folder in folders if (when := _last_written(folder))]
     return max(written)[1] if written else None

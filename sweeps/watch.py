@@ -1,4 +1,4 @@
-"""Looking at a sweep: once, or again and again until it is over."""
+"""Looks at a sweep once, or repeatedly until it is over."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from sweeps.on_slurm import launch_on_slurm
 from sweeps.show import show_status
 
 WATCH_SECONDS = 10.0
-# At least so many times as long as a look takes, so that watching costs a tenth of a client.
+# The pause is at least so many times as long as a look, so that watching takes at most a tenth of a core.
 WATCH_PAUSES = 10
 RETRY_SECONDS = 60.0
 
 
 def look(sweep: Path, entries: list[Entry], *, verify: bool = False) -> Survey:
-    """The state of every cell, from the files and, if the sweep has jobs, one squeue."""
+    """The state of every cell, from its files and, if the sweep has jobs, one call of squeue.
+
+    With `verify`, every finished cell's run file is checked again.
+    """
     return survey(sweep, [entry.run_id for entry in entries], _try_read_queue(sweep), verify=verify)
 
 
 def pause_after(seconds: float) -> float:
-    """Seconds to wait after a look that took so long."""
+    """Seconds to wait after a look that took `seconds`."""
     return max(WATCH_SECONDS, WATCH_PAUSES * seconds)
 
 
 def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> Survey:
-    """Shows the status until no cell is left that could still finish. With `retry`, submits again by cause, and keeps
-    the sweep's page.
+    """Shows the status repeatedly, until no cell is left that could still finish. Returns the last look.
 
-    As JSON that is one document per look, each in a line of its own. Returns the last look."""
+    With `retry` it submits lost cells again, as `slurm.retry` decides, and writes the sweep's page. With `as_json` each
+    look prints a JSON document in one line.
+    """
     from sweeps.page.write import page_path, write_page
 
     retried, given_up = time.monotonic(), set[str]()
@@ -61,7 +65,7 @@ def watch(sweep: Path, entries: list[Entry], *, retry: bool, as_json: bool) -> S
 
 
 def _try_read_queue(sweep: Path) -> Queue | None:
-    """The queue, if this sweep has jobs in it and Slurm answers; else None."""
+    """The queue, if this sweep has jobs and Slurm answers; else None."""
     if not any((sweep / "slurm").glob("*.json")):
         return None
     if profile := last_profile(sweep):

@@ -1,4 +1,4 @@
-"""Small SVG drawings as text. Numbers and the page's own words go in; names are escaped."""
+"""Small SVG drawings as text. Names in them are escaped."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sweeps.page.curves import Curve
 from sweeps.page.facts import Facts, Variant
 from sweeps.page.law import Law, ticks
 
-# In viridis' order, because sizes are ordered too; each shows on white and on black.
+# In the order of viridis, because sizes are ordered too. Each can be seen on white and on black.
 SHADES = ("#7a63c4", "#4a7fc1", "#2a979d", "#2fa66f", "#79a82f", "#b39700")
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34
-THIN = 300  # runs that are drawn one by one
-NAMED = 8  # variants in a legend
-DOTS = 1_000  # runs in the drawing of a law
-SPARK = (72, 18)
+THIN = 300  # with at most so many runs, each is drawn
+NAMED = 8  # variants in a legend, at most
+DOTS = 1_000  # runs in the drawing of a law, at most
+SPARK = (72, 18)  # width and height
 _SPARK_Y = [round(1 + (SPARK[1] - 2) * (1 - hundredth / 100)) for hundredth in range(101)]
 
 
 def spark(success: Sequence[float]) -> str:
-    """A run's curve in the size of a word: the path of an SVG."""
+    """The path (for an SVG) of a run's learning curve, as small as a word."""
     step = SPARK[0] / max(1, len(success) - 1)
     points = [f"{int(place * step)} {_SPARK_Y[int(100 * value)]}" for place, value in enumerate(success)]
     if len(points) == 1:
@@ -34,7 +34,7 @@ def spark(success: Sequence[float]) -> str:
 
 
 def learning_curves(facts: Facts) -> list[tuple[str, str]]:
-    """For each benchmark its name and its drawing: every variant's mean in a band that spans its runs."""
+    """(name, drawing) of each benchmark: every variant's mean, in a band from its worst to its best run."""
     groups: dict[str, list[tuple[Variant, list[Curve]]]] = defaultdict(list)
     for variant, curves in facts.variants:
         if any(curve.success for curve in curves):
@@ -79,7 +79,7 @@ Point = tuple[float, float]
 
 
 def _point(variant: Variant, evaluation: int, success: float, end: float) -> Point:
-    """In the drawing's units."""
+    """The position of an evaluation's success in the drawing."""
     steps = variant.env_steps[min(evaluation, len(variant.env_steps) - 1)] / variant.tasks
     return LEFT + (WIDTH - LEFT - RIGHT) * steps / end, _y(success)
 
@@ -89,7 +89,7 @@ def _points(variant: Variant, curve: Curve, end: float) -> list[Point]:
 
 
 def _columns(curves: Sequence[Curve]) -> list[tuple[int, list[float]]]:
-    """Success of all runs at each evaluation that at least two of them have, or the only one has."""
+    """(evaluation, success of the runs) for each evaluation that at least two runs have, or the only run."""
     columns: dict[int, list[float]] = defaultdict(list)
     for curve in curves:
         for place, value in zip(curve.places, curve.success, strict=True):
@@ -104,7 +104,7 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _y(share: float) -> float:
-    """`share` of the axis, from its foot."""
+    """The y coordinate at `share` (0 to 1) of the axis, from below."""
     return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - share), 1)
 
 
@@ -133,7 +133,7 @@ def _count(number: float) -> str:
 
 
 def law(found: Law) -> str:
-    """Failure against parameters on logarithmic axes: every run, and the line with its interval."""
+    """The drawing of failure against parameters on logarithmic axes: every run, and the line with its interval."""
     values = (
         [failure for _, failure in found.points]
         + [high for *_, high in found.line]

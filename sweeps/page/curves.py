@@ -1,6 +1,6 @@
-"""Success of every run so far. Run files that did not change since the last look are not opened again.
+"""The success of every run so far. Run files that did not change since the last look are not opened again.
 
-What was read is kept in page/curves.json: for each run the time stamp of its file and at most POINTS points.
+page/curves.json keeps what was read: for each run the time stamp of its file and at most POINTS points.
 """
 
 from __future__ import annotations
@@ -16,40 +16,44 @@ from mtrl.cpus import usable_cpus
 from slurm.state import cell_directory, read_json, write_json
 
 POINTS = 24  # of a curve on the page
-MANY = 1_000  # files: from here on a second process is worth its start
-FORMAT = 1  # of that file
+MANY = 1_000  # for so many files a second process saves more time than its start takes
+FORMAT = 1  # of page/curves.json
 
 
 class Curve(NamedTuple):
     """Success of one run, the mean over its tasks."""
 
     stamp: int  # time stamp of the run file, ns
-    ended: float  # when the run was declared over, seconds since 1970; 0 while it is not
+    ended: float  # when the run was over, seconds since 1970; 0 before
     planned: int  # evaluations
     committed: int  # evaluations so far
     success: tuple[float, ...]  # at `places`
 
     @property
     def places(self) -> tuple[int, ...]:
+        """The evaluations, counted from 0, that `success` is of."""
         return places(self.planned, self.committed)
 
 
 @cache
 def places(planned: int, committed: int) -> tuple[int, ...]:
-    """Which evaluations are points of a curve: the same of all runs with as many planned, and the latest."""
+    """The evaluations, counted from 0, that are points of a curve: evenly spaced ones and the latest.
+
+    They are the same for all runs with as many planned evaluations.
+    """
     count = min(planned, POINTS)
     points = {round(point * (planned - 1) / max(1, count - 1)) for point in range(count)} | {committed - 1}
     return tuple(sorted(point for point in points if 0 <= point < committed))
 
 
 def read_curves(sweep: Path, begun: Mapping[str, bool], *, memory: Path) -> dict[str, Curve]:
-    """The curves of the runs that have one, by run id. `begun` says of each begun run whether it is over."""
+    """{run id: curve} of the runs that have one. `begun` is {run id: whether it is over}; `memory` is curves.json."""
     known = _read_memory(memory)
     curves: dict[str, Curve] = {}
     todo: list[tuple[str, Path, bool]] = []
     for run_id, over in begun.items():
         before = known.get(run_id)
-        if before and over and before.ended:  # what is over does not change
+        if before and over and before.ended:  # a run that is over does not change
             curves[run_id] = before
             continue
         path = cell_directory(sweep, run_id) / "run.h5"

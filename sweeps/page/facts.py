@@ -30,13 +30,14 @@ from sweeps.plan import GUESS, factors_of
 SEED = "train.seed"
 STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")
 TROUBLE = ("failed", "held")  # states that need a person
-UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # characters that show nothing, or turn others around
+# Categories of invisible characters, and of those that change the direction of text.
+UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 CAP = re.compile(r"--max-gpu-hours[ =](\d+(?:\.\d+)?)")  # in the command of a launch
 SHOWN = 20  # kinds of trouble
 LOG_BYTES = 4_000
 LOG_LINES = 15
 LONGEST = 300  # characters of a reason or of a line of a log
-WATTS = {"GPU": 400, "core": 10}  # assumed of each with its share of the node
+WATTS = {"GPU": 400, "core": 10}  # assumed, with the device's share of the node
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Node:
+    """A node that runs cells, on which cells failed, or that new jobs avoid."""
+
     name: str
     running: int
     failed: int
@@ -88,6 +91,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Facts:
+    """The content of a sweep's page."""
+
     sweep: Path
     written: float  # seconds since 1970
     counts: dict[str, int]  # state -> cells, in the order of STATES
@@ -103,32 +108,36 @@ class Facts:
     device: str  # GPU or core
     cap: float | None  # of --max-gpu-hours at the last launch
     nodes: list[Node]
-    asked: bool  # whether Slurm was asked and answered, where the sweep has jobs
+    asked: bool  # whether Slurm answered; true for a sweep without jobs
 
     @cached_property
     def over(self) -> int:
+        """How many cells are over: done or diverged."""
         return self.counts.get("done", 0) + self.counts.get("diverged", 0)
 
     @cached_property
     def unfinished(self) -> int:
+        """How many cells are not over."""
         return len(self.rows) - self.over
 
     def ended_within(self, seconds: float) -> int:
+        """How many cells ended in the last `seconds`."""
         return sum(self.written - moment <= seconds for moment in self.ended)
 
     @property
     def watts(self) -> int:
+        """The power of one device."""
         return WATTS[self.device]
 
     @property
     def energy(self) -> tuple[float, float]:
-        """kWh used, and likely in all."""
+        """kWh used so far, and the likely total."""
         kilowatts = self.watts / 1000
         return self.hours[0] * kilowatts, (self.hours[0] + self.hours[2]) * kilowatts
 
 
 def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float | None = None) -> Facts:
-    """All that the page tells, from one look at the sweep. Reads run files that changed since the last look."""
+    """The content of the page. Reads run files that changed since the last look; `found` is a look at the sweep."""
     now = time.time() if now is None else now
     cells = [found.cells[entry.run_id] for entry in entries]
     begun = {cell.run_id: cell.finished for cell in cells if cell.finished or cell.heartbeat or cell.marker}
@@ -168,7 +177,7 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
 
 
 def _variants(entries: Sequence[Entry], *, gpu: bool) -> dict[str, Variant]:
-    """The variant of each cell. Parameters and costs are those of its first cell: seeds do not differ in them."""
+    """{run id: variant}. A variant has the parameters and the cost of its first cell; other seeds have the same."""
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
@@ -235,7 +244,7 @@ def _troubles(sweep: Path, rows: Sequence[Row]) -> list[Trouble]:
 
 
 def end_of_log(path: Path) -> str:
-    """The last lines of a log, whatever bytes it holds. Reads no more than LOG_BYTES."""
+    """The last lines of a log, from its last LOG_BYTES bytes; bytes that are no text become a visible sign."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -247,7 +256,7 @@ def end_of_log(path: Path) -> str:
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line: control characters become a visible sign, and what is too long is cut."""
+    """`text` on one line: control characters become a visible sign, and it is cut to `longest` characters."""
     if len(text) <= longest and text.isprintable():
         return text
     shown = "".join(map(_shown, text[: longest + 1]))
@@ -263,7 +272,10 @@ def _shown(character: str) -> str:
 def _hours(
     cells: Sequence[CellState], variants: Mapping[str, Variant], profile: Profile | None, now: float
 ) -> tuple[float, tuple[float, float, float], tuple[float, float, float] | None, bool]:
-    """Device hours used, and left; when the sweep will end; whether finished cells corrected the estimate."""
+    """Device hours used; device hours left; when the sweep will end; whether finished cells corrected the estimate.
+
+    The middle two are low, likely and high; the end, in seconds since 1970, is None if no cell runs.
+    """
     share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
     used = left = 0.0
     ratios = []
@@ -297,14 +309,14 @@ def _times(factors: tuple[float, float, float], amount: float) -> tuple[float, f
 def _random_policies(
     sweep: Path, entries: Sequence[Entry], variants: Mapping[str, Variant], curves: Mapping[str, Curve]
 ) -> dict[str, float]:
-    """Success of the random policy by benchmark, from the first run of each."""
+    """{benchmark: success of the random policy}, from the first run of each benchmark."""
     from analysis.success import read_random_success
 
     found: dict[str, float] = {}
     for entry in entries:
         benchmark = variants[entry.run_id].benchmark
         if benchmark not in found and entry.run_id in curves:
-            with suppress(OSError, ValueError):  # damaged since; another run of the benchmark tells it
+            with suppress(OSError, ValueError):  # damaged meanwhile; another run of the benchmark has it too
                 found[benchmark] = read_random_success(cell_directory(sweep, entry.run_id) / "run.h5")
     return found
 
@@ -330,5 +342,5 @@ def _nodes(sweep: Path, cells: Sequence[CellState], profile: Profile | None) -> 
 
 
 def _natural(name: str) -> list[str | int]:
-    """node2 before node10."""
+    """A sort key that puts node2 before node10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]

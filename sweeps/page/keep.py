@@ -1,4 +1,4 @@
-"""Writing the page once, or again and again while its sweeps move."""
+"""Writes the page once, or repeatedly while its sweeps run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_now(sweeps: Sequence[Path], path: Path, *, live: bool) -> bool:
 
 
 def keep_page(sweeps: Sequence[Path], path: Path) -> None:
-    """Writes the page again and again, until every cell is over."""
+    """Writes the page repeatedly, until every cell is over."""
     while True:
         began = time.monotonic()
         if write_now(sweeps, path, live=True):

@@ -1,6 +1,7 @@
-"""The law so far: how failure at the last evaluation falls with the parameters, over the runs that are over.
+"""The law so far: how failure at the last evaluation falls with the parameters, from the runs that are over.
 
-It is kept in page/laws.json, and fitted again once another run is over: scipy's import alone takes a third of a second.
+page/laws.json keeps it. It is fitted again only after another run is over, because importing scipy takes a third of a
+second.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from slurm.state import read_json, write_json
 from sweeps.page.curves import Curve
 from sweeps.page.facts import Facts, Variant
 
-FORMAT = 1  # of that file; another number where another law is fitted
+FORMAT = 1  # of page/laws.json; another number if another law is fitted
 
 
 @dataclass(frozen=True)
 class Law:
-    """Of one benchmark. The line is the power law without a floor, with its pointwise 95 % interval."""
+    """The law of one benchmark. The line is the power law without a floor, with its pointwise 95 % interval."""
 
     benchmark: str
     runs: int  # that are over
     of_runs: int  # in the sweep
     points: Sequence[Sequence[float]]  # parameters and failure of each run
-    line: Sequence[Sequence[float]]  # parameters, failure, low, high; empty where refused
+    line: Sequence[Sequence[float]]  # parameters, failure, low, high; empty if the fit was refused
     words: str
 
 
 def laws(facts: Facts) -> list[Law]:
-    """One law for each benchmark of several sizes, in the order of the sweep."""
+    """One law for each benchmark that has several sizes, in the order of the sweep."""
     groups: dict[str, list[tuple[Variant, list[Curve]]]] = defaultdict(list)
     for variant, curves in facts.variants:
         groups[variant.benchmark].append((variant, curves))
@@ -83,13 +84,13 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
         drawn = list(
             zip(at.tolist(), line.failure(parameters=at).tolist(), low.tolist(), high.tolist(), strict=True)
         )
-    least = 0.5 / (trials + 1)  # what the line takes a run without a failure for
+    least = 0.5 / (trials + 1)  # as the fit counts a run without a failure
     points = list(zip(parameters.tolist(), np.maximum(failure, least).tolist(), strict=True))
     return Law(benchmark, len(ended), of_runs, points, drawn, words)
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers between the two: 1, 2 and 5 times powers of ten, or even steps where the two lie close."""
+    """Round numbers from `low` to `high`: 1, 2 and 5 times powers of ten, or even steps if the two are close."""
     if high < 8 * low:
         step = next(step for step in _round_numbers((high - low) / 6, high) if step >= (high - low) / 6)
         return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,4 +1,4 @@
-"""The page on 127.0.0.1, for a browser at the other end of an SSH tunnel. One address answers, nothing else does."""
+"""Serves the page on 127.0.0.1, for a browser at the other end of an SSH tunnel. Only one address answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def serve(path: Path, port: int = 0) -> Iterator[str]:
-    """Serves the file at `path`, as it is at each request; gives the address. A port of 0 takes a free one.
+    """Within the `with` block, serves the current content of the file at `path`. Gives the address. Port 0: a free one.
 
     The address holds a token, so that other users of this machine, who can reach the port, cannot read the page.
     """
@@ -57,11 +57,11 @@ def _handler(path: Path, token: str) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def _local(self) -> bool:
-            """Whether the browser asks for this machine by a name that no other site can take (DNS rebinding)."""
+            """Whether the browser names this machine in a way that no other site can (against DNS rebinding)."""
             name = self.headers.get("Host", "").rpartition(":")[0]
             return name in (HOST, "localhost")
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing: the address holds the token."""
+            """Logs nothing, because the address has the token."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Facts -> one HTML file that needs no network, and no JavaScript but for sorting and filtering."""
+"""Facts -> one HTML file. It needs no network, and JavaScript only for sorting and filtering."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from sweeps.units import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SCRIPT = Path(__file__).with_name("page.js")
-RELOAD_SECONDS = 15  # of a page that is being rewritten
-CHUNK = 100  # rows that the browser lays out together
+RELOAD_SECONDS = 15  # between two loads of a live page
+CHUNK = 100  # rows of one table; the browser lays out tables one by one
 
 
 def write_page(sweeps: Sequence[tuple[Path, list[Entry], Survey]], path: Path, *, live: bool) -> bool:
     """Writes the page of one sweep, or of several side by side. Returns whether every cell is over.
 
-    With `live` the page loads itself anew until then. A reader sees the page before or after, never a part.
+    With `live` the page reloads itself until then. A reader sees the old or the new page, never a part of one.
     """
     facts = [read_facts(sweep, entries, found) for sweep, entries, found in sweeps]
     over = all(not one.unfinished for one in facts)
@@ -45,12 +45,13 @@ def write_page(sweeps: Sequence[tuple[Path, list[Entry], Survey]], path: Path, *
 
 
 def page_path(sweeps: Sequence[Path]) -> Path:
-    """The path of these sweeps' page: in the folder of the first."""
+    """The path of these sweeps' page, in the folder of the first sweep."""
     name = "index" if len(sweeps) == 1 else "-".join(sweep.resolve().name for sweep in sweeps)
     return sweeps[0] / "page" / f"{name}.html"
 
 
 def render(facts: Sequence[Facts], *, live: bool) -> str:
+    """The page as HTML; with `live` it reloads itself."""
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -73,6 +74,7 @@ def render(facts: Sequence[Facts], *, live: bool) -> str:
 
 
 def name_of(facts: Facts) -> str:
+    """The sweep's name."""
     return facts.sweep.resolve().name
 
 
@@ -87,7 +89,7 @@ def number(value: float) -> str:
 
 
 def pace(facts: Facts) -> str:
-    """How fast cells end."""
+    """How many cells ended in the last hour and day, in words."""
     if not facts.ended:
         return "no cell has ended yet"
     hour, day = facts.ended_within(3600), facts.ended_within(86_400)
@@ -96,7 +98,7 @@ def pace(facts: Facts) -> str:
 
 
 def what_next(facts: Facts) -> list[tuple[str, str]]:
-    """Commands to type, each with its reason."""
+    """(command, reason) for each command that may help now."""
     count, name = facts.counts.get, shlex.quote(name_of(facts))
     steps: dict[str, list[str]] = {}
     if failed := count("failed", 0):
@@ -128,7 +130,7 @@ escape = lru_cache(maxsize=10_000)(html.escape)
 
 
 def cell_table(facts: Facts) -> str:
-    """All rows, in tables of CHUNK rows. Made without the template: there may be ten thousand."""
+    """All rows as HTML, in tables of CHUNK rows. Made without the template, which is slow for ten thousand rows."""
     names = ["run", *facts.keys, "state", "done", "success", "curve", "node", "heard", "note"]
     columns = "".join(f'<col class="{re.sub("[^a-z]", "", name) or "x"}">' for name in names)
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
