@@ -1,5 +1,7 @@
-"""Why jobs ended that Slurm's queue no longer lists, from Slurm's accounting. Optional: only reasons come from
-here, never whether a cell is over."""
+"""Slurm's accounting: why jobs ended that the queue no longer lists.
+
+Optional. It gives only reasons; whether a cell is over never depends on it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ FORMAT = "JobID,JobIDRaw,JobName,State,NodeList"
 
 
 def read_ended(jobs: Iterable[str]) -> dict[tuple[str, int], QueuedTask]:
-    """How those jobs ended, by job number and array task: one sacct. Empty if the cluster has no accounting."""
+    """{(job number, array task): how it ended} of those jobs, from one call of sacct.
+
+    Empty if the cluster has no accounting.
+    """
     words = ["sacct", "--allocations", "--noheader", "--parsable2", f"--format={FORMAT}"]
     try:
         return parse_ended(call([*words, f"--jobs={','.join(sorted(jobs))}"], seconds=10, tries=1))
@@ -21,7 +26,7 @@ def read_ended(jobs: Iterable[str]) -> dict[tuple[str, int], QueuedTask]:
 
 
 def parse_ended(text: str) -> dict[tuple[str, int], QueuedTask]:
-    """The jobs in lines `12_3|15|mtrl-a|CANCELLED by 1000|n1`. A task that never started has none of its own."""
+    """The jobs from lines `12_3|15|mtrl-a|CANCELLED by 1000|n1`. A task that never started has no line."""
     ended = {}
     for line in text.splitlines():
         if line.count("|") != 4:

@@ -1,4 +1,4 @@
-"""Slurm's commands, one function: a timeout, a few tries with growing pauses, an error that names the cure."""
+"""Calls Slurm's commands, with a timeout, a few tries with growing pauses, and errors that name the cure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-# What sbatch, squeue and scontrol print when the controller is busy, restarting or not reachable for the moment.
+# Messages of sbatch, squeue and scontrol when the controller is busy, restarts or cannot be reached for the moment.
 PASSING = (
     "Unable to contact slurm controller",
     "Socket timed out",
@@ -16,13 +16,13 @@ PASSING = (
     "Resource temporarily unavailable",
     "Unexpected message received",
 )
-# sbatch then waits by itself for the queue to empty, for minutes: that is an answer, and the wait is cut short.
+# After this message sbatch waits minutes for room in the queue. The message is the answer; the wait is cut short.
 FULL = "temporarily unable to accept job"
-LOOK_SECONDS = 0.5  # between looks at what a command that takes long has said so far
+LOOK_SECONDS = 0.5  # between two looks at the output of a command that has not ended
 
 
 class SlurmError(RuntimeError):
-    """A command of Slurm that failed. `passing` says that the same command may succeed in a while."""
+    """A command of Slurm that failed. `passing`: whether the same command may succeed a little later."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -36,9 +36,10 @@ def call(
     tries: int = 5,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """The standard output of a command of Slurm, by default in this process's environment. No shell is involved.
+    """The standard output of a command of Slurm, run without a shell, by default in this process's environment.
 
-    Tries again, after 1, 2, 4, ... seconds, while the controller does not answer. Raises SlurmError.
+    Each try may take `seconds`. If the controller does not answer, it tries again after 1, 2, 4, ... seconds. Raises
+    SlurmError if the command fails.
     """
     for left in reversed(range(tries)):
         try:
@@ -66,7 +67,7 @@ def _call_once(words: Sequence[str], seconds: float, environment: Mapping[str, s
 
 
 def _communicate(process: subprocess.Popen[str], name: str, seconds: float) -> tuple[str, str]:
-    """What the command prints. Ends it, and raises, when `seconds` are over or it says that the queue is full."""
+    """The command's output and errors. Kills it and raises SlurmError after `seconds`, or if the queue is full."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -10,13 +10,15 @@ from pathlib import Path
 from slurm.commands import SlurmError, call
 from slurm.profiles import Profile, point_at
 
-FIRST_SECONDS = 4  # until the first word about a controller that does not answer
-MORE_SECONDS = 40  # of trying again: a controller that restarts is back by then
+FIRST_SECONDS = 4  # until the user hears that the controller does not answer
+MORE_SECONDS = 40  # of further tries: a controller that restarts is back by then
 
 
 def reach_controller(profile: Profile, say: Callable[[str], None]) -> None:
-    """Points this process's Slurm commands at the profile's cluster and waits until its controller answers, at most
-    three quarters of a minute; `say` hears within five seconds that it does not. Raises SlurmError."""
+    """Points this process's Slurm commands at the profile's cluster and waits until its controller answers.
+
+    `say` is called within five seconds if it does not answer. Raises SlurmError after 45 seconds without an answer.
+    """
     point_at(profile)
     configuration = Path(os.environ.get("SLURM_CONF", "/"))
     whose = f"profile {profile.name}" + (f" ({profile.about})" if profile.about else "")

@@ -1,4 +1,4 @@
-"""A profile for a cluster that has none yet, from the answers of Slurm's commands."""
+"""Makes a profile for a cluster that has none yet, from the answers of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slurm.feasibility import find_partition
 from slurm.partitions import Nodes, Partition, read_partitions
 from slurm.profiles import DEFAULT, Profile
 
-MINUTES = 240  # shorter jobs start sooner; a cell that needs more goes on in the next one
+MINUTES = 240  # shorter jobs start sooner; a cell that needs more continues in the next job
 NO_CLUSTER = (
     "Could not establish a configuration source",
     "no command sinfo",
@@ -35,8 +35,12 @@ def has_cluster() -> bool:
 
 
 def discover() -> Profile:
-    """The profile `default`: the default partition (or SBATCH_PARTITION), its wall time up to four hours, and one GPU
-    of its commonest node with its share of CPUs and memory, or one CPU where it has no GPUs."""
+    """A profile named `default` for this cluster.
+
+    It has the default partition (or SBATCH_PARTITION) and its wall time, at most four hours. A job gets one GPU of the
+    commonest node with its share of CPUs and memory; without GPUs it gets one CPU. Raises SlurmError or
+    InfeasibleError.
+    """
     partition = find_partition(os.environ.get("SBATCH_PARTITION", ""), read_partitions())
     minutes = min(MINUTES, partition.minutes or MINUTES)
     node = commonest_node(partition)
@@ -57,8 +61,7 @@ def discover() -> Profile:
 
 
 def commonest_node(partition: Partition) -> Nodes:
-    """The kind of node that the partition has most of; nodes that take no jobs now count only where there are no
-    others."""
+    """The commonest kind of node in the partition. Nodes that take no jobs now count only if there are no others."""
     return max(partition.nodes, key=lambda nodes: (not nodes.away, nodes.count))
 
 

@@ -1,10 +1,11 @@
-"""submitit's executor for Slurm as this project uses it: one array a time, one small pickle for all its tasks.
+"""submitit's executor for Slurm as this project uses it: one array at a time, with one small pickle for all its tasks.
 
-    <sweep>/slurm/<token>.pkl    the call that every task makes, written before Slurm hears of the array
+    <sweep>/slurm/<token>.pkl    the call that every task makes, written before sbatch is called
                  /<token>.sh     the script, to read or to submit by hand
-                 /<token>.out    what the job printed outside its cells
+                 /<token>.out    the job's output outside its cells
 
-Each task links the pickle to the name that submitit looks for, so a launcher that dies at any moment strands no task.
+Each task itself links the pickle to the name that submitit looks for. So a launcher may die at any moment, and every
+task still finds its call.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from slurm.profiles import Profile
 from slurm.records import Record
 
 SBATCH_SECONDS = 20
-# Variables of sbatch whose names differ from those of the options that they would override.
+# Environment variables of sbatch that would override an option and are not named after it.
 VARIABLES = {
     "time": ["TIMELIMIT"],
     "array": ["ARRAY_INX"],
@@ -37,7 +38,7 @@ VARIABLES = {
 
 
 def submit_array(sweep: Path, record: Record) -> str:
-    """Submits the array of that record; returns its job number. Raises SlurmError."""
+    """Submits the array of that record and returns its job number. Raises SlurmError if sbatch refuses."""
     profile = Profile.model_validate(record.profile)
     running = f"%{profile.max_running}" if profile.max_running else ""
     options = {
@@ -69,8 +70,11 @@ def try_out(folder: Path, profile: Profile) -> None:
 
 
 class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit declares no types
-    """submitit's executor, for one submission. It differs in two things: the pickle is written once, under a name that
-    the tasks know beforehand, and sbatch is called with a time limit, in an environment that overrides no option."""
+    """submitit's executor, for one submission, with two differences.
+
+    The pickle is written once, under a name that the tasks know beforehand. sbatch is called with a time limit, and in
+    an environment that overrides no option.
+    """
 
     def __init__(self, sweep: Path, token: str, profile: Profile) -> None:
         python = [*profile.container, profile.python or sys.executable]
@@ -79,11 +83,11 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
 
     @classmethod
     def affinity(cls) -> int:
-        """submitit looks for srun, which is not used here."""
+        """Tells submitit that this executor can be used. submitit would look for srun, which is not used here."""
         return 2
 
     def ask(self, name: str, profile: Profile, memory_mb: int, options: Mapping[str, Any]) -> None:
-        """Sets all that sbatch is asked for: what the profile says, then `options`, then the profile's own options."""
+        """Sets the options of sbatch: from the profile's fields, then `options`, then the profile's [options]."""
         gpus = f"gpu:{profile.gpu_type}:{profile.gpus}" if profile.gpu_type else f"gpu:{profile.gpus}"
         asked = {
             "job_name": name,
@@ -102,7 +106,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
             **options,
             **{option.replace("-", "_"): value for option, value in profile.options.items()},
         }
-        # Slurm takes a backslash in a script's options for the start of an escape, within quotes too.
+        # In a script's options Slurm reads a backslash as the start of an escape, even within quotes.
         asked = {
             key: value if value is True else str(value).replace("\\", "\\\\")
             for key, value in asked.items()
@@ -117,7 +121,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
         )
 
     def _setup(self, profile: Profile) -> list[str]:
-        """The lines before Python. Slurm may send USR2 a minute early: it is ignored until Python listens."""
+        """The script's lines before Python. USR2 may come a minute early: it is ignored until Python handles it."""
         folder = shlex.quote(str(self.folder))
         job = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}_submitted.pkl"'
         return ["trap '' USR2", "set -e", f"ln -sf {self.token}.pkl {folder}/{job}", *profile.setup]
@@ -145,7 +149,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
         return self.job_class(self.folder, job)
 
     def run_sbatch(self, command: str, *words: str) -> str:
-        """The answer of sbatch to a script that ends in `command`. Raises SlurmError."""
+        """The output of sbatch for a script that ends with `command`. Raises SlurmError if sbatch refuses."""
         script = self.folder / f"{self.token}.sh"
         script.write_text(self._make_submission_file_text(command, self.token))
         return call(
@@ -153,7 +157,7 @@ class ArrayExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit d
         )
 
     def _environment(self) -> dict[str, str]:
-        """This process's, without the variables that would override what is asked for here."""
+        """This process's environment, without the variables that would override an option of sbatch."""
         asked = self.parameters["additional_parameters"]
         names = {f"SBATCH_{name}" for key in asked for name in [key.upper(), *VARIABLES.get(key, [])]}
         return {name: value for name, value in os.environ.items() if name not in names}

@@ -1,4 +1,4 @@
-"""Whether a profile can ever run on its cluster: `launch`, `retry` and `doctor` ask before anything is submitted."""
+"""Checks, before anything is submitted, whether a profile can ever run on its cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slurm.commands import SlurmError, call
 from slurm.partitions import Nodes, Partition, read_partitions
 from slurm.profiles import Profile
 
-UNAVAILABLE = "node configuration is not available"  # to sbatch also one whose nodes are down just now
+UNAVAILABLE = "node configuration is not available"  # sbatch also says so of nodes that are only down now
 
 
 class InfeasibleError(ValueError):
@@ -20,12 +20,11 @@ class InfeasibleError(ValueError):
 
 
 def check_feasible(profile: Profile) -> list[str]:
-    """Warnings about the profile. Raises InfeasibleError with all that can never start, SlurmError where the cluster
-    does not answer.
+    """Warnings about the profile. Raises InfeasibleError if its jobs can never start, SlurmError without an answer.
 
-    `sbatch --test-only` judges last: it knows what is not compared here. It accepts too long a wall time and an unknown
-    QOS, so these are compared. While nodes of the partition are away it also refuses what only waits for them: then
-    what it says is a warning.
+    This function compares the wall time, the nodes and the QOS, because `sbatch --test-only` accepts too long a wall
+    time and an unknown QOS. Then `sbatch --test-only` checks the rest. While nodes of the partition are down, sbatch
+    also refuses jobs that only wait for them: then its answer is a warning.
     """
     partition = find_partition(profile.partition, read_partitions())
     reasons = [*_time(profile, partition), *_nodes(profile, partition.nodes), *_qos(profile)]
@@ -62,7 +61,7 @@ def _time(profile: Profile, partition: Partition) -> Iterator[str]:
 
 
 def _nodes(profile: Profile, nodes: Iterable[Nodes]) -> Iterator[str]:
-    """Reasons why no kind of node has all that a job asks for."""
+    """Why no kind of node has everything that a job asks for; nothing if one has."""
 
     def gpus(one: Nodes) -> int:
         return one.gpus.get(profile.gpu_type, 0) if profile.gpu_type else one.gpu_count

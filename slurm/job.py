@@ -1,8 +1,8 @@
-"""What one Slurm job does: the cells of its array task, each in a process of its own, several at a time.
+"""Runs one Slurm job: the cells of its array task, each in a separate process, several at a time.
 
-submitit calls `run_task` in every task of an array, and `run_commands` in the job that follows a sweep. The trainer is
-imported once and the cells' processes are forked from here, so a cell costs milliseconds to start. This process
-outlives a cell that is killed, as by the kernel for want of memory, and writes down what became of it.
+submitit calls `run_task` in every task of an array, and `run_commands` in the job that follows a sweep. This process
+imports the trainer once and forks the cells' processes, so a cell starts in milliseconds. If a cell's process is
+killed, for example by the kernel when memory runs out, this process records it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def run_task(sweep: str, token: str) -> NoReturn:
-    """Runs this array task to its end and leaves: a job's exit code is its result, so submitit writes none."""
+    """Runs this array task and exits with its code. So submitit, which called this, writes no result file."""
     sys.exit(run_job(Path(sweep), token))
 
 
 def run_commands(commands: Sequence[Sequence[str]]) -> NoReturn:
-    """Runs the commands one after another, up to the first that fails."""
+    """Runs the commands one after another and exits; at the first that fails, with its code."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; there is nothing to save here
     _unlink_call()
     for command in commands:
@@ -53,10 +53,10 @@ def run_commands(commands: Sequence[Sequence[str]]) -> NoReturn:
 def run_job(sweep: Path, token: str) -> int:
     """Runs the cells that the record `token` gives to this array task. Returns the exit code of the job.
 
-    Told to stop (time limit, preemption), it lets the cells save, and requeues itself unless the sweep was cancelled or
-    the job is already on its way out of the queue.
+    If Slurm asks it to stop (time limit, preemption), the cells save checkpoints. Then the job requeues itself, if a
+    cell has advanced, not all its cells are cancelled and Slurm is not ending or requeueing it already.
     """
-    with StopFlag() as stop:  # first of all, over submitit's own handlers
+    with StopFlag() as stop:  # before anything else, in place of submitit's handlers
         _unlink_call()
         record = read_record(sweep, token)
         if record is None:
@@ -79,11 +79,12 @@ def run_job(sweep: Path, token: str) -> int:
 
 
 def array_task() -> int:
+    """The number of this array task; 0 if the job is no array."""
     return int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
 
 
 class OwnCells:
-    """The cells of one array task, which no other task has."""
+    """The cells of one array task; no other task has them."""
 
     def __init__(self, sweep: Path, record: Record, number: int) -> None:
         self._sweep, self._profile = sweep, record.profile
@@ -102,9 +103,12 @@ class OwnCells:
 
 
 class SharedCells:
-    """The cells of an array whose tasks share them: each takes the next one that is free. A cell's lock keeps two jobs
-    from running it at once. A cell that this array failed, or that ended three attempts without a word, is left to
-    `retry`; and no job takes a cell twice, so a cell that kills its job cannot end all jobs of the array."""
+    """The cells of an array whose tasks share them: each task takes the next free one.
+
+    A cell's lock prevents two jobs from running it at the same time. No job takes a cell twice. A cell that failed in
+    this array, or that ended ATTEMPTS attempts without a marker, is left to `retry`: a cell that kills its job cannot
+    end all jobs of the array.
+    """
 
     ATTEMPTS = 3
 
@@ -114,7 +118,7 @@ class SharedCells:
         self.taken: list[Task] = []
 
     def take(self) -> CellJob | None:
-        """The first cell that is free; None if none is."""
+        """The first free cell; None if no cell is free."""
         cancelled = cancelled_cells(self._sweep)
         held: list[Task] = []
         job = None
@@ -140,10 +144,10 @@ class SharedCells:
 
 
 def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -> None:
-    """Runs the cells that `take` gives, `slots` at a time, each bound to its share of the cores, until there are none
-    and all have ended. Once `stop` is set, the running ones are told to save and no more are started.
+    """Runs the cells that `take` returns, `slots` at a time, each on its share of the cores, until all have ended.
 
-    A cell reports that it is over, and the next one starts while the kernel still takes the first one's process apart.
+    Once `stop` is set, the running cells get a TERM, on which they save and end, and no more cells start. A cell
+    reports its end through a pipe, so that the next one starts while the kernel still removes the first one's process.
     """
     import_trainer()
     context = multiprocessing.get_context("fork")
@@ -179,8 +183,10 @@ def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -
 
 
 def import_trainer() -> None:
-    """Imports, once for all cells of a job, what each would import by itself for half a second. They are forked from
-    here, and a frozen heap stays shared with them."""
+    """Imports the trainer once for all cells of the job, which saves each half a second.
+
+    The cells are forked from this process; a frozen heap stays shared with them.
+    """
     import mtrl.envs.env_group
     import mtrl.train  # noqa: F401
 
@@ -201,22 +207,27 @@ def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connect
 
 
 def _end_with(parent: int) -> None:
-    """Asks the kernel for a TERM once the job's process has died, so that the cell saves and ends. Where there are no
-    cgroups, Slurm would leave it training."""
+    """Asks the kernel to send this cell a TERM when the job's process dies, so that the cell saves and ends.
+
+    Without cgroups, Slurm would leave the cell running.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before that
+    if os.getppid() != parent:  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _unlink_call() -> None:
-    """Removes the link that this task made to its array's pickle: submitit has read it. A requeued task links anew."""
+    """Removes this task's link to its array's pickle, which submitit has read. A requeued task makes a new link."""
     if "SUBMITIT_FOLDER" in os.environ:
         submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)
 
 
 def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob | None:
-    """The cell as its line in the manifest describes it. None where that line was damaged after the submission: the
-    cell has then failed, and the others of the job can still run."""
+    """The cell as its line in the manifest describes it.
+
+    None if the line was damaged after the submission: then this marks the cell as failed, and the job's other cells
+    run.
+    """
     directory = cell_directory(sweep, task.run_id)
     config = _stored_config(sweep, task)
     if config is None:
@@ -235,7 +246,7 @@ def _read_job(sweep: Path, task: Task, profile: dict[str, Any]) -> CellJob | Non
 
 
 def _stored_config(sweep: Path, task: Task) -> dict[str, Any] | None:
-    """The cell's configuration; None where its line is damaged."""
+    """The cell's configuration; None if its line is damaged."""
     with (sweep / "manifest.jsonl").open("rb") as file:
         file.seek(task.offset)
         try:
@@ -254,7 +265,7 @@ def _line_of(sweep: Path, task: Task) -> str:
 
 
 def _note_death(job: CellJob, exit_code: int) -> None:
-    """A cell's process died and left no marker: a signal that no program can catch, or a crash in native code."""
+    """Marks a cell as failed whose process died without a marker: by KILL, or by a crash in native code."""
     how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     print(f"{job.run_id}: {how}", file=sys.stderr)
     if job.directory.is_dir():
@@ -263,8 +274,10 @@ def _note_death(job: CellJob, exit_code: int) -> None:
 
 
 def _requeue() -> None:
-    """Requeues this job, unless Slurm is already ending or requeueing it. Without an answer the job just ends, and the
-    next launch or retry finds its cells."""
+    """Requeues this job, unless Slurm is already ending or requeueing it.
+
+    If Slurm does not answer, the job ends, and the next launch or retry submits its cells.
+    """
     job = slurm_job()
     if job is None:
         return

@@ -1,4 +1,4 @@
-"""What a cluster allows, read from the cluster itself."""
+"""The limits of a cluster on arrays and jobs, read from the cluster."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from slurm.commands import SlurmError, call
 
 @dataclass(frozen=True)
 class Limits:
+    """The limits of a cluster on arrays and jobs; the defaults are Slurm's."""
+
     max_array: int = 1_001  # tasks in one array; the largest task number is one less
     max_jobs: int = 10_000  # jobs and array tasks that the controller holds at once, of all users
     max_submit: int | None = (
@@ -24,7 +26,10 @@ class Limits:
 
 
 def read_limits(account: str = "", qos: str = "") -> Limits:
-    """One `scontrol show config`, and where there is accounting the submit limits of this user. Raises SlurmError."""
+    """The cluster's limits, from `scontrol show config`, and this user's submit limit if there is accounting.
+
+    Raises SlurmError if Slurm does not answer.
+    """
     limits = parse_limits(call(["scontrol", "show", "config"]))
     if not limits.accounting:
         return limits
@@ -32,7 +37,7 @@ def read_limits(account: str = "", qos: str = "") -> Limits:
 
 
 def parse_limits(text: str) -> Limits:
-    """The limits from the text of `scontrol show config`; a missing one has Slurm's default."""
+    """The limits from the output of `scontrol show config`; a missing one has Slurm's default."""
     values = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
     return Limits(
         max_array=int(values.get("MaxArraySize", 1_001)),
@@ -45,8 +50,10 @@ def parse_limits(text: str) -> Limits:
 
 
 def _read_max_submit(account: str, qos: str) -> int | None:
-    """The least of the submit limits on this user, in the account and the QOS where they are named. None where there is
-    no such limit, or where accounting does not say: sbatch is the judge then."""
+    """The smallest submit limit of this user, in the account and the QOS if they are named.
+
+    None if there is no limit or accounting does not answer; then only sbatch can refuse.
+    """
     form = ["--noheader", "--parsable2", "show"]
     try:
         associations = call(

@@ -1,4 +1,4 @@
-"""The executors of one machine: `inline` runs cells in this process, `local` in processes started by submitit."""
+"""The executors of one machine: `inline` runs cells in this process, `local` in processes that submitit starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Finished = Callable[[CellJob, Outcome], None]
 
 
 def run_inline(jobs: Sequence[CellJob], finished: Finished) -> None:
-    """Runs the cells one after another in this process; a stop signal ends the cell at work and those after it."""
+    """Runs the cells one after another in this process. A stop signal ends the running cell; no more cells start.
+
+    `finished` is called with each cell that has ended and its outcome.
+    """
     with StopFlag() as stop:
         for job in jobs:
             if stop():
@@ -38,10 +41,11 @@ def run_inline(jobs: Sequence[CellJob], finished: Finished) -> None:
 def run_local(
     jobs: Sequence[CellJob], finished: Finished, *, slots: int, folder: Path, tick: Callable[[set[str]], None]
 ) -> None:
-    """Runs the cells in processes of their own, `slots` at a time. `tick` hears several times a second which run.
+    """Runs each cell in a separate process, `slots` at a time.
 
-    A first Ctrl-C asks the running cells to save a checkpoint and stop, and starts no more; a second one kills them.
-    `folder` takes submitit's files while cells run.
+    `finished` is called with each cell that has ended and its outcome, `tick` several times a second with the run ids
+    that are running. At a first Ctrl-C the running cells save checkpoints and stop, and no more start; a second one
+    kills them. `folder` holds submitit's files while cells run.
     """
     waiting = list(reversed(jobs))
     running: dict[submitit.Job[Outcome], CellJob] = {}
@@ -66,7 +70,7 @@ def run_local(
 
 
 class _Interrupts:
-    """Counts Ctrl-C and TERM, and hands them on to the cells that run."""
+    """Counts Ctrl-C and TERM, and passes them on to the running cells."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -91,14 +95,19 @@ class _Interrupts:
         self._passed_on = self.count
         for handle, job in running.items():
             if self.count == 1:
-                _signal(int(handle.job_id), signal.SIGTERM)  # submitit's controller hands it to the worker
+                _signal(
+                    int(handle.job_id), signal.SIGTERM
+                )  # submitit's controller passes it on to the worker
             else:
                 _signal(_worker_pid(job), signal.SIGKILL)
 
 
 def _start(executor: submitit.LocalExecutor, job: CellJob, gpu: str | None) -> submitit.Job[Outcome]:
-    """Starts one cell. submitit's controller would kill its worker one second after a Ctrl-C at the terminal, so it is
-    started deaf to it; the worker installs handlers of its own."""
+    """Starts one cell.
+
+    submitit's controller would kill its worker one second after a Ctrl-C at the terminal. So it starts with SIGINT
+    ignored; the worker installs its own handlers.
+    """
     job = replace(job, environment=(("CUDA_VISIBLE_DEVICES", gpu),))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -108,7 +117,7 @@ def _start(executor: submitit.LocalExecutor, job: CellJob, gpu: str | None) -> s
 
 
 def _outcome(handle: submitit.Job[Outcome], job: CellJob) -> Outcome:
-    """What the worker returned. If the worker died and left no marker, this writes its FAILED.json."""
+    """The worker's result. If the worker died without one, this writes the cell's FAILED.json."""
     if handle.paths.result_pickle.exists() and handle.exception() is None:
         outcome: Outcome = handle.result()
         return outcome
@@ -128,7 +137,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _visible_gpus() -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES for one cell after another: each GPU in turn. None leaves the choice to CUDA."""
+    """The values of CUDA_VISIBLE_DEVICES for the cells in turn, one GPU each. None leaves the choice to CUDA."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return list(chosen.split(","))
     listed = Path("/proc/driver/nvidia/gpus")

@@ -1,4 +1,4 @@
-"""The cluster's partitions and what their nodes have: one sinfo call."""
+"""The cluster's partitions and their nodes, from one call of sinfo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AWAY = ("down", "drain", "drng", "fail", "maint", "unk", "boot", "inval")  # sta
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of one kind."""
+    """Nodes of one kind; CPUs, memory and GPUs are those of one node."""
 
     count: int
     cpus: int
@@ -23,11 +23,14 @@ class Nodes:
 
     @property
     def gpu_count(self) -> int:
+        """GPUs per node, of all types."""
         return sum(self.gpus.values())
 
 
 @dataclass(frozen=True)
 class Partition:
+    """A partition of the cluster."""
+
     name: str
     default: bool
     available: str  # up; down: its jobs wait; drain or inact: it takes no jobs
@@ -36,14 +39,14 @@ class Partition:
 
 
 def read_partitions() -> dict[str, Partition]:
-    """The cluster's partitions by name. Raises SlurmError."""
+    """{name: partition} of the cluster. Raises SlurmError if Slurm does not answer."""
     return parse_partitions(
         call(["sinfo", "--noheader", "--exact", f"--format={FORMAT}"], seconds=10, tries=2)
     )
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
-    """The partitions from lines `gpu*|up|2-00:00:00|4|64|512000|gpu:a100:8(S:0-1)|idle`, one per kind of node."""
+    """{name: partition} from lines `gpu*|up|2-00:00:00|4|64|512000|gpu:a100:8(S:0-1)|idle`, one per kind of node."""
     found: dict[str, Partition] = {}
     for line in text.splitlines():
         if line.count("|") != FORMAT.count("|"):
@@ -73,7 +76,7 @@ def parse_minutes(text: str) -> int | None:
 
 
 def parse_gpus(text: str) -> dict[str, int]:
-    """GPUs by type from a list of generic resources: `gpu:a100:4(S:0-1),shard:8`, or `gpu:2`, or `(null)`."""
+    """{type: GPUs} from a list of generic resources: `gpu:a100:4(S:0-1),shard:8`, `gpu:2` or `(null)`."""
     gpus: dict[str, int] = {}
     for kind, count in re.findall(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)", text):
         gpus[kind] = gpus.get(kind, 0) + int(count)
@@ -81,5 +84,5 @@ def parse_gpus(text: str) -> dict[str, int]:
 
 
 def _number(text: str) -> int:
-    """The number in `64`, or in `64+`, which means that nodes differ."""
+    """The number in `64` or `64+`; Slurm writes `+` if nodes differ."""
     return int(text.rstrip("+"))

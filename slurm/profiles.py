@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mtrl.names import nearest
 
-DEFAULT = "default"  # the user's profile of this name is used where none is named
+DEFAULT = "default"  # the user's profile of this name is used if the command names none
 OF_THE_LAUNCHER = (
     "array",
     "dependency",
@@ -37,7 +37,7 @@ class ProfileError(ValueError):
 
 
 class Profile(BaseModel):
-    """One cluster, or one way to use it."""
+    """The resources that jobs ask one cluster for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,8 +48,10 @@ class Profile(BaseModel):
     qos: str = ""
     constraint: str = ""
     exclude: tuple[str, ...] = ()  # nodes never to use
-    minutes: int = Field(240, ge=1)  # wall time of a job; a cell that needs more goes on in the next
-    signal_seconds: int = Field(120, ge=1)  # how long before the wall time a cell is told to save
+    minutes: int = Field(240, ge=1)  # wall time of a job; a cell that needs more continues in the next
+    signal_seconds: int = Field(
+        120, ge=1
+    )  # how long before the end of the wall time cells get the signal to save
     cpus: int = Field(1, ge=1)  # per job
     memory_mb: int = Field(4_000, ge=1)  # per job, unless the cells of the job need more
     gpus: int = Field(0, ge=0)  # per job
@@ -60,14 +62,14 @@ class Profile(BaseModel):
     heartbeat_seconds: float = Field(30.0, gt=0)
     setup: tuple[str, ...] = ()  # shell lines before Python starts: modules, scratch folders
     container: tuple[str, ...] = ()  # words before Python, as ["apptainer", "exec", "--nv", "mtrl.sif"]
-    slurm_conf: str = ""  # SLURM_CONF of that cluster, where it is not the one that this machine knows
+    slurm_conf: str = ""  # SLURM_CONF of the cluster, if it is not this machine's default cluster
     python: str = ""  # the interpreter on the nodes; by default the one that launches
     options: dict[str, str] = {}  # further options of sbatch, as licenses = "scratch:1"
 
     @field_validator("partition", "account", "qos", "constraint", "gpu_type", "exclude", "options")
     @classmethod
     def _one_line(cls, value: Any) -> Any:
-        """These stand in the script that sbatch reads, one in a line."""
+        """These values stand in the script that sbatch reads, one in a line."""
         values = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
         if any("\n" in text for text in values):
             raise ValueError("a value must not span lines")
@@ -99,12 +101,12 @@ class Profile(BaseModel):
 
 
 def profile_names() -> list[str]:
-    """The profiles that a name can mean."""
+    """The names of all profiles: the project's and the user's."""
     return sorted({path.stem for folder in (FOLDER, own_folder()) for path in folder.glob("*.toml")})
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name or file. Raises ProfileError, with the nearest names."""
+    """The profile of that name or file. Raises ProfileError, with the nearest names, if it is missing or wrong."""
     paths = (
         [Path(name)] if name.endswith(".toml") else [own_folder() / f"{name}.toml", FOLDER / f"{name}.toml"]
     )
@@ -126,7 +128,7 @@ def load_profile(name: str) -> Profile:
 
 
 def to_toml(profile: Profile) -> str:
-    """The profile as a file: wall time, CPUs and memory, and what else differs from the defaults."""
+    """The profile as TOML: wall time, CPUs and memory, and every other field that differs from its default."""
     content = profile.model_dump(exclude={"name"}, exclude_defaults=True)
     content |= profile.model_dump(include={"minutes", "cpus", "memory_mb"})
     options = content.pop("options", {})
@@ -149,10 +151,11 @@ def save_profile(profile: Profile) -> Path:
 
 
 def point_at(profile: Profile) -> None:
-    """From now on this process's Slurm commands use the cluster of the profile, unless SLURM_CONF is already set."""
+    """Makes this process's Slurm commands use the cluster of the profile, unless SLURM_CONF is already set."""
     if profile.slurm_conf:
         os.environ.setdefault("SLURM_CONF", profile.slurm_conf.replace("$USER", getpass.getuser()))
 
 
 def own_folder() -> Path:
+    """The folder of the user's profiles."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mtrl" / "profiles"

@@ -1,4 +1,4 @@
-"""What Slurm's queue holds of this user's jobs: one squeue call."""
+"""This user's jobs in Slurm's queue, from one call of squeue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALIVE = {
     "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD",
     "RESIZING", "SIGNALING", "STAGE_OUT", "PREEMPTED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_FED",
 }  # fmt: skip
-# A pending job with such a reason waits for a person, or for something that never comes.
+# A pending job with such a reason never starts unless a person changes something.
 HELD = (
     "held", "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "BadConstraints", "PartitionTimeLimit",
     "PartitionNodeLimit", "MaxWallDurationPerJobLimit", "InvalidAccount", "InvalidQOS", "AccountNotAllowed",
@@ -28,30 +28,31 @@ class QueuedTask:
     state: str  # PENDING, RUNNING, NODE_FAIL, ...
     reason: str
     node: str
-    number: str = ""  # of the job alone; an array's tasks get theirs when they start
+    number: str = ""  # the job number of this task alone; array tasks get it when they start
     name: str = ""
 
     @property
     def held(self) -> bool:
+        """It is pending and never starts unless a person changes something."""
         return self.state == "PENDING" and any(word in self.reason for word in HELD)
 
     @property
     def alive(self) -> bool:
-        """It runs or will run without anybody's help."""
+        """It runs, or will run without help."""
         return self.state in ALIVE and not self.held
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Jobs by number and task; those that ended in the last minutes (Slurm's MinJobAge) are still there."""
+    """{(job number, array task): task}. Jobs that ended in the last minutes (Slurm's MinJobAge) are still there."""
 
     tasks: dict[tuple[str, int], QueuedTask] = field(default_factory=dict)
     jobs: dict[str, str] = field(default_factory=dict)  # job name -> job number
 
 
 def read_queue(*, seconds: float = 30, tries: int = 5) -> Queue:
-    """This user's jobs. Raises SlurmError when Slurm does not answer."""
-    # Without this variable the list of an array's pending tasks is cut short.
+    """This user's jobs. Raises SlurmError if Slurm does not answer."""
+    # Without this variable squeue cuts off the list of an array's pending tasks.
     os.environ["SLURM_BITSTR_LEN"] = "0"
     form = "--format=%F|%K|%T|%N|%A|%j|%r"
     return parse_queue(
@@ -73,7 +74,7 @@ def parse_queue(text: str) -> Queue:
 
 
 def _task_numbers(text: str) -> Iterator[int]:
-    """0, 1, 2, 7 from `0-2,7%5`; 0 for a job that is no array (`N/A`); steps as in `0-6:2` too."""
+    """The task numbers 0, 1, 2, 7 from `0-2,7%5`, and 0, 2, 4, 6 from `0-6:2`; 0 for a job that is no array (`N/A`)."""
     if text == "N/A":
         yield 0
         return

@@ -1,11 +1,11 @@
-"""Records of submissions: what was handed to Slurm, written down before Slurm hears of it.
+"""Records of submissions: each array that is submitted to Slurm, written before sbatch is called.
 
-    <sweep>/slurm/<token>.json    one array: its cells task by task, what each had done before, the job number
+    <sweep>/slurm/<token>.json    one array: its cells task by task, their histories, the job number
                  /<token>.pkl, .sh, .out    the files of its job (slurm/executor.py)
-                 /closed/         records none of whose cells can still be in the queue
+                 /closed/         records whose cells can no longer be in the queue
 
-A record without a job number is an intention: either its launcher is between writing and hearing from sbatch, or it
-died there. The job, if there is one, bears the token as its name; deleting the record makes such a job do nothing.
+If a record has no job number, its launcher is waiting for the answer of sbatch, or it died then. The job, if there is
+one, is named after the token; without its record the job does nothing.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from slurm.state import read_json, write_json
 
 @dataclass(frozen=True)
 class History:
-    """A cell's history before a submission; `retry` decides by it."""
+    """A cell's history before a submission, which `slurm.retry` uses."""
 
     attempts: int = 0  # submissions before this one
-    begun: int = 0  # attempts that its heartbeat had counted
-    exceptions: int = 0  # that ended by an exception
-    stalls: int = 0  # the latest ones in a row that brought no vector step forward
-    grown: int = 0  # times the memory was raised
-    vector_step: int = 0  # where the cell stood
-    nodes: tuple[str, ...] = ()  # that failed under it
+    begun: int = 0  # attempts by its heartbeat
+    exceptions: int = 0  # attempts that ended with an exception
+    stalls: int = 0  # latest attempts in a row without a new vector step
+    grown: int = 0  # how often its memory was raised
+    vector_step: int = 0  # by its heartbeat
+    nodes: tuple[str, ...] = ()  # nodes that failed while it ran there
 
 
 @dataclass(frozen=True)
 class Task:
-    """One cell of one array task. `offset` leads to the cell's line in the manifest."""
+    """One cell of one array task. `offset` is the byte offset of its line in the manifest."""
 
     run_id: str
     offset: int
@@ -45,8 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """One array. `tasks[i]` lists the cells of array task i; where `jobs` is not 0, as many array tasks share the cells
-    of `tasks[0]`."""
+    """One array. `tasks[i]` are the cells of array task i; if `jobs` is not 0, so many array tasks share `tasks[0]`."""
 
     token: str
     tasks: list[list[Task]]
@@ -72,16 +71,17 @@ class Record:
 
 
 def new_token() -> str:
-    """Sorts by time, and no two launchers make the same."""
+    """A new token. Tokens sort by time, and are unique among all launchers."""
     return f"{int(time.time()):x}-{secrets.token_hex(3)}"
 
 
 def record_path(sweep: Path, token: str) -> Path:
+    """The file of an open record."""
     return sweep / "slurm" / f"{token}.json"
 
 
 def write_record(sweep: Path, record: Record) -> None:
-    """Writes the record through to the disk."""
+    """Writes the record and syncs it to disk."""
     (sweep / "slurm").mkdir(exist_ok=True)
     content = {**asdict(record), "tasks": [[_pack(task) for task in tasks] for tasks in record.tasks]}
     write_json(record_path(sweep, record.token), content, sync=True)
@@ -102,7 +102,7 @@ def read_records(sweep: Path) -> list[Record]:
 
 
 def last_profile(sweep: Path) -> Profile | None:
-    """The profile of the newest record, closed ones too."""
+    """The profile of the newest record, open or closed; None if there is no record."""
     paths = [*(sweep / "slurm").glob("*.json"), *(sweep / "slurm" / "closed").glob("*.json")]
     newest = max(paths, key=lambda path: path.name, default=None)
     content = read_json(newest) if newest else None
@@ -110,20 +110,20 @@ def last_profile(sweep: Path) -> Profile | None:
 
 
 def close_record(sweep: Path, record: Record) -> None:
-    """Puts the record away: nothing of it can still be in the queue and all that it tells is known elsewhere."""
+    """Moves a record to closed/. None of its jobs may still be in the queue."""
     closed = sweep / "slurm" / "closed"
     closed.mkdir(exist_ok=True)
     record_path(sweep, record.token).replace(closed / f"{record.token}.json")
 
 
 def withdraw_record(sweep: Path, token: str) -> None:
-    """Removes the record, and the files of its job, of an array that Slurm refused."""
+    """Removes the record and the job's files of an array that Slurm refused."""
     for ending in ("json", "pkl", "sh"):
         (sweep / "slurm" / f"{token}.{ending}").unlink(missing_ok=True)
 
 
 def latest_tasks(records: Sequence[Record]) -> dict[str, tuple[Record, int, Task]]:
-    """For each cell its latest submission: record, array task, and the cell's history at that time."""
+    """{run id: its latest submission}: the record, the number of the array task, and the cell with its history then."""
     return {
         task.run_id: (record, number, task)
         for record in records

@@ -1,4 +1,4 @@
-"""Whether a cell that is neither over nor at work runs again, depending on why it ended."""
+"""Decides whether a cell that is not over runs again, depending on why it ended."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from slurm.state import CellState
 EXCEPTIONS = 1  # retries after an exception
 GROWTHS = 2  # retries with more memory
 STALLS = 2  # attempts in a row without a vector step of progress
-BLAMES = 2  # failures of a node before it is left out
+BLAMES = 2  # failures of a node before new jobs avoid it
 ENDED_BY_THE_CLUSTER = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """resubmit, give up, or leave alone (over, at work, cancelled); `history` goes into the next submission."""
+    """The decision: resubmit, give up, or leave (over, running, queued or cancelled).
+
+    `history` is for the next submission.
+    """
 
     action: Literal["resubmit", "give up", "leave"]
     reason: str
@@ -28,11 +31,11 @@ class Verdict:
 
 
 def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdict:
-    """The verdict on a cell. `queued` is its latest job where the queue still has it, `before` what that job began
-    with.
+    """The verdict on a cell. `queued` is its latest job if the queue still has it, `before` its history at that job.
 
-    Preemption, failed nodes and held jobs are free. Out of memory gets more memory twice. An exception is tried once
-    more. Anything else is free as long as the cell moves on, and given up after two attempts without a vector step.
+    Preemption, failed nodes and held jobs do not count as retries. A cell that ran out of memory gets more memory,
+    twice. After an exception it runs once more. After any other end it runs again as long as it advances; it is given
+    up after two attempts in a row without a vector step.
     """
     if cell.state not in ("failed", "stopped", "missing", "held"):
         return Verdict("leave", cell.state, before)
@@ -47,7 +50,7 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
         if before.grown >= GROWTHS:
             return Verdict("give up", f"out of memory, also with {GROWTHS} times more", after)
         return Verdict("resubmit", "out of memory", replace(after, grown=before.grown + 1, stalls=0))
-    if cause == "no gpu":  # another job of the same profile and environment would see none either
+    if cause == "no gpu":  # another job with this profile and environment would see none either
         return Verdict("give up", cell.reason, after)
     if cell.state == "failed" and cause != "killed":
         if before.exceptions >= EXCEPTIONS:
@@ -67,13 +70,13 @@ def judge(cell: CellState, queued: QueuedTask | None, before: History) -> Verdic
 
 
 def insist(verdict: Verdict) -> Verdict:
-    """The same cell when a person launches it again: its retries start from 0, and raised memory stays."""
+    """The verdict if a person launches the cell again: it runs, its retries count from 0, and raised memory stays."""
     if verdict.action != "give up":
         return verdict
     return Verdict("resubmit", verdict.reason, replace(verdict.history, exceptions=0, stalls=0))
 
 
 def blamed_nodes(histories: Iterable[History]) -> list[str]:
-    """Nodes that failed under cells often enough to be left out."""
+    """The nodes that failed for at least BLAMES cells; new jobs avoid them."""
     blames = Counter(node for history in histories for node in set(history.nodes))
     return sorted(node for node, count in blames.items() if count >= BLAMES)

@@ -1,10 +1,10 @@
-"""The state of a cell, from the files in its folder. Markers are small JSON files that appear whole or not at all.
+"""The state of a cell, from the files in its folder. Markers are small JSON files, complete or absent.
 
 DONE.json       the run is over: outcome done or diverged, its seconds, the size and time stamp of run.h5
 FAILED.json     the latest attempt failed: error, traceback, attempts, cause
-heartbeat.json  where the latest attempt stood when it last wrote
-lock            held (flock) by the process that works on the cell
-log.txt         everything that the attempts printed
+heartbeat.json  the progress of the latest attempt
+lock            held (flock) by the process that runs the cell
+log.txt         the output of all attempts
 
 CANCELLED.json in the sweep's folder names the cells that must not run.
 """
@@ -25,9 +25,9 @@ from typing import Any, Literal
 from mtrl.results import RunFileError, read_run
 
 Outcome = Literal["done", "diverged", "stopped", "failed", "busy"]
-# stopped: begun, not at work and not in the queue. missing: never begun. pending and held: in Slurm's queue.
+# stopped: began, but neither runs nor is in the queue. missing: never began. pending and held: in Slurm's queue.
 State = Literal["done", "diverged", "failed", "running", "pending", "held", "stopped", "cancelled", "missing"]
-ALIVE_SECONDS = 120.0  # a heartbeat older than this says nothing about the present
+ALIVE_SECONDS = 120.0  # a cell with an older heartbeat does not count as running
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,20 @@ class CellState:
 
     @property
     def finished(self) -> bool:
+        """Whether the cell is over: done or diverged."""
         return self.state in ("done", "diverged")
 
 
 def cell_directory(sweep: Path, run_id: str) -> Path:
+    """The folder of a cell."""
     return sweep / "cells" / run_id
 
 
 def read_state(sweep: Path, run_id: str) -> CellState:
-    """The state of a cell by its files: at most four reads. `running` is a fresh heartbeat, not yet a proof."""
+    """The state of a cell from its files, with at most four reads.
+
+    `running` means a recent heartbeat; only Slurm's queue can prove that the cell runs.
+    """
     directory = cell_directory(sweep, run_id)
     done = read_json(directory / "DONE.json")
     if done is not None:
@@ -78,9 +83,9 @@ def _is_alive(heartbeat: dict[str, Any]) -> bool:
 
 
 def unreadable_run(directory: Path, done: dict[str, Any]) -> str:
-    """Why the run file that DONE.json vouches for cannot be used; empty when it can.
+    """Why the run file of a finished cell cannot be used; empty if it can. `done` is the content of DONE.json.
 
-    One stat where the file is as the worker left it; it is opened only when its size or time stamp differ.
+    The file is opened only if its size or time stamp differ from those in DONE.json.
     """
     path = directory / "run.h5"
     try:
@@ -95,7 +100,7 @@ def unreadable_run(directory: Path, done: dict[str, Any]) -> str:
 
 
 def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None:
-    """Marks the run as over, then removes the files that only an unfinished run needs."""
+    """Writes DONE.json, with run.h5's size and time stamp, and removes FAILED.json. `outcome`: done or diverged."""
     status = (directory / "run.h5").stat()
     stamp = {"run_bytes": status.st_size, "run_mtime_ns": status.st_mtime_ns}
     write_json(directory / "DONE.json", {"run_id": run_id, "outcome": outcome, **facts, **stamp}, sync=True)
@@ -103,8 +108,10 @@ def write_done(directory: Path, run_id: str, outcome: str, **facts: Any) -> None
 
 
 def write_failed(directory: Path, run_id: str, error: str, *, cause: str, **facts: Any) -> None:
-    """Marks the latest attempt as failed. `cause` is what `slurm.retry` decides by: exception, memory, no gpu or
-    killed."""
+    """Writes FAILED.json for the latest attempt.
+
+    `slurm.retry` decides by `cause`: exception, memory, no gpu or killed. If the file cannot be written, prints that.
+    """
     attempts = (read_json(directory / "heartbeat.json") or {}).get("attempt", 1)
     content = {
         "run_id": run_id,
@@ -121,7 +128,7 @@ def write_failed(directory: Path, run_id: str, error: str, *, cause: str, **fact
 
 
 def write_json(path: Path, content: dict[str, Any], *, sync: bool = False) -> None:
-    """Writes `content` so that a reader sees the old file or the new one, whole. NaN becomes null."""
+    """Writes `content` so that a reader sees the whole old or the whole new file. A NaN becomes null."""
     unfinished = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     plain = {
         key: None if isinstance(value, float) and math.isnan(value) else value
@@ -147,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_lines(lines: Sequence[bytes]) -> list[Any]:
-    """The JSON of each line, None for a damaged one. All at once where none is: that takes half the time."""
+    """The JSON value of each line; None for a damaged line. If none is damaged, one call parses all: twice as fast."""
     try:
         parsed: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
         return parsed
@@ -168,9 +175,10 @@ def cancelled_cells(sweep: Path) -> set[str]:
 
 
 def is_cancelled(sweep: Path, run_id: str) -> bool:
+    """Whether CANCELLED.json names the cell."""
     return run_id in cancelled_cells(sweep)
 
 
 def write_cancelled(sweep: Path, run_ids: set[str]) -> None:
-    """Makes these, and no others, the cells that must not run."""
+    """Writes CANCELLED.json: only these cells must not run."""
     write_json(sweep / "CANCELLED.json", {"run_ids": sorted(run_ids)}, sync=True)

@@ -1,4 +1,4 @@
-"""Hands cells to Slurm as job arrays: grouped by memory, packed into jobs, split at the cluster's limits."""
+"""Submits cells to Slurm as job arrays: grouped by memory, packed into jobs, split at the cluster's limits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from slurm.queue import read_queue
 from slurm.records import Record, Task, new_token, withdraw_record, write_record
 
 Item = TypeVar("Item")
-NO_ROOM = (FULL, "submit limit", "MaxSubmitJob", "GrpSubmitJob")  # refusals that a smaller array may escape
-GROWTH = 1.5  # of the memory, after a cell ran out of it
+NO_ROOM = (
+    FULL,
+    "submit limit",
+    "MaxSubmitJob",
+    "GrpSubmitJob",
+)  # after these a smaller array may be accepted
+GROWTH = 1.5  # factor on the memory of a cell that ran out of it
 
 
 @dataclass(frozen=True)
 class CellRequest:
-    """A cell to submit, and the memory that it is thought to need."""
+    """A cell to submit, with its estimated memory and time."""
 
     task: Task
     memory_mb: int
-    seconds: float = 0.0  # that it is thought to take
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,15 @@ class Submitted:
     records: list[Record]
     left_over: list[Task]
     refusal: str = ""
-    for_good: bool = False  # no later launch helps: the profile asks for what the cluster does not have
+    for_good: bool = False  # whether the cluster would refuse them later too, because it cannot run such jobs
 
 
 def plan_arrays(cells: Sequence[CellRequest], profile: Profile, limits: Limits) -> list[Record]:
-    """The arrays, not yet submitted: cells of one memory class together, cells_per_job to a task, at most
-    limits.max_array tasks to an array. Where the profile says `pull`, the tasks of an array share its cells."""
+    """The arrays to submit.
+
+    Cells of one memory class form arrays of at most limits.max_array tasks with cells_per_job cells each. With the
+    profile's `pull`, all tasks of an array share its cells.
+    """
     classes: dict[int, list[CellRequest]] = defaultdict(list)
     for cell in cells:
         classes[memory_class(cell, profile)].append(cell)
@@ -63,7 +71,7 @@ def _arrays(cells: Sequence[CellRequest], memory: int, profile: Profile, limits:
 def _pull_array(
     cells: Sequence[CellRequest], memory: int, profile: Profile, limits: Limits
 ) -> Iterator[Record]:
-    """One array of as many jobs as may run at once. Long cells come first, so that none is left alone at the end."""
+    """One array of as many jobs as may run at once. Long cells come first, so that none runs alone at the end."""
     tasks = [cell.task for cell in sorted(cells, key=lambda cell: -cell.seconds)]
     used = min(profile.cells_per_job, len(tasks))
     jobs = min(
@@ -73,8 +81,10 @@ def _pull_array(
 
 
 def memory_class(cell: CellRequest, profile: Profile) -> int:
-    """MiB for one cell: its share of the profile's memory, or the power of two above what it needs, grown by what
-    happened before."""
+    """MiB for one cell: its share of the profile's memory, doubled until it is enough.
+
+    Each time that the cell ran out of memory multiplies it by GROWTH.
+    """
     needed = max(profile.memory_mb // profile.cells_per_job, 1)
     while needed < cell.memory_mb:
         needed *= 2
@@ -94,9 +104,12 @@ def check_place(sweep: Path) -> None:
 def submit(
     sweep: Path, records: Sequence[Record], report: Callable[[Record], None], *, room: int | None = None
 ) -> Submitted:
-    """Submits the arrays one after another, at most `room` tasks of them. An array that the cluster has no room for is
-    halved until a part of it fits; once not even one task does, what is left over waits for the next launch. An array
-    that the cluster refuses for another reason is left out, and the others are submitted."""
+    """Submits the arrays one after another, together at most `room` tasks; `report` is called with each.
+
+    If the queue has no room for an array, it is halved until a part fits. Once not even one task fits, the remaining
+    cells are left over for the next launch. If the cluster refuses an array for another reason, it is left out and the
+    others are submitted. Raises ValueError if the sweep's folder has a name that Slurm would change.
+    """
     check_place(sweep)
     accepted: list[Record] = []
     refused: list[Record] = []
@@ -135,7 +148,7 @@ def submit(
 
 
 def _submit_one(sweep: Path, record: Record) -> str:
-    """The job number. When sbatch gives no clear answer, the queue is asked whether the job is there after all."""
+    """Submits an array and returns its job number. If sbatch gives no clear answer, looks for the job in the queue."""
     from slurm.executor import submit_array
 
     for last in (False, False, True):
@@ -152,7 +165,7 @@ def _submit_one(sweep: Path, record: Record) -> str:
 
 
 def _split(record: Record, first: int) -> list[Record]:
-    """The array as one of `first` tasks and one of the others; where its tasks share the cells, as one of `first`."""
+    """Two arrays: one of `first` tasks and one of the rest. If the tasks share the cells: one of `first` tasks."""
     if record.jobs:
         return [replace(record, token=new_token(), jobs=first)]
     parts = record.tasks[:first], record.tasks[first:]

@@ -1,7 +1,7 @@
-"""The state of every cell of a sweep, from its files and one squeue.
+"""The state of every cell of a sweep, from its files and one call of squeue.
 
-What is over is remembered in finished.jsonl, so that a look costs nothing for cells that were over before; a launch
-does not trust it and looks at each run file.
+finished.jsonl lists the cells that are over, so that later looks need not read their files. A launch does not trust it
+and checks each run file.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, latest_tasks, read_records
 from slurm.state import CellState, cancelled_cells, parse_lines, read_state
 
-OUTPUT_BYTES = 1_000_000  # of a job's output that are read, from its end
+OUTPUT_BYTES = 1_000_000  # read from the end of a job's output
 SAYS_NOTHING = re.compile(r"^submitit (INFO|WARNING)|\*\*\* JOB \d+|was withdrawn; nothing to do")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The states by run id, in the order asked for, and what is known of submissions."""
+    """The states of cells by run id, in the order asked for, and their submissions."""
 
     sweep: Path
     cells: dict[str, CellState]
     records: list[Record]
     submitted: dict[str, tuple[Record, int, Task]]  # the latest submission of a cell
     queue: Queue | None  # None: Slurm was not asked, or did not answer
-    # Read or put together once for each record, by its token.
+    # Computed once for each record; the keys are tokens.
     outputs: dict[str, str] = field(default_factory=dict)
     last_lines: dict[str, dict[str, str]] = field(default_factory=dict)
     arrays: dict[str, list[QueuedTask]] = field(default_factory=dict)
 
     def queued(self, run_id: str) -> QueuedTask | None:
-        """The cell's latest job as the queue has it."""
+        """The cell's latest job in the queue; None if it is not there."""
         if self.queue is None or run_id not in self.submitted:
             return None
         record, number, _ = self.submitted[run_id]
@@ -49,7 +49,7 @@ class Survey:
         job = record.job or self.queue.jobs.get(record.name, "")
         task = self.queue.tasks.get((job, number))
         if task and task.name != record.name:
-            return None  # a controller that lost its latest jobs in a crash gives their numbers away again
+            return None  # a controller that lost its latest jobs in a crash uses their numbers again
         if (
             task
             and task.state in ("FAILED", "CANCELLED")
@@ -59,8 +59,10 @@ class Survey:
         return task
 
     def _shared(self, run_id: str, record: Record) -> QueuedTask | None:
-        """The job that works on a cell which several share, or had it last; where that one has ended and others have
-        not, a pending one: one of them will take the cell."""
+        """The job of a cell that several jobs share: the one that runs it or ran it last.
+
+        If that one has ended and others are alive, a pending job, because one of them will take the cell.
+        """
         cell = self.cells[run_id]
         last = str(cell.marker.get("job") or cell.heartbeat.get("job"))
         mine = self._task(record, int(last.partition("_")[2])) if record.submitted_as(last) else None
@@ -68,7 +70,7 @@ class Survey:
             return mine
         if record.token not in self.arrays:
             tasks = (self._task(record, number) for number in range(record.jobs))
-            # Those alive first, then those held: the first one speaks for all.
+            # Jobs that are alive come first, then held ones; only the first is used.
             order = sorted((task for task in tasks if task), key=lambda task: (not task.alive, not task.held))
             self.arrays[record.token] = order
         first = next(iter(self.arrays[record.token]), None)
@@ -77,7 +79,7 @@ class Survey:
         return first if first and first.held else mine or first
 
     def is_of_latest_job(self, state: CellState) -> bool:
-        """Whether the cell's marker was left by its latest submission."""
+        """Whether the cell's latest submission wrote its marker."""
         if state.run_id not in self.submitted:
             return True
         record, number, _ = self.submitted[state.run_id]
@@ -85,7 +87,7 @@ class Survey:
         return record.submitted_as(job) if record.jobs else job == f"{record.job}_{number}"
 
     def last_words(self, record: Record, job: QueuedTask) -> str:
-        """The last line that the job itself, and not a cell of it, printed; and the file."""
+        """The last line of the job's own output (not a cell's), with the file's name; empty if there is none."""
         if record.token not in self.last_lines:
             found = self.last_lines[record.token] = {}
             for line in self._output(record).splitlines():
@@ -97,8 +99,10 @@ class Survey:
         return f"{words} (in {self._output_path(record)})" if words else ""
 
     def _was_killed_for_memory(self, record: Record, number: str) -> bool:
-        """Whether Slurm says, in its array's output, that it killed that job for its memory. Where cgroups do not limit
-        the memory, the queue shows such a job as failed."""
+        """Whether the array's output says that Slurm killed the job `number` for its memory.
+
+        If cgroups do not limit the memory, the queue shows such a job as FAILED.
+        """
         text = self._output(record)
         limit, event = (
             rf"StepId={number}\b\S* exceeded memory limit",
@@ -122,9 +126,9 @@ class Survey:
 
 
 def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: bool = False) -> Survey:
-    """The states of those cells. `verify` checks the run file of each finished cell again.
+    """The states of those cells. With `verify` the run file of each finished cell is checked again.
 
-    Where jobs of unfinished cells have left the queue, the cluster's accounting, if any, is asked how they ended.
+    If jobs of unfinished cells have left the queue, the cluster's accounting, if there is one, says how they ended.
     """
     run_ids = list(run_ids)
     records = read_records(sweep)
@@ -149,7 +153,7 @@ def survey(sweep: Path, run_ids: Iterable[str], queue: Queue | None, *, verify: 
 
 
 def _with_ended(found: Survey, run_ids: Sequence[str]) -> Survey:
-    """The same, its queue completed by what accounting knows of the jobs that are gone from it."""
+    """The survey, with jobs that have left the queue added from accounting."""
     if found.queue is None:
         return found
     places = [found.submitted[run_id][:2] for run_id in run_ids if run_id in found.submitted]
@@ -171,7 +175,7 @@ def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellStat
     waits = queued is not None and queued.state == "PENDING"
     at_work = queued is not None and queued.alive
     if state.state == "failed" and not found.is_of_latest_job(state):
-        state = replace(state, state="stopped", reason="", marker={})  # of an earlier attempt
+        state = replace(state, state="stopped", reason="", marker={})  # an earlier attempt failed
     if record and record.jobs and waits:
         at_work = False  # jobs that share their cells take none that is cancelled or that one of them failed
         waits = state.state != "failed"
@@ -191,7 +195,7 @@ def _with_queue(state: CellState, found: Survey, *, cancelled: bool) -> CellStat
     if at_work:
         return state if state.state == "failed" else replace(state, state="running", reason=queued.node)
     reason = f"job {queued.state}" + (f" on {queued.node}" if queued.node else "")
-    # Before any cell began, the cause is in the job's own output: a setup line, or Python.
+    # If no cell began, a setup line or Python failed, and the job's own output has the cause.
     began = state.state != "missing"
     if queued.state == "FAILED" and not began and (words := found.last_words(record, queued)):
         reason = f"{reason}: {words}"
@@ -219,13 +223,16 @@ def _read_finished(sweep: Path) -> dict[str, CellState]:
         return {}
     known = {}
     for marker in parse_lines([line for line in lines if line]):
-        with suppress(KeyError, TypeError):  # torn by a crash: the cell is looked at again
+        with suppress(KeyError, TypeError):  # a crash cut the line off: the cell's files are read again
             known[marker["run_id"]] = CellState(marker["run_id"], marker["outcome"], marker=marker)
     return known
 
 
 def _remember_finished(sweep: Path, fresh: Sequence[CellState], *, anew: bool) -> None:
-    """Notes the finished cells; `anew` forgets the others. A sweep that cannot be written to is still shown."""
+    """Adds the finished cells to finished.jsonl, or with `anew` replaces its content by them.
+
+    Does nothing if the sweep cannot be written.
+    """
     kept = ("seconds", "attempts", "job")
     lines = [
         json.dumps(

@@ -1,6 +1,7 @@
-"""Runs one cell: lock, signals, heartbeat, training, marker. The only file here that calls the trainer.
+"""Runs one cell: lock, signals, heartbeat, training, marker. The only file of slurm/ that calls the trainer.
 
-A signal handler only sets a flag; the trainer asks for it after every step, saves a checkpoint and returns.
+A signal handler only sets a flag. The trainer reads the flag after every step; once it is set, the trainer saves a
+checkpoint and returns.
 """
 
 from __future__ import annotations
@@ -29,32 +30,34 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 class CellBusyError(RuntimeError):
-    """Another process works on this cell."""
+    """Another process runs this cell."""
 
 
 class NoGpuError(RuntimeError):
-    """The job asked for a GPU and torch sees none; another try would end the same."""
+    """The job asked for a GPU and torch sees none. Another try would fail too."""
 
 
 @dataclass(frozen=True)
 class CellJob:
-    """All that a worker needs to know of a cell."""
+    """The data of a cell that a worker needs."""
 
     run_id: str
     directory: Path
     config: str  # JSON
     heartbeat_seconds: float = 30.0
-    environment: tuple[tuple[str, str | None], ...] = ()  # set, or removed (None), before torch is imported
+    # Environment variables, set (or removed if None) before torch is imported.
+    environment: tuple[tuple[str, str | None], ...] = ()
     on_gpu: bool = (
         False  # its job was given a GPU: a process that sees none must not train on the CPU instead
     )
 
 
 def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = None) -> Outcome:
-    """Runs the cell to its end, to a signal or to an error, and leaves the marker that says which.
+    """Runs the cell until it ends, a signal stops it or it fails, and writes its marker. Returns the outcome.
 
-    Never raises for what goes wrong inside the run. `log` sends all output to the cell's log.txt. "busy" means that
-    another process holds the cell: nothing was touched. `told_to_stop` holds a signal that came before this call.
+    An error in the run is not raised: the outcome is "failed". "busy" means that another process holds the cell; then
+    nothing changes. `log` sends all output to the cell's log.txt. `told_to_stop` may have a signal that came before
+    this call.
     """
     for name, value in job.environment:
         os.environ.pop(name, None)
@@ -71,7 +74,7 @@ def run_cell(job: CellJob, *, log: bool = True, told_to_stop: StopFlag | None = 
 
 
 class StopFlag:
-    """Turns true once a stop signal arrives. Within its `with` block the signals do nothing else."""
+    """Within its `with` block stop signals only set this flag. A call returns whether it is set."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -92,7 +95,7 @@ class StopFlag:
 
 
 class Heartbeat:
-    """Writes heartbeat.json at most once every `seconds`."""
+    """Writes heartbeat.json at most once every `heartbeat_seconds`. The trainer calls it after every vector step."""
 
     def __init__(self, job: CellJob) -> None:
         self._path = job.directory / "heartbeat.json"
@@ -133,15 +136,17 @@ class Heartbeat:
 
     @property
     def attempt(self) -> int:
+        """The number of this attempt, from 1."""
         return int(self._facts["attempt"])
 
     @property
     def vector_step(self) -> int | None:
+        """The latest vector step, of an earlier attempt too; None before the first."""
         step: int | None = self._facts["vector_step"]
         return step
 
     def write(self, state: str) -> None:
-        """A heartbeat that cannot be written (a full disk) is no reason to end a run."""
+        """Writes the heartbeat with that state. If it cannot be written (a full disk), prints that and continues."""
         self._next = time.monotonic() + self._seconds
         try:
             write_json(self._path, {**self._facts, "state": state, "time": time.time()})
@@ -151,9 +156,9 @@ class Heartbeat:
 
 @contextmanager
 def hold_cell(directory: Path) -> Iterator[None]:
-    """Holds the cell's lock. Raises CellBusyError, naming the holder, when a living process has it.
+    """Holds the cell's lock. Raises CellBusyError, naming the holder, if a living process has it.
 
-    The lock dies with its process, so a lock file left by a killed one holds nobody up.
+    The lock ends with its process: the lock file of a killed process does not matter.
     """
     path = directory / "lock"
     with path.open("a+") as file:
@@ -254,7 +259,7 @@ def _remove_checkpoints(directory: Path) -> None:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Inside, the output of this process and its children is appended to `path`."""
+    """Within its `with` block, the output of this process and its children is appended to `path`."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     before = [os.dup(1), os.dup(2)]
     _point_output_at(handle, handle)

@@ -1,5 +1,4 @@
-"""A real Slurm on this one machine, on loopback only: a controller and a few pretended nodes, in tests with pretended
-GPUs.
+"""A real Slurm on this one machine, on loopback only: a controller and a few simulated nodes, in tests with GPUs.
 
     python slurm/mini/cluster.py start      then: python sweeps/launch.py grid=smoke profile=mini
     python slurm/mini/cluster.py start --accounting       with a database behind it, so that sacct works
@@ -7,10 +6,9 @@ GPUs.
 
 Works as root or as an ordinary user, without systemd and without cgroups. Everything lives in one folder
 (MTRL_MINI_SLURM, by default /tmp/mtrl-mini-slurm-<user>), which must be reachable by all because munge insists on it.
-Nodes are n0, n1, ...; partition `main` is the default, `low` gives way to `high` (its jobs are requeued). Slurm's mail
-is written to log/mail in that folder.
-Packages: slurmctld slurmd slurm-client munge; for accounting also slurmdbd slurm-wlm-mysql-plugin
-mariadb-server-core mariadb-client-core.
+Nodes are n0, n1, ...; partition `main` is the default; jobs in `high` preempt jobs in `low`, which are requeued.
+Slurm's mail is written to log/mail in that folder. Packages: slurmctld slurmd slurm-client munge; for accounting also
+slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core.
 """
 
 from __future__ import annotations
@@ -116,16 +114,16 @@ echo "$@" >> {folder}/log/mail
 
 
 class MiniSlurmError(RuntimeError):
-    """The cluster cannot run here; the message says why and what helps."""
+    """The cluster cannot run here; the message says why and names the cure."""
 
 
 @dataclass(frozen=True)
 class MiniSlurm:
-    """One such cluster. Slurm's own defaults stand wherever a test should meet Slurm's own limits."""
+    """One such cluster. The limits have Slurm's own defaults."""
 
     folder: Path
     nodes: int = 4
-    cpus: int = 8  # per node; more than the machine has is fine
+    cpus: int = 8  # per node; may be more than the machine has
     memory: int = 8_000  # MiB per node
     gpus: int = 4  # per node; each a /dev/tty*, which exists everywhere
     port: int = 0  # of the controller; node i listens on port + 1 + i; 0 finds a free range
@@ -141,12 +139,12 @@ class MiniSlurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's environment, pointed at the cluster."""
+        """This process's environment, with SLURM_CONF and PATH for this cluster."""
         configuration = str(self.folder / "etc/slurm.conf")
         return {**os.environ, "PATH": f"{os.environ['PATH']}:{SYSTEM_PATH}", "SLURM_CONF": configuration}
 
     def start(self) -> None:
-        """Starts what is not running yet and waits until every node is up. Raises MiniSlurmError."""
+        """Starts the daemons that do not run yet and waits until every node is up. Raises MiniSlurmError."""
         require_programs(accounting=self.accounting)
         if not (self.folder / "etc/slurm.conf").exists():
             self._write_configuration()
@@ -159,7 +157,7 @@ class MiniSlurm:
         self._wait("all nodes", self._nodes_are_up)
 
     def stop(self) -> None:
-        """Ends every process of the cluster, the jobs' too, and removes the folder."""
+        """Ends every process of the cluster, including jobs, and removes the folder."""
         for node in range(self.nodes):
             self.kill_daemon(node)
         self.kill_controller()
@@ -171,7 +169,7 @@ class MiniSlurm:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill_node(self, node: int) -> None:
-        """The node dies: its daemon, its step daemons and everything they run, all at once."""
+        """Kills a node: its daemon, its step daemons and everything that they run."""
         self.kill_daemon(node)
         for path in (self.folder / f"spool/n{node}").glob(f"n{node}_*.*"):
             job = path.name.partition("_")[2].partition(".")[0]
@@ -180,24 +178,27 @@ class MiniSlurm:
             path.unlink(missing_ok=True)
 
     def kill_daemon(self, node: int) -> None:
-        """Only the node's daemon dies; its jobs go on."""
+        """Kills only the node's daemon; its jobs continue."""
         self._end(f"slurmd-n{node}", "slurmd", signal.SIGKILL)
 
     def start_node(self, node: int) -> None:
+        """Starts the node's daemon if it does not run."""
         if self._process(f"slurmd-n{node}", "slurmd") is None:
             (self.folder / f"spool/n{node}").mkdir(parents=True, exist_ok=True)
             self._run("slurmd", "-N", f"n{node}")
 
     def kill_controller(self) -> None:
+        """Kills the controller; jobs continue."""
         self._end("slurmctld", "slurmctld", signal.SIGKILL)
 
     def start_controller(self) -> None:
+        """Starts the controller if it does not run, and waits until it answers."""
         if self._process("slurmctld", "slurmctld") is None:
             self._run("slurmctld")
         self._wait("slurmctld", lambda: not self._call("scontrol", "ping").returncode)
 
     def set_user_signal(self, on: bool) -> None:
-        """Whether preempted jobs get their own signal; takes effect at once."""
+        """Sets whether preempted jobs get the signal that they asked for (--signal); takes effect at once."""
         path = self.folder / "etc/slurm.conf"
         lines = [line for line in path.read_text().splitlines() if line != USER_SIGNAL]
         path.write_text("\n".join([*([USER_SIGNAL] if on else []), *lines, ""]))
@@ -271,7 +272,7 @@ class MiniSlurm:
         self._wait("munged", (place / "socket").exists)
 
     def _start_database(self) -> None:
-        """MariaDB on loopback, slurmdbd over it, and this user in the account `lab`."""
+        """Starts MariaDB on loopback and slurmdbd, and puts this user into the account `lab`."""
         folder, user = self.folder, getpass.getuser()
         (folder / "database").mkdir(exist_ok=True)
         if not (folder / "database/mysql").exists():
@@ -321,7 +322,7 @@ class MiniSlurm:
             raise MiniSlurmError(f"{words[0]} did not start:\n{self.log()}")
 
     def _process(self, name: str, program: str) -> int | None:
-        """The process that the pid file `name` names, if it lives and still is that program."""
+        """The process id in the pid file `name`, if that process lives and is `program`; else None."""
         try:
             pid = int((self.folder / f"run/{name}.pid").read_text())
             return pid if program in _command(pid) else None
@@ -342,7 +343,10 @@ class MiniSlurm:
         (self.folder / f"run/{name}.pid").unlink(missing_ok=True)
 
     def _step_daemons(self, job: str = "") -> Iterator[int]:
-        """This cluster's step daemons (they work in its log folder), or those of one job. They outlive slurmd."""
+        """The process ids of this cluster's step daemons, or of those of one job.
+
+        They outlive slurmd; they are known by their working folder, the cluster's log folder.
+        """
         for place in Path("/proc").iterdir():
             if place.name.isdigit() and _command(int(place.name)).startswith(
                 f"slurmstepd: [{job}{'.' if job else ''}"
@@ -353,7 +357,7 @@ class MiniSlurm:
 
 
 def require_programs(*, accounting: bool = False) -> None:
-    """Raises MiniSlurmError where Slurm's daemons are not installed."""
+    """Raises MiniSlurmError, with what to install, if one of Slurm's programs is missing."""
     path = f"{os.environ['PATH']}:{SYSTEM_PATH}"
     programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
     packages = PACKAGES + (f" {ACCOUNTING_PACKAGES}" if accounting else "")
@@ -381,7 +385,7 @@ def _kill_tree(pid: int) -> None:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on."""
+    """The first of `count` consecutive free ports."""
     for first in range(26_817 + os.getpid() % 200 * 50, 60_000, 50):
         with suppress(OSError):
             for port in range(first, first + count):
@@ -392,9 +396,10 @@ def _free_ports(count: int) -> int:
 
 
 def main() -> None:
+    """The command line: start or stop the cluster."""
     default = f"/tmp/mtrl-mini-slurm-{getpass.getuser()}"
     folder = Path(os.environ.get("MTRL_MINI_SLURM", default))
-    # No GPUs: a job that is given one fails where torch sees none.
+    # No GPUs: a job that gets one fails if torch sees none.
     cluster = MiniSlurm(folder, gpus=0, accounting="--accounting" in sys.argv)
     match sys.argv[1:]:
         case ["start"] | ["start", "--accounting"]:
