@@ -1,7 +1,7 @@
-"""Our learning curves beside the paper's published ones of the same benchmark and width, each with its interval.
+"""Our learning curves beside the paper's published curves of the same benchmark and width, with intervals.
 
-The paper publishes the IQM of 10 seeds without the seeds. How far its seeds lie apart is known where a figure's band
-says it (paper/early_mt10.csv); at the curve's other steps the same spread is taken.
+The paper publishes the IQM of 10 seeds, not the seeds. The spread of its seeds is known at one step, from a figure's
+band (paper/early_mt10.csv), and is assumed for the curve's other steps.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Published:
     spread: float  # standard deviation between seeds
 
     def error(self) -> float:
-        """Standard error of the published IQMs."""
+        """The standard error of the published IQMs."""
         return float(self.spread / np.sqrt(self.seeds * IQM_EFFICIENCY))
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One variant beside the paper at the steps that both have."""
+    """The success of one variant and of the paper, at the steps that both have."""
 
     name: str
     steps: np.ndarray
@@ -48,7 +48,7 @@ class Beside:
 
     @property
     def sentence(self) -> str:
-        """Whether the two differ where the curve ends."""
+        """A sentence about whether the two differ at the last step."""
         a, b, gap = self.ours[-1], self.theirs[-1], self.differences[-1]
         verb = "differs from" if self.differs else "does not differ from"
         sides = f"IQM {_words(a)}, n = {a.runs}, against {_words(b)}, n = {b.runs}"
@@ -59,11 +59,12 @@ class Beside:
 
     @property
     def differs(self) -> bool:
+        """Whether the two differ at the last step, at p < 0.05."""
         return self.differences[-1].p < 0.05
 
 
 def published() -> dict[tuple[str, int], Published]:
-    """The paper's early curves whose seeds' spread is known, by benchmark and width."""
+    """{(benchmark, width): the paper's early curve}, where the spread of its seeds is known."""
     found = {}
     for benchmark, rows in paper.by_benchmark("early_mt10").items():
         for width in dict.fromkeys(int(row["width"]) for row in rows):
@@ -77,7 +78,7 @@ def published() -> dict[tuple[str, int], Published]:
 
 
 def beside(found: Sequence[Variant], generator: np.random.Generator) -> list[Beside]:
-    """The plain variants of which the paper shows a curve, at the steps that both have."""
+    """The plain variants beside the paper, for each benchmark and width of which the paper publishes a curve."""
     known = published()
     made = []
     for variant in found:
@@ -110,7 +111,7 @@ def _beside(variant: Variant, theirs: Published, generator: np.random.Generator)
 
 
 def _difference(ours: Interval, theirs: float, published: Published) -> Interval:
-    """Welch's difference of our IQM and theirs."""
+    """Our IQM minus the paper's, with the interval of Welch's t test."""
     own = (ours.high - ours.estimate) / float(special.stdtrit(ours.runs - 1, 0.975))
     parts = np.array([own**2, published.error() ** 2])
     freedom = parts.sum() ** 2 / (parts**2 / [ours.runs - 1, published.seeds - 1]).sum()
@@ -121,7 +122,7 @@ def _difference(ours: Interval, theirs: float, published: Published) -> Interval
 
 
 def items(found: Sequence[Beside]) -> list[Table | Drawing]:
-    """Both curves in one figure, and a table of their differences."""
+    """A figure with both curves, and a table of their differences; nothing if there are none."""
     if not found:
         return []
     panels = {

@@ -1,7 +1,7 @@
-"""Runs that collapsed or diverged: which, how often by size, and in words.
+"""Runs that collapsed or diverged: which ones, how often by size, and sentences about them.
 
-A run has collapsed when it ends below half of what it had, or of what its variant's other runs have, beyond chance. It
-had nothing to lose where that is less than a quarter: then low success is no collapse.
+A run collapsed if its score is less than half of its own earlier success, or of its variant's other runs' scores, by
+more than chance. If that success was below a quarter, the run had nothing to lose and did not collapse.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from analysis.statistics import binomial_interval, fisher_p, rate_trend_p
 from analysis.variants import Variant
 
-SHARE = 0.5  # of what it had, below which a run has collapsed
-LEAST = 0.25  # success that there must have been
-CHANCE = 0.001  # p, of Fisher's test on episodes, that is not taken for chance
-WINDOW = 3  # evaluations whose mean counts as what a run had
-TREND = 0.05
+SHARE = 0.5  # a run below this share of its earlier success collapsed
+LEAST = 0.25  # the earlier success must be at least this
+CHANCE = 0.001  # and Fisher's test on episodes must give a smaller p
+WINDOW = 3  # the earlier success is the mean of so many evaluations in a row
+TREND = 0.05  # p below which the rate is said to change with size
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Lost:
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The exact 95% interval of the rate of lost runs."""
         return binomial_interval(self.count, self.runs)
 
 
@@ -48,7 +49,7 @@ def collapsed(variant: Variant) -> NDArray[np.bool_]:
 
 
 def _best(variant: Variant) -> NDArray[np.float64]:
-    """The highest mean of a few evaluations in a row of each finished run; 0 where there are fewer."""
+    """Each finished run's highest mean of WINDOW evaluations in a row; 0 if it has fewer. [finished runs]"""
     curves = variant.curves[variant.finished].mean(-1)
     if curves.shape[1] < WINDOW:
         return np.zeros(len(curves))
@@ -57,7 +58,7 @@ def _best(variant: Variant) -> NDArray[np.float64]:
 
 
 def _of_the_others(ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of the other runs' scores, of 3 runs or more."""
+    """For each run the median of the other runs' scores; 0 if there are fewer than 3 runs. [runs]"""
     if len(ends) < 3:
         return np.zeros(len(ends))
     return np.array([np.median(np.delete(ends, run)) for run in range(len(ends))])
@@ -75,7 +76,10 @@ def lost_by_size(group: Sequence[Variant]) -> list[Lost]:
 
 
 def sentences(where: str, group: Sequence[Variant]) -> list[str]:
-    """How many runs of the group collapsed or diverged, by size with exact intervals, and whether size matters."""
+    """Sentences: how many runs of the group collapsed or diverged, by size, and whether the rate changes with size.
+
+    `where` names the group. Nothing if no run collapsed or diverged.
+    """
     lost = lost_by_size(group)
     total, runs = sum(each.count for each in lost), sum(each.runs for each in lost)
     if not total:

@@ -1,4 +1,4 @@
-"""Pairs of variants compared: differences with intervals, corrected for how many are made; table and figure."""
+"""Comparisons of pairs of variants: differences with intervals, corrected for their number; a table and a figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Scores = NDArray[np.float64]  # [runs, tasks]
 
 @dataclass(frozen=True)
 class Pair:
-    """A claim to ask runs about: that the first side scores higher than the second."""
+    """A claim to test: that the runs of the first side score higher than those of the second."""
 
     where: str  # what both sides share: MT10
     better: str  # width 1024
@@ -38,6 +38,7 @@ class Pair:
 
     @property
     def claim(self) -> str:
+        """The claim in words."""
         return (
             f"{self.where}: {self.better} above {self.worse}"
             if self.where
@@ -47,7 +48,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim asked of runs; a positive difference is as claimed."""
+    """A tested claim. A positive difference agrees with it."""
 
     pair: Pair
     sides: tuple[Interval, Interval]  # the IQM of either
@@ -58,6 +59,7 @@ class Comparison:
 
     @property
     def claim(self) -> str:
+        """The claim in words."""
         return self.pair.claim
 
     @property
@@ -68,11 +70,12 @@ class Comparison:
 
     @property
     def supported(self) -> bool:
+        """Whether the runs support the claim: a positive difference, and a corrected p below LEVEL."""
         return self.found.estimate > 0 and self.p < LEVEL
 
     @property
     def sentence(self) -> str:
-        """One sentence fit for a paper: IQMs, n, difference, interval, test, correction."""
+        """A sentence for a paper: IQMs, n, difference, interval, test, correction."""
         a, b = self.sides
         corrected = f" after Holm's correction for {self.together} comparisons" if self.together > 1 else ""
         before = f"{self.pair.where}, " if self.pair.where else ""
@@ -83,7 +86,7 @@ class Comparison:
         )
 
     def summary(self) -> dict[str, object]:
-        """Everything to keep, for JSON."""
+        """The comparison as JSON."""
         return {
             "claim": self.claim, "sentence": self.sentence, "iqm": [side.estimate for side in self.sides],
             "runs": [side.runs for side in self.sides], "difference": self.found.estimate, "low": self.found.low,
@@ -93,7 +96,7 @@ class Comparison:
 
 
 def comparisons(pairs: Sequence[Pair], generator: np.random.Generator) -> list[Comparison]:
-    """The pairs compared, every run in, corrected together after Holm."""
+    """The comparison of each pair, of all runs, with Holm's correction for all pairs together."""
     if not pairs:
         return []
     found = [
@@ -110,6 +113,7 @@ def comparisons(pairs: Sequence[Pair], generator: np.random.Generator) -> list[C
 
 
 def table(compared: Sequence[Comparison], caption: str) -> Table:
+    """A table with a row for each comparison."""
     rows = [
         [
             c.claim,
@@ -140,6 +144,7 @@ def table(compared: Sequence[Comparison], caption: str) -> Table:
 
 
 def drawing(compared: Sequence[Comparison], name: str, title: str) -> Drawing:
+    """A forest plot of the differences; `name` is that of its files."""
     rows = [
         Row(f"{c.claim}  (n = {c.found.runs})", c.found.estimate, c.found.low, c.found.high,
             colour=OKABE_ITO[2] if c.supported else OKABE_ITO[1])
@@ -153,8 +158,10 @@ def drawing(compared: Sequence[Comparison], name: str, title: str) -> Drawing:
 
 
 def p_number(p: float) -> str:
+    """p as `.012`, `< .001` or `1`."""
     return "< .001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.9995 else "1"
 
 
 def p_words(p: float) -> str:
+    """p as `p = .012` or `p < .001`."""
     return f"p {p_number(p)}" if p < 0.001 else f"p = {p_number(p)}"

@@ -1,10 +1,11 @@
-"""Laws in parameters N and env steps D, from whole learning curves; and what a budget of compute buys by them.
+"""Laws in parameters N and env steps D, from whole learning curves, and the best size for a budget of compute.
 
     additive   f = A N^-a + B D^-b                                                  Hoffmann et al. 2022, no floor
     bounded    f = p + (1 - p) / (1 + (D N^h / D0)^b),  p = A N^-a                  a rise from failure to p
 
-f is the failure rate. Both are fitted by least squares on logits to at most 12 log-spaced steps of each curve. The
-evaluations of a run go together, so a run is one cluster (sandwich.py): more evaluations narrow nothing.
+f is the failure rate. Both are fitted by least squares on logits, to at most 12 log-spaced steps of each curve. The
+evaluations of a run depend on each other, so a run is one cluster (sandwich.py): more evaluations do not narrow an
+interval.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from analysis.sandwich import Estimate, Sandwich, sandwich
 STEPS_OF_CURVE = 12
 WIDTHS_NEEDED = 4
 SEEDS_NEEDED = 2
-BEGUN = 0.9  # mean failure below which the additive law is fitted
-STARTS = 24
-FARTHEST = 10.0  # times the data, or the compute, beyond which nothing is said
-CLOSE = 1.5  # factor within which two laws agree on a size
+BEGUN = 0.9  # the additive law is fitted to points of a lower mean failure
+STARTS = 24  # of each fit
+FARTHEST = 10.0  # beyond so many times the env steps that were run, a law says nothing
+CLOSE = 1.5  # two laws agree on a size if it differs by less than this factor
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Learning curves as points [n]: parameters, env steps, failure rate, number of the run, env steps per FLOP."""
+    """Learning curves as points [n]: parameters, env steps, failure rate, the run's number, FLOPs per env step."""
 
     size: Array
     steps: Array
@@ -41,6 +42,7 @@ class Curves:
     episodes: float  # behind each success
 
     def where(self, keep: NDArray[Any]) -> Curves:
+        """The points that `keep` selects, bool [n] or indices."""
         return Curves(
             self.size[keep],
             self.steps[keep],
@@ -51,7 +53,7 @@ class Curves:
         )
 
     def refusal(self, seeds: int = SEEDS_NEEDED) -> str:
-        """Why there are too few curves for a law, or an empty text."""
+        """Why there are too few curves for a law; empty if there are enough."""
         first = np.unique(self.run, return_index=True)[1]
         sizes, runs = np.unique(self.size[first], return_counts=True)
         if len(sizes) < WIDTHS_NEEDED:
@@ -63,13 +65,16 @@ class Curves:
 
 
 def log_spaced(count: int) -> NDArray[np.int64]:
-    """Places of at most 12 of so many evaluations at even steps, about evenly spaced in the logarithm."""
+    """The indices of at most 12 of `count` evaluations at even steps, about evenly spaced in the logarithm."""
     places = np.unique(np.round(np.geomspace(1, count, STEPS_OF_CURVE)).astype(int)) - 1
     return places if count > STEPS_OF_CURVE else np.arange(count)
 
 
 def _bounded(theta: Array, x: Array) -> tuple[Array, Array]:
-    """The bounded rise and its derivatives; x is [n, (log N, log D)]."""
+    """The failure rates [samples, n] of the bounded law and their derivatives [samples, 5, n].
+
+    theta is [samples, 5]; x is [n, 2], log N and log D.
+    """
     log_a, a, middle, h, b = (theta[:, number, None] for number in range(5))
     size, steps = x[:, 0], x[:, 1]
     least = np.minimum(np.exp(log_a - a * size), 0.999)
@@ -91,7 +96,7 @@ BOUNDED = Model(
 
 @dataclass(frozen=True)
 class DataLaw:
-    """One fitted law of curves."""
+    """A law fitted to curves."""
 
     name: str
     model: Model
@@ -109,12 +114,12 @@ class DataLaw:
         return self.spread.estimate((self.free == place).astype(float))
 
     def failure(self, size: Any, steps: Any, theta: Array | None = None) -> Array:
-        """The failure rate at sizes and env steps, [n] each."""
+        """The failure rates [n] at sizes and env steps [n]; with `theta` [p], by these numbers."""
         x = np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1).reshape(-1, 2) - self.centre
         return np.asarray(self.model.law((self.theta if theta is None else theta)[None], x)[0][0])
 
     def estimate(self, quantity: Callable[[Array], float]) -> Estimate:
-        """A smooth quantity of the law's numbers with its interval, by its gradient."""
+        """A smooth function of the law's numbers, with its interval from its gradient (the delta method)."""
         gradient = []
         for place in self.free:
             step = np.zeros(len(self.theta))
@@ -123,7 +128,7 @@ class DataLaw:
         return self.spread.estimate(np.array(gradient), value=quantity(self.theta))
 
     def summary(self) -> dict[str, object]:
-        """Everything to keep, for JSON."""
+        """The law as JSON."""
         exponents = {name: self.exponent(name).summary() for name in ("parameters", "steps")}
         return {
             "law": self.name,
@@ -135,17 +140,17 @@ class DataLaw:
 
 
 def started(curves: Curves) -> NDArray[np.bool_]:
-    """The points of sizes and steps at which the mean failure of the runs is below .9: where learning has begun."""
+    """Whether learning has begun at each point: the mean failure at its size and step is below BEGUN. bool [n]"""
     places = np.unique(np.stack([curves.size, curves.steps]), axis=1, return_inverse=True)[1]
     means = np.bincount(places, curves.failure) / np.bincount(places)
     return np.asarray(means[places] < BEGUN)
 
 
 def fit_curves(curves: Curves, name: str, generator: np.random.Generator) -> DataLaw:
-    """The law `additive` or `bounded` of the curves.
+    """The law `name`, additive or bounded, fitted to the curves.
 
-    The additive law passes 1 early in training, where no failure rate can follow: it is fitted from where learning has
-    begun.
+    Early in training the additive law is above 1, where a failure rate cannot be. So it is fitted only to points at
+    which learning has begun.
     """
     model = ADDITIVE if name == "additive" else BOUNDED
     if name == "additive" and started(curves).sum() > 2 * len(ADDITIVE.numbers):
@@ -197,17 +202,19 @@ class Costs:
     largest: float
 
     def per_step(self, size: Any) -> Array:
+        """FLOPs of updates per env step at sizes [n]."""
         return np.asarray(np.exp(self.log_scale) * np.asarray(size, float) ** self.power)
 
 
 def costs(curves: Curves) -> Costs:
+    """The power law fitted to the curves' costs."""
     power, scale = np.polyfit(np.log(curves.size), np.log(curves.cost), 1)
     return Costs(float(scale), float(power), float(curves.size.min()), float(curves.size.max()))
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """What a budget buys by one law: parameters (log), env steps, success; a refusal where the law does not say."""
+    """The best size for a budget by one law, with its env steps and success; `refusal` if the law does not say."""
 
     budget: float  # FLOPs
     log_size: Estimate
@@ -217,7 +224,7 @@ class Optimum:
 
 
 def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
-    """The size at which the law fails least for so many FLOPs of updates, with its interval."""
+    """The size at which the law fails least for `budget` FLOPs of updates, with its interval."""
     cost = costs(curves)
 
     def log_size(theta: Array) -> float:
@@ -235,7 +242,7 @@ def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
 
 
 def _least(law: DataLaw, cost: Costs, budget: float, theta: Array) -> float:
-    """log N of the least failure, by a grid and a parabola through its lowest three points."""
+    """The log N of the least failure, from a grid and a parabola through its lowest three points."""
     grid = np.linspace(np.log(cost.smallest) - 4, np.log(cost.largest) + 6, 401)
     failure = np.log(law.failure(np.exp(grid), budget / cost.per_step(np.exp(grid)), theta))
     place = int(failure.argmin())
@@ -257,12 +264,12 @@ def _out_of_reach(size: float, steps: float, cost: Costs, curves: Curves) -> str
 
 
 def growth(law: DataLaw, curves: Curves) -> Estimate:
-    """The power of compute with which the best size grows: b / (a + b) of the additive law where cost goes as N."""
+    """The power of compute with which the best size grows; b / (a + b) of the additive law if the cost goes as N."""
     power = costs(curves).power
     a, b = (law.model.numbers.index(f"exponent_{name}") for name in ("parameters", "steps"))
     return law.estimate(lambda theta: float(theta[b] / (theta[a] + power * theta[b])))
 
 
 def agree(first: Optimum, second: Optimum) -> bool:
-    """Whether two laws name about the same size for a budget."""
+    """Whether two laws give about the same best size."""
     return bool(abs(first.log_size.value - second.log_size.value) < np.log(CLOSE))

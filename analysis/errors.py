@@ -1,4 +1,4 @@
-"""What can be wrong with what a user names. Apart, so that naming it costs no import of xarray."""
+"""The error of analysis, in a file of its own: importing it does not import xarray."""
 
 
 class SweepError(ValueError):

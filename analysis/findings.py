@@ -1,4 +1,4 @@
-"""What a sweep's runs show and what they do not, in sentences. Each is derived from the runs."""
+"""The report's sentences: what a sweep's runs show and what they do not. All of them are computed from the runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from analysis.report import counted
 from analysis.statistics import fisher_p
 from analysis.variants import Variant, by_benchmark, groups, short_name
 
-SEEDS_NEEDED = 3  # runs of a variant below which no difference between variants is claimed
+SEEDS_NEEDED = 3  # with fewer runs of a variant, no difference between variants is claimed
 PAPER_STEPS = 2_000_000  # vector steps
 PAPER_WIDTHS = (256, 4096)
-MANY_COMPARISONS = 4  # above, the words only count them
+MANY_COMPARISONS = 4  # more comparisons are only counted
 
 Findings = tuple[list[str], list[str]]  # shown, not shown
 
@@ -32,7 +32,11 @@ def findings(
     attributes: Mapping[str, Any],
     following: Sequence[str],
 ) -> Findings:
-    """What the runs show and what they do not, in sentences; `following` are settings that change with the size."""
+    """The sentences on what the runs show and what they do not.
+
+    `everything` are all variants, `found` those with finished runs, `attributes` those of the dataset, `following` the
+    settings that change with the size.
+    """
     shows: list[str] = []
     not_shown = _left_out(everything, attributes)
     for part in (
@@ -51,7 +55,7 @@ def findings(
 
 
 def _left_out(everything: Sequence[Variant], attributes: Mapping[str, Any]) -> list[str]:
-    """What no score or fit uses, and why."""
+    """Which runs and files no score or fit uses, and why."""
     lines = []
     if unfinished := sum(variant.unfinished for variant in everything):
         lines.append(
@@ -75,7 +79,7 @@ def _left_out(everything: Sequence[Variant], attributes: Mapping[str, Any]) -> l
 
 
 def _lost(found: Sequence[Variant]) -> Findings:
-    """Collapsed and diverged runs of each group, and what told of the diverged ones."""
+    """Collapsed and diverged runs of each group, and the metrics by which runs diverged."""
     shows: list[str] = []
     not_shown: list[str] = []
     for name, group in groups(found).items():
@@ -92,7 +96,7 @@ def _lost(found: Sequence[Variant]) -> Findings:
 
 
 def _compared(compared: Sequence[Comparison]) -> Findings:
-    """Each comparison in a sentence; of many, those that are supported, and a count of the rest."""
+    """A sentence for each comparison; with more than MANY_COMPARISONS, how many are supported and how many are not."""
     yes = [c.sentence for c in compared if c.supported]
     no = [c.sentence for c in compared if not c.supported]
     if len(no) > MANY_COMPARISONS:
@@ -103,7 +107,7 @@ def _compared(compared: Sequence[Comparison]) -> Findings:
 
 
 def _learned(group: Sequence[Variant]) -> Findings:
-    """Per task of one benchmark: do the runs stand above the random policy over the last third of training?"""
+    """For each task of one benchmark, whether the runs beat the random policy over the last third of training."""
     yes: list[str] = []
     no: list[str] = []
     name = short_name(group[0].benchmark)
@@ -136,7 +140,7 @@ def _learned_of_many(name: str, above: Sequence[int], runs: int) -> list[str]:
 
 
 def is_above(success: float, episodes: int, random: float, random_episodes: int) -> bool:
-    """Whether `success` over `episodes` beats the random policy's beyond chance: Fisher's exact test, one-sided 5%."""
+    """Whether `success` over `episodes` is above the random policy's by Fisher's exact test (one-sided, p < 0.05)."""
     won, lucky = round(success * episodes), round(random * random_episodes)
     return fisher_p(won, episodes, lucky, random_episodes) < 0.05
 

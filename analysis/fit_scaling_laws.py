@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
-    # Run as a file, Python puts this folder first on the path, where statistics.py would hide the standard library's.
+    # When this file is run, Python puts its folder first on the path, and statistics.py would hide the standard
+    # library's.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import click
@@ -15,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from analysis.sources import Source
 
-# What computes and draws is imported inside the command: `--help` must answer at once.
+# The modules that compute and draw are imported inside the command, so that `--help` answers at once.
 
 
 LAWS = (
@@ -114,7 +115,7 @@ def main(
 def _page(
     source: Source, runs_table: Path | None, columns: dict[str, str], keep: Path | None, **options: Any
 ) -> Any:
-    """The page about a sweep, a dataset or tables; the runs of the first two are also saved to `keep`."""
+    """The page about a sweep, a dataset or tables. Runs (all but tables of points) are also saved to `keep`."""
     from analysis import sweep_study, table_study
     from analysis.frames import load, save
     from analysis.history_table import are_histories, open_histories
@@ -159,7 +160,7 @@ def _write(page: Any, out: Path, as_json: bool) -> None:
 
 
 def _gather(paths: tuple[Path, ...], *, quiet: bool) -> Any:
-    """The dataset of the sweeps; of one alone also saved beside its cells."""
+    """The dataset of the sweeps. That of a single sweep is also saved in the sweep's folder."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -11,16 +11,15 @@
     committed, planned     (run) int64                 evaluations
     parameters_actor, ...  (run) int64                 actor, critic, target, total (= actor + critic)
     outcome, config        (run)                       done, diverged, failed or unfinished; the whole configuration
-    diverged_at, _by       (run)                       vector step (-1: it did not) and the metric that told
-    file, stamp            (run)                       where the run was read, and the file's mtime then
+    diverged_at, _by       (run)                       vector step (-1: it did not) and the metric that showed it
+    file, stamp            (run)                       the run's file, and its mtime when it was read
     coordinates on run     run_id, benchmark, system, tasks, actor_width, critic_width, seed, each configuration field
                            that differs between the runs by its dotted name, and `grid.<name>`, a grid's own variable
 
-What a run does not have is NaN. Where the runs fill a grid, `run` gives way to the dims benchmark, system,
-actor_width, critic_width and seed; `to_runs` undoes that. A damaged or foreign file is named in the attribute
-`skipped`, with the reason; it never stops the gathering, and nor does a configuration of another version of mtrl: it
-is kept as it was stored. Where a sweep was gathered before (`dataset.nc`), only files that have changed since are read
-again.
+Values that a run does not have are NaN. If the runs fill a grid, the dims benchmark, system, actor_width, critic_width
+and seed replace `run`; `to_runs` reverses that. A damaged or foreign file does not stop the gathering: the attribute
+`skipped` names it, with the reason. A configuration of another version of mtrl is kept as it was stored. If a sweep was
+gathered before (`dataset.nc`), only files that have changed since are read again.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ from mtrl.run_ids import flatten, run_id_of
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
 RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
-FORMAT = 2  # of the dataset; one of another format is made anew
+FORMAT = 2  # of the dataset; one of another format is not used but made again
 LISTS = ("skipped", "repeated")  # attributes that are lists of lines
-AT_ONCE = 5e-4  # s for a file that the system's cache holds
-READ_AHEAD = 16  # files that are on their way from the disk while one is read
+AT_ONCE = 5e-4  # s, at most, to read a file from the system's cache
+READ_AHEAD = 16  # files that threads fetch from the disk while one is read
 
 Progress = Callable[[int, int], None]  # (files read, files there are)
 _SAID = (
@@ -83,10 +82,10 @@ _OF_HEADER = ("outcome", "config", "committed", "planned", "diverged_at", "diver
 
 
 def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = None) -> xr.Dataset:
-    """The runs under `path` (`runs/<sweep>`, or any folder of run files), as the module describes.
+    """The dataset of the runs under `path` (`runs/<sweep>`, or any folder of run files), as the module describes.
 
-    With `more` sweeps, the runs of all of them, with a coordinate `sweep`. Raises SweepError for a missing folder and
-    for one without a readable run file.
+    With `more` sweeps it has the runs of all of them, and a coordinate `sweep`. Raises SweepError if a folder is
+    missing or no run file can be read.
     """
     roots = [Path(root) for root in (path, *more)]
     files = [(root, file) for root in roots for file in run_files(root)]
@@ -114,9 +113,9 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
 
 
 def run_files(root: Path) -> list[Path]:
-    """The run files of the sweep `root`, sorted; of a folder without `cells`, every HDF5 file below it.
+    """The run files of the sweep `root`, sorted. In a folder without `cells`: every HDF5 file below it.
 
-    Raises SweepError where there is none.
+    Raises SweepError if there is none.
     """
     if not root.is_dir():
         raise SweepError(f"no folder {root}; name a sweep, as in runs/smoke")
@@ -133,9 +132,9 @@ def run_files(root: Path) -> list[Path]:
 
 
 def _read_ahead(numbers: Sequence[int], files: Sequence[Path]) -> Iterator[int]:
-    """The numbers, while threads fetch the files after: on a cluster's disks the wait is most of the time.
+    """Yields the numbers, while threads fetch the next files: on a cluster's disks most of the time is waiting.
 
-    Where the first files come at once, from the system's cache, threads only cost.
+    If the first files come at once, from the system's cache, no threads are used: they would only cost time.
     """
     start = time.perf_counter()
     for number in numbers[:READ_AHEAD]:
@@ -160,14 +159,14 @@ def _arrived(coming: deque[tuple[int, Future[None]]]) -> int:
 
 
 def _fetch(path: Path) -> None:
-    """Reads the file into the system's cache; what is wrong with it, the reader will say."""
+    """Reads the file into the system's cache. Errors are ignored: reading the file later reports them."""
     with suppress(OSError), path.open("rb", buffering=0) as file:
         while file.read(1 << 20):
             pass
 
 
 def save(dataset: xr.Dataset, path: Path, *, compress: bool = False) -> None:
-    """Writes `dataset` as netCDF-4, compressed where it is to be kept. The file appears only when it is whole."""
+    """Writes `dataset` as netCDF-4, compressed if asked for. The file appears only when it is complete."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
     numbers = [name for name, value in dataset.variables.items() if value.dtype.kind in "fi" and value.ndim]
@@ -182,7 +181,7 @@ def save(dataset: xr.Dataset, path: Path, *, compress: bool = False) -> None:
 
 
 def load(path: Path) -> xr.Dataset:
-    """A dataset that `save` wrote, in memory. Raises SweepError where it is none."""
+    """A dataset that `save` wrote, in memory. Raises SweepError if the file is no such dataset."""
     try:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             dataset.load()
@@ -194,9 +193,9 @@ def load(path: Path) -> xr.Dataset:
 
 
 def _derived_fields(grids: Sequence[list[dict[str, Any]]]) -> list[str]:
-    """The configuration fields that every sweep's grid computed from others: they differ, and its axes lack them.
+    """The configuration fields that every sweep's grid computed from others: they differ, but are no axis of the grid.
 
-    A sweep without a manifest says nothing, and then none is known.
+    Empty if a sweep has no manifest.
     """
     found: list[set[str]] = []
     for entries in grids:
@@ -208,7 +207,7 @@ def _derived_fields(grids: Sequence[list[dict[str, Any]]]) -> list[str]:
 
 
 def _grid_variables(dataset: xr.Dataset, grids: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Coordinates `grid.<name>` of what grids vary that is no field of a configuration, as a total batch."""
+    """Coordinates `grid.<name>` for the grids' own variables, which are no fields of a configuration."""
     of_run = {entry["run_id"]: entry["coordinates"] for entries in grids for entry in entries}
     names = dict.fromkeys(
         name for known in of_run.values() for name in known if "." not in name and name != "system"
@@ -222,7 +221,7 @@ def _grid_variables(dataset: xr.Dataset, grids: Sequence[list[dict[str, Any]]]) 
 
 
 def _manifest(root: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep's manifest that are whole; none where there is no manifest."""
+    """The undamaged lines of a sweep's manifest; none if there is no manifest."""
     entries = []
     with suppress(OSError):
         for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
@@ -233,9 +232,9 @@ def _manifest(root: Path) -> list[dict[str, Any]]:
 
 
 class _Runs:
-    """The arrays of all runs, each file in its place; they grow when a file brings a new task, metric or evaluation.
+    """The arrays of all runs, with a row for each file. They grow if a file has a new task, metric or evaluation.
 
-    Room for all files is taken at once: memory that nothing has been written to costs nothing.
+    Memory for all files is allocated at once: it costs nothing until it is written.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -247,7 +246,7 @@ class _Runs:
         self.arrays = {name: np.empty(0, dtype) for name, (_, dtype) in ARRAYS.items()}
 
     def read(self, run: int) -> None:
-        """Reads file number `run`, or notes why it cannot be read."""
+        """Reads file number `run`. If it cannot be read, adds the reason to `skipped`."""
         path = self.files[run]
         try:
             stamp = stamp_of(path)
@@ -262,7 +261,7 @@ class _Runs:
             self.skipped.append(str(error) if known else f"{path} is not a readable run file: {error}")
 
     def forget_repeated(self) -> None:
-        """Of a run that stands in several places, keeps the file with most evaluations, and notes the others."""
+        """If several files have the same run, keeps the one with most evaluations and adds the others to `repeated`."""
         best: dict[str, int] = {}
         for number, header in enumerate(self.headers):
             if header is None:
@@ -309,7 +308,7 @@ class _Runs:
             row[header.committed :] = missing(name)
 
     def take(self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int]) -> None:
-        """Fills the places `into` from those rows of an earlier dataset."""
+        """Fills the rows `into` from those rows of an earlier dataset."""
         labels: Labels = {axis: tuple(json.loads(earlier.attrs[f"{axis}s"])) for axis in _OTHER_AXES}
         labels |= {axis: _coordinate(earlier, axis) for axis in ("eval", "task", *_OF_PLASTICITY)}
         self.make_room(labels)
@@ -335,7 +334,7 @@ class _Runs:
             )
 
     def _variables(self) -> Iterator[tuple[str, int | None, str]]:
-        """(array, place on its metric axis, name of the dataset's variable)."""
+        """Yields (array, index on its metric axis, name of the dataset's variable)."""
         yield "env_steps", None, "env_steps"
         if self.labels["layer"]:
             yield "dormant", None, "task_dormant"
@@ -348,14 +347,14 @@ class _Runs:
                 yield name, number, f"{prefix}{metric}"
 
     def _part(self, name: str, number: int | None) -> NDArray[Any]:
-        """A view of the array, of one metric where `number` is given."""
+        """A view of the array, or of one of its metrics if `number` is given."""
         if number is None:
             return self.arrays[name]
         where = 1 + ARRAYS[name][0].index(next(axis for axis in ARRAYS[name][0] if axis in _OTHER_AXES))
         return self.arrays[name][(slice(None),) * where + (number,)]
 
     def dataset(self, names: Sequence[str], sweeps: Sequence[str] | None) -> xr.Dataset:
-        """All runs that could be read, over the flat dim `run`."""
+        """The dataset of all runs that could be read, over the flat dim `run`. `names` are those of the files."""
         known = {run: header for run, header in enumerate(self.headers) if header}
         here = sorted(known, key=lambda run: (*_grid_place(known[run]), names[run]))
         headers = [known[run] for run in here]
@@ -400,13 +399,13 @@ def _union(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _task_order(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks in the order of MT50; names that are not there come last, in the order given."""
+    """The tasks in the order of MT50; other names come last, in the order given."""
     known = {task: number for number, task in enumerate(ALL_TASKS)}
     return tuple(sorted(tasks, key=lambda task: known.get(task, len(known))))
 
 
 def _place(runs: NDArray[Any], labels: Labels, into: Labels, axes: Sequence[str]) -> tuple[NDArray[Any], ...]:
-    """Indices that put an array over `labels` of these runs into one over the labels `into`."""
+    """Indices at which an array over `labels` of these runs belongs in an array over the labels `into`."""
     positions = [np.array([into[axis].index(label) for label in labels[axis]], int) for axis in axes]
     return np.ix_(runs, *positions)
 
@@ -419,15 +418,15 @@ def _coordinate(earlier: h5py.File, axis: str) -> tuple[Any, ...]:
 
 
 def _by_run(variable: h5py.Dataset, trailing: int = 0) -> NDArray[Any]:
-    """Values with the dims before the last `trailing`, run or the grid's, as one."""
+    """The values, with all dims but the last `trailing` (run, or the grid's) folded into one."""
     values = variable.asstr()[()] if h5py.check_string_dtype(variable.dtype) else variable[()]
     shape = values.shape[values.ndim - trailing :]
     return np.asarray(values).reshape(-1, *shape)
 
 
 def _take_earlier(root: Path, numbers: Sequence[int], runs: _Runs) -> None:
-    """Takes from `root`'s earlier dataset those of its runs (by `numbers`) whose files are still the same."""
-    # None, or not ours: then everything is read.
+    """Takes from `root`'s earlier dataset those of its runs (by `numbers`) whose files have not changed."""
+    # If there is no such dataset, every file is read.
     with suppress(OSError, KeyError, ValueError), h5py.File(root / DATASET) as earlier:
         if earlier.attrs["format"] != FORMAT:
             return
@@ -443,7 +442,7 @@ def _take_earlier(root: Path, numbers: Sequence[int], runs: _Runs) -> None:
 
 
 def _reorder(array: NDArray[Any], order: Sequence[int]) -> None:
-    """array = array[order] in place, with room for one row."""
+    """array = array[order], in place, with memory for only one more row."""
     done = [False] * len(order)
     for start in range(len(order)):
         if done[start] or order[start] == start:
@@ -459,7 +458,7 @@ def _reorder(array: NDArray[Any], order: Sequence[int]) -> None:
 
 
 def _grid_place(header: Header) -> tuple[Any, ...]:
-    """Where the run stands along GRID_DIMS."""
+    """The run's values along GRID_DIMS."""
     config, network = header.config, header.config["network"]
     kinds = [RENAMED.get(kind, kind) for kind in (str(network[part]["kind"]) for part in ("actor", "critic"))]
     return (

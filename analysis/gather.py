@@ -36,7 +36,7 @@ def main(sweeps: tuple[Path, ...], out: Path | None) -> None:
 
 
 def dataset_path(sweeps: tuple[Path, ...]) -> Path:
-    """Where the dataset goes: into the sweep, or for several beside the first, into a folder named by all."""
+    """The path of the dataset: in the sweep; of several sweeps, beside the first in a folder named after all."""
     first, name = sweeps[0], "+".join(sweep.resolve().name for sweep in sweeps)
     return (first if len(sweeps) == 1 else first.with_name(name)) / DATASET
 

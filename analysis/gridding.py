@@ -1,4 +1,4 @@
-"""A sweep's dataset in its two forms: over a flat `run` dim, and over the grid that the runs fill."""
+"""The two forms of a sweep's dataset: over a flat `run` dim, and over the grid that the runs fill."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ GRID_DIMS = ("benchmark", "system", "actor_width", "critic_width", "seed")
 
 
 def to_grid(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset over its grid dims where every combination of their values is exactly one run, else as it is."""
+    """The dataset over its grid dims, if every combination of their values has exactly one run; else as it is."""
     places = list(zip(*(dataset[dim].values.tolist() for dim in GRID_DIMS), strict=True))
     axes = [sorted(set(values)) for values in zip(*places, strict=True)]
     shape = tuple(map(len, axes))
     if len(set(places)) < len(places) or np.prod(shape) != len(places):
         return dataset
-    if places != sorted(places):  # a sweep as it is gathered is sorted: then nothing is copied
+    if places != sorted(places):  # a gathered sweep is sorted, and nothing is copied
         dataset = dataset.isel(run=sorted(range(len(places)), key=places.__getitem__))
     runs = dataset.drop_vars([*GRID_DIMS, "run"])
     coordinates = {name: _unfold(value, shape) for name, value in runs.coords.items()}
@@ -41,10 +41,10 @@ def to_runs(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def last(dataset: xr.Dataset, name: str) -> xr.DataArray:
-    """The variable `name` without its dim `eval`: for each run (and task) the last value that is known.
+    """The variable `name` without its dim `eval`: the last known value of each run (and task).
 
-    Runs of one dataset may have different numbers of evaluations, and what a run does not have is NaN: so
-    `isel(eval=-1)` is NaN for all but the longest.
+    Runs of one dataset may have different numbers of evaluations, and missing values are NaN. So `isel(eval=-1)` would
+    be NaN for all runs but the longest.
     """
     import xarray as xr
 

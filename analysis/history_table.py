@@ -1,8 +1,8 @@
-"""Someone else's runs, as CSV -> the dataset that `frames.open_sweep` gives for run files.
+"""Runs from elsewhere, as CSV -> a dataset like that of `frames.open_sweep`.
 
-docs/analysis.md has the format. A history table has a row per run and evaluation, or per run, evaluation and task. What
-Weights & Biases exports from a chart (a column `<run> - <metric>` per run) is such a table laid out the wide way; what
-it exports from its table of runs gives what a chart does not: seeds, widths, parameters.
+docs/analysis.md has the format. A history table has a row per run and evaluation, or per run, evaluation and task. The
+export of a chart of Weights & Biases (a column `<run> - <metric>` per run) is such a table in wide form; the export of
+its table of runs adds seeds, widths and parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Row = dict[str, str]
 
 NEEDED = ("step", "success")
 ALIASES = {"Name": "run", "Step": "step", "_step": "step", "State": "state", "parameters": "parameters_total"}
-OF_RUN = (  # columns that say what a run is; every other column of numbers is a metric
+OF_RUN = (  # columns that describe a run; every other column of numbers is a metric
     "run", "benchmark", "system", "width", "actor_width", "critic_width", "seed", "tasks", "episodes", "state",
     "parameters_actor", "parameters_critic", "parameters_target", "parameters_total", "batch_per_task",
 )  # fmt: skip
@@ -42,9 +42,9 @@ DONE = {
 
 
 def are_histories(paths: Sequence[Path], columns: Mapping[str, str]) -> bool:
-    """Whether the tables are histories: with the columns step and success, or W&B's wide ones.
+    """Whether the tables are histories: with the columns step and success, or in W&B's wide form.
 
-    Raises SweepError where some are and some are not.
+    Raises SweepError if some are and some are not.
     """
     headers = {path: _read(path, columns)[0] for path in paths}
     found = {path: set(NEEDED) <= set(header) or _is_wide(header) for path, header in headers.items()}
@@ -59,10 +59,10 @@ def are_histories(paths: Sequence[Path], columns: Mapping[str, str]) -> bool:
 def open_histories(
     paths: Sequence[Path], runs: Path | None = None, *, columns: Mapping[str, str] | None = None
 ) -> xr.Dataset:
-    """The runs of the history tables, with what the table `runs` says of each, joined by `run`.
+    """The dataset of the runs in the history tables, with the columns of the table `runs`, joined by `run`.
 
-    A table without a column `run` is one run, named by its file. columns maps names of this format to those of the
-    files, as {"success": "charts/mean_success"}. Raises SweepError naming the file and the row.
+    A table without a column `run` is one run, named by its file. `columns` maps names of this format to those in the
+    files, like {"success": "charts/mean_success"}. Raises SweepError, naming the file and the row, for a wrong table.
     """
     names = columns or {}
     known = {row.get("run", ""): row for row in (_read(runs, names)[1] if runs else [])}
@@ -78,7 +78,7 @@ def open_histories(
 
 
 def _rows(path: Path, columns: Mapping[str, str]) -> list[Row]:
-    """The rows of a history, each with its run. Raises SweepError for a column that is not there."""
+    """The rows of a history, each with its run. Raises SweepError for a missing column."""
     header, rows = _read(path, columns)
     if _is_wide(header):
         rows = _long(rows, columns.get("success", "success"))
@@ -107,7 +107,7 @@ def _is_wide(header: list[str]) -> bool:
 
 
 def _long(rows: list[Row], success: str) -> list[Row]:
-    """W&B's wide export as rows of (run, step, metric); the metric called `success`, or the only one, is success."""
+    """W&B's wide export as rows of (run, step, metric). The metric named `success`, or the only one, is the success."""
     parts = (
         {name: part for name in rows[0] if (part := WIDE.fullmatch(name)) and not part["edge"]}
         if rows
@@ -127,7 +127,7 @@ def _long(rows: list[Row], success: str) -> list[Row]:
 
 
 def _run(path: Path, name: str, members: list[tuple[int, Row]]) -> dict[str, Any]:
-    """Everything known of one run, its evaluations in the order of their steps."""
+    """The data of one run, with its evaluations in the order of their steps. `members` are (line, row)."""
     first = members[0][1]
     line = members[0][0]
     tasks = tuple(dict.fromkeys(row["task"] for _, row in members if row.get("task"))) or (MEAN,)

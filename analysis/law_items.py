@@ -1,4 +1,4 @@
-"""Tables and figures about the laws of a sweep, and how far to trust them."""
+"""Tables and figures about the laws of a sweep, and about how far to trust them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Items = list[Text | Table | Drawing]
 
 
 def items(laws: Sequence[Law]) -> Items:
-    """Failure with both laws, exponents in a table and a forest, and the best split."""
+    """The failure with both laws, the exponents as a table and a forest plot, and the best split of a budget."""
     found: Items = [Text(LAWS), *_failure_drawing(laws), _exponent_table(laws), *_forest(laws)]
     shared = [
         [law.group, by, f"equal {basis}", f"{share:.2f}", span(low, high)]
@@ -129,7 +129,10 @@ def _forest(laws: Sequence[Law]) -> list[Drawing]:
 
 
 def diagnostics(laws: Sequence[Law]) -> list[Table | Drawing]:
-    """How well the laws fit and predict: rivals, other likelihoods, residuals, extrapolation, profiles."""
+    """Tables and figures on how well the laws fit and predict.
+
+    Other laws, other likelihoods, residuals, extrapolation, profiles of the exponents.
+    """
     fitted = [law for law in laws if not law.fit.refusal]
     if not fitted:
         return []
@@ -182,7 +185,7 @@ def _profiles(laws: Sequence[Law]) -> list[Drawing]:
 
 
 def choice_table(choices: Mapping[str, Sequence[Choice]]) -> Table:
-    """Laws by how well they predict the left-out largest size."""
+    """A table of laws, sorted by how well they predict the largest size when they are fitted without it."""
     rows = []
     for name, members in choices.items():
         for choice in members:

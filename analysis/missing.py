@@ -1,4 +1,4 @@
-"""Which cells of a sweep have no result yet, by its manifest: so that several clusters can be asked what they lack."""
+"""The cells of a sweep that have no result yet, by its manifest. So several clusters can be asked what they lack."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from analysis.errors import SweepError
 from analysis.run_reader import open_file, read_header
 from mtrl.results import RunFileError
 
-NAMED = 5  # cells of a sweep that are named
+NAMED = 5  # cells of a sweep that are named, at most
 
 
 def tell_missing(roots: Iterable[Path]) -> list[str]:
-    """A line for each sweep: how many cells it has, how many of them are over, and which are not."""
+    """A line for each sweep: how many of its cells are over, and which are not."""
     return [_tell(root) for root in roots]
 
 
 def begun(roots: Sequence[Path]) -> list[Path]:
-    """`roots` without the sweeps that have a manifest and no run file yet; all of them where nothing has begun."""
+    """`roots` without the sweeps that have a manifest but no run file yet; all of them if none has a run file."""
     some = [r for r in roots if not (r / "manifest.jsonl").exists() or any(r.glob("cells/*/run.h5"))]
     return some or list(roots)
 
 
 def unfinished(root: Path) -> tuple[int, list[str]]:
-    """(cells in the manifest of `root`, labels of those that are not over). Raises SweepError without a manifest."""
+    """The number of cells in the manifest of `root`, and the labels of those that are not over.
+
+    Raises SweepError if there is no manifest.
+    """
     labels: dict[str, str] = {}
     try:
         lines = (root / "manifest.jsonl").read_bytes().splitlines()
@@ -52,7 +55,7 @@ def _tell(root: Path) -> str:
 
 
 def _is_over(cell: Path) -> bool:
-    """By its marker, or where only run files were copied, by the run file."""
+    """Whether a cell is over: by its marker, or, if only run files were copied, by its run file."""
     if (cell / "DONE.json").exists():
         return True
     path = cell / "run.h5"

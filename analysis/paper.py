@@ -21,7 +21,7 @@ def table(name: str) -> tuple[dict[str, str], ...]:
 
 
 def by_benchmark(name: str) -> dict[str, list[dict[str, str]]]:
-    """The rows of a table, by their column `benchmark`."""
+    """{benchmark: rows} of a table, by its column `benchmark`."""
     groups: dict[str, list[dict[str, str]]] = {}
     for row in table(name):
         groups.setdefault(row["benchmark"], []).append(row)
@@ -29,12 +29,12 @@ def by_benchmark(name: str) -> dict[str, list[dict[str, str]]]:
 
 
 def parameters(row: dict[str, str]) -> int:
-    """Actor and critics together."""
+    """The parameters of actor and critics together."""
     return int(row["actor_parameters"]) + int(row["critic_parameters"])
 
 
 def series_by_width(part: str = "total") -> dict[str, Series]:
-    """Success of the multi-head MLP against parameters (of the actor, the critic or both), by benchmark."""
+    """{benchmark: success of the multi-head MLP against parameters}; `part` is actor, critic or total."""
     return {
         benchmark: Series(
             benchmark,

@@ -1,4 +1,4 @@
-"""The paper's three claims, one by one, as its own published numbers answer them."""
+"""The paper's three claims, and what its own published numbers say about each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = {
 
 
 def claims(compared: Sequence[Comparison], resolvable: float) -> list[Claim]:
-    """The three claims with their answers; `resolvable` is the difference that 10 seeds a side would just show."""
+    """The three claims with their answers. `resolvable` is the smallest difference that 10 seeds a side would show."""
     return [
         Claim(
             "Scale beats architecture at matched parameters",
@@ -38,7 +38,7 @@ def claims(compared: Sequence[Comparison], resolvable: float) -> list[Claim]:
 
 
 def _matched_seeds(compared: Sequence[Comparison]) -> str:
-    """The comparisons of which single seeds are known."""
+    """An answer from the comparisons whose single seeds are known."""
     matched = [c for c in compared if any(name in c.pair.worse for name in WORDS.values())]
     carried = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {_p(c.p)})" for c in matched if c.supported]
     open_ = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {_p(c.p)})" for c in matched if not c.supported]
@@ -48,7 +48,7 @@ def _matched_seeds(compared: Sequence[Comparison]) -> str:
 
 
 def _matched_published(resolvable: float) -> str:
-    """What is published without seeds, against what ten seeds could tell."""
+    """An answer from numbers published without seeds, compared with the difference that ten seeds could show."""
     rows = paper.by_benchmark("architectures")["MT50"]
     gaps = {
         WORDS[row["system"]]: float(row["matched_mlp_success_iqm"]) - float(row["success_iqm"])
@@ -63,7 +63,7 @@ def _matched_published(resolvable: float) -> str:
 
 
 def actor_critic_line() -> Slopes:
-    """The elasticities of the five cells whose widths of actor and critic vary apart."""
+    """The elasticities from the paper's five pairs of actor and critic widths."""
     rows = paper.table("actor_critic_mt10")
     sizes = {
         "actor": [actor_parameters(_shape(row["actor_width"]), 10) for row in rows],
@@ -110,7 +110,7 @@ def _dormancy() -> str:
 
 
 def dormant_shares() -> Mapping[int, Mapping[int, float]]:
-    """Dormant neurons of the critic in per cent, by width and number of tasks."""
+    """{width: {tasks: per cent of the critic's neurons that are dormant}}."""
     found: dict[int, dict[int, float]] = {}
     for row in paper.table("success_by_width"):
         found.setdefault(int(row["width"]), {})[int(row["tasks"])] = float(row["dormant_percent"])

@@ -13,7 +13,7 @@ from mtrl.sizing import update_flops
 
 EPISODES = 50  # per task and evaluation
 RUNS = 10  # behind each curve
-LEVELS = (0.5, 0.65, 0.75)  # J, of D_J
+LEVELS = (0.5, 0.65, 0.75)  # the success J of the times D_J
 
 NOTE = (
     "Here a curve is the published IQM of 10 runs, one for each width, read off a figure at five steps. The clusters "
@@ -43,7 +43,7 @@ def studies(generator: np.random.Generator) -> list[CurveStudy]:
 
 
 def _flops_per_env_step(benchmark: str, width: int, tasks: int) -> float:
-    """One update for each step of all tasks, as the paper trained."""
+    """FLOPs of updates per env step, with one update per vector step, as the paper trained."""
     widths = {f"network.{part}.width": width for part in ("actor", "critic")}
     return update_flops(build_config("paper", {"env.tasks": benchmark} | widths)) / tasks
 

@@ -1,4 +1,4 @@
-"""Plasticity of a sweep's variants: curves, dormancy by width and tasks, and whether tasks or the batch explain it."""
+"""The plasticity of a sweep's variants: curves, dormancy by width and tasks, and whether tasks or batch explain it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CURVES = {
     "critic_effective_lr": "update / weight norm, critics",
     "cosine_critic_fixed": "cosine of tasks' gradients, critics",
 }
-FIXED = {"": "", "_fixed": " on the fixed batch"}  # of a metric's name, and in words
+FIXED = {"": "", "_fixed": " on the fixed batch"}  # the end of a metric's name: its words
 DOUBLING = {"width": "width", "tasks": "tasks", "batch": "total batch"}
 
 
 def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
-    """Items, and what they show and do not show in sentences."""
+    """Tables and figures, sentences on what they show, and sentences on what they do not show."""
     if not any("dormant_critic" in variant.metrics for variant in found):
         return [], [], []
     items: Items = [*_curves(found), *_by_width(found), *_maps(found)]
@@ -49,7 +49,7 @@ def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
 
 
 def own_metrics(found: Sequence[Variant]) -> list[Drawing]:
-    """The metrics of `run.metrics` over training, a panel for each."""
+    """A figure of the metrics of `run.metrics` over training, with a panel for each."""
     names = {name for variant in found for name in variant.metrics if name.startswith(OWN)}
     benchmark, panels = curve_panels(found, {name: name.removeprefix(OWN) for name in sorted(names)})
     if not panels:
@@ -72,7 +72,7 @@ def measured(variant: Variant, name: str) -> Array | None:
 
 
 def at_the_end(variant: Variant, name: str) -> Array:
-    """The metric's last value in each finished run. [finished runs]"""
+    """The last known value of the metric in each finished run, [runs that have one]."""
     values = measured(variant, name)
     if values is None:
         return np.empty(0)
@@ -81,7 +81,10 @@ def at_the_end(variant: Variant, name: str) -> Array:
 
 
 def curve_panels(found: Sequence[Variant], titles: Mapping[str, str]) -> tuple[str, dict[str, list[Series]]]:
-    """The benchmark with most variants, and for each metric {name: title} a panel with a line per variant of it."""
+    """The benchmark with most variants, and {title: a line per variant of it} for each metric of `titles`.
+
+    `titles` is {metric: title}.
+    """
     most = max(
         {variant.benchmark for variant in found},
         key=lambda name: sum(variant.benchmark == name for variant in found),
@@ -105,7 +108,7 @@ def curve_panels(found: Sequence[Variant], titles: Mapping[str, str]) -> tuple[s
 
 
 def _curves(found: Sequence[Variant]) -> list[Drawing]:
-    """One panel per measure; a line per variant of the first benchmark with most variants, the mean over its runs."""
+    """A figure with a panel per metric: for the benchmark with most variants, each variant's mean over its runs."""
     benchmark, panels = curve_panels(found, CURVES)
     if not panels:
         return []
@@ -145,7 +148,7 @@ def _by_width(found: Sequence[Variant]) -> list[Drawing]:
 
 
 def _maps(found: Sequence[Variant]) -> list[Drawing]:
-    """Success and dormancy over tasks and width, where both vary."""
+    """A figure of success and dormancy over tasks and width, if both vary."""
     variants = [v for v in found if v.width]
     tasks, widths = sorted({c.task_count for c in variants}), sorted({c.critic_width for c in variants})
     if len(tasks) < 2 or len(widths) < 2 or len({variant.system for variant in variants}) > 1:
@@ -165,7 +168,10 @@ def _maps(found: Sequence[Variant]) -> list[Drawing]:
 
 
 def _what_explains(found: Sequence[Variant], suffix: str) -> tuple[Items, list[str], list[str]]:
-    """A regression of the critic's dormancy on width, tasks and total batch, with what it can tell apart."""
+    """A regression of the critic's dormancy on width, tasks and total batch: a table, and sentences as in `section`.
+
+    If the batch grows with the tasks, the two cannot be told apart, and a sentence says so.
+    """
     rows = [(variant, value) for variant in found for value in at_the_end(variant, f"dormant_critic{suffix}")]
     design = {
         "width": np.array([variant.critic_width for variant, _ in rows]),

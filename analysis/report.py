@@ -1,7 +1,7 @@
-"""One self-contained HTML page: what a study shows and does not show in words, then figures, tables, methods.
+"""Writes a report: one HTML page with what a study shows and does not show in words, then figures, tables, methods.
 
-The page needs no network and no JavaScript, and follows light, dark and print. A page is plain data (`Page`); what
-stands in it is decided in sweep_study.py and paper_study.py.
+The page needs no network and no JavaScript, and suits light, dark and print. A page is plain data (`Page`);
+sweep_study.py, table_study.py and paper_study.py make it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     text: str
     kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Text of many lines, folded away."""
+    """Text of many lines, folded unless `opened`."""
 
     title: str
     text: str
@@ -38,6 +40,8 @@ class Lines:
 
 @dataclass(frozen=True)
 class Table:
+    """A table; every cell is text."""
+
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -45,12 +49,13 @@ class Table:
     kind: ClassVar[str] = "table"
 
     def is_text(self, column: int) -> bool:
+        """Whether the column holds words instead of numbers."""
         return column in self.texts
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure; `name` is that of its files beside the page too."""
+    """A figure; `name` is also that of its files beside the page."""
 
     name: str
     title: str
@@ -60,18 +65,21 @@ class Drawing:
 
     @property
     def svg(self) -> Markup:
+        """The figure as SVG."""
         return Markup(figures.svg(self.figure, self.name))  # made here, from numbers and escaped text
 
 
 @dataclass(frozen=True)
 class Section:
+    """A part of the page."""
+
     title: str
     items: Sequence[Text | Lines | Table | Drawing]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that someone made, and what the data say to it."""
+    """Somebody's claim, and the answer of the data."""
 
     title: str
     answer: str
@@ -79,6 +87,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Page:
+    """The content of a report."""
+
     title: str
     lead: str
     facts: Sequence[tuple[str, str]]
@@ -108,5 +118,6 @@ def write(page: Page, folder: Path) -> Path:
 
 
 def render(page: Page) -> str:
+    """The page as HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page)

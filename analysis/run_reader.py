@@ -1,6 +1,6 @@
 """One run file -> its header and arrays, through the low-level interface of h5py.
 
-The high-level one spends four times as long per file, and a sweep has thousands.
+The high-level interface takes four times as long per file, and a sweep has thousands.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from mtrl.results import COORDINATES, check_schema, config_today, read_index
 
-FRESH = 2_000_000_000  # ns; a file written so short ago may be written again within the clock's tick
+FRESH = 2_000_000_000  # ns; a file younger than this may change again without a new mtime
 
-Labels = dict[str, tuple[Any, ...]]  # axis -> what stands along it
+Labels = dict[str, tuple[Any, ...]]  # axis -> its labels
 
 ATTRIBUTES = (
     "run_id",
@@ -39,7 +39,7 @@ _NATIVE = {"<f4": h5t.NATIVE_FLOAT, "<f8": h5t.NATIVE_DOUBLE, "<i8": h5t.NATIVE_
 
 @dataclass(frozen=True)
 class Header:
-    """What a run file says of itself, its arrays apart."""
+    """The content of a run file but for its arrays."""
 
     labels: Labels
     attributes: dict[str, Any]
@@ -48,14 +48,14 @@ class Header:
     planned: int
     committed: int
     outcome: str
-    diverged_at: int  # vector step; -1 where the run did not diverge
-    diverged_by: str  # the metric that told
-    stamp: int  # the file's mtime in ns; 0 where it may still change within the clock's tick
+    diverged_at: int  # vector step; -1 if the run did not diverge
+    diverged_by: str  # the metric that showed it
+    stamp: int  # as `stamp_of`
 
 
 @cache
 def _access() -> h5p.PropFAID:
-    """How files are opened; made once, because making it costs a third of a read."""
+    """The options with which files are opened; made once, because making them takes a third of a read."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_file_locking(False, True)
@@ -64,7 +64,7 @@ def _access() -> h5p.PropFAID:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[h5f.FileID]:
-    """The file at `path`, to read, without a lock: its writer may be at work."""
+    """The file at `path`, open for reading without a lock: a writer may have it open."""
     file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, _access())
     try:
         yield file
@@ -73,13 +73,16 @@ def open_file(path: Path) -> Iterator[h5f.FileID]:
 
 
 def read_header(file: h5f.FileID, path: Path, stamp: int) -> Header:
-    """What the file says of itself. Raises RunFileError for a foreign file and one of an unknown schema."""
+    """The header of the file. `stamp` is that of `stamp_of`.
+
+    Raises RunFileError for a file that is no run file or has an unknown schema.
+    """
     schema = _integer(file, "schema_version", -1)
     check_schema(path, None if schema < 0 else schema)
     index = json.loads(_text(file, "index")) if h5a.exists(file, b"index") else read_index(h5py.File(file))
     config = _as_computed(json.loads(config_today(_text(file, "config"), schema)), index["attributes"])
     committed = np.empty((), np.int64)
-    read_into(file, "committed", committed)  # before the rows: what it counts is whole
+    read_into(file, "committed", committed)  # read before the rows, so that the rows it counts are complete
     planned = h5d.open(file, b"env_steps").get_storage_size() // 8
     labels = {name: tuple(index["coordinates"].get(name, ())) for name in COORDINATES}
     diverged_at = _integer(file, "diverged_at_vector_step", -1)
@@ -111,13 +114,16 @@ def _as_computed(config: dict[str, Any], attributes: Mapping[str, Any]) -> dict[
 
 
 def stamp_of(path: Path) -> int:
-    """The file's mtime in ns, or 0 when it is so young that a later write might not move it."""
+    """The file's mtime in ns, or 0 if it is younger than FRESH: a later write might not change its mtime."""
     written = path.stat().st_mtime_ns
     return written if time.time_ns() - written > FRESH else 0
 
 
 def outcome_of(path: Path, *, complete: bool, diverged: bool) -> str:
-    """done, diverged, failed or unfinished: by the run file, then by the cell's marker beside it."""
+    """The run's outcome: done, diverged, failed or unfinished.
+
+    `diverged` and `complete` are from the run file; otherwise the cell's marker beside it decides.
+    """
     if diverged:
         return "diverged"
     try:
@@ -144,7 +150,7 @@ def _text(file: h5f.FileID, name: str) -> str:
 
 
 def read_into(file: h5f.FileID, name: str, out: NDArray[Any]) -> None:
-    """Fills `out` with the dataset of that name. Raises ValueError where their sizes differ."""
+    """Fills `out` with the dataset of that name. Raises ValueError if their sizes differ."""
     dataset = h5d.open(file, name.encode())
     if dataset.get_storage_size() != out.nbytes:
         raise ValueError(f"{name} holds {dataset.get_storage_size()} bytes, not {out.nbytes}")
@@ -152,7 +158,7 @@ def read_into(file: h5f.FileID, name: str, out: NDArray[Any]) -> None:
 
 
 def read_array(file: h5f.FileID, name: str, dtype: str) -> NDArray[Any]:
-    """The whole dataset of that name, of the shape that it has in the file."""
+    """The whole dataset of that name."""
     dataset = h5d.open(file, name.encode())
     out = np.empty(dataset.shape, dtype)
     dataset.read(h5s.ALL, h5s.ALL, out, _NATIVE[out.dtype.str])

@@ -1,8 +1,8 @@
-"""Intervals of least-squares numbers whose points are not alike: several points of one run, noise that varies by size.
+"""Intervals of least-squares numbers if several points come from one run, or the noise varies with the size.
 
-The covariance is the cluster-robust one with Bell and McCaffrey's correction for few clusters (CR2), and each
-combination of the numbers has degrees of freedom of its own, after Satterthwaite (Bell and McCaffrey 2002;
-Pustejovsky and Tipton 2018). A cluster is one run: its evaluations go together, however many there are.
+The covariance is the cluster-robust one with Bell and McCaffrey's correction for few clusters (CR2). Each combination
+of the numbers has its own degrees of freedom, after Satterthwaite (Bell and McCaffrey 2002; Pustejovsky and Tipton
+2018). A cluster is one run, because its evaluations depend on each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, its p (two-sided, of 0) and the degrees of freedom behind both."""
+    """A number with its interval, the p of a two-sided test against 0, and the degrees of freedom of both."""
 
     value: float
     low: float
@@ -33,25 +33,28 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     def summary(self) -> dict[str, float | None]:
-        """Everything to keep, for JSON, which has no NaN."""
+        """The estimate as JSON; what is not finite is None."""
         values = {"estimate": self.value, "low": self.low, "high": self.high, "p": self.p}
         return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """What a fit leaves: its numbers [p], their covariance [p, p], and what degrees of freedom are found from."""
+    """The result of a fit: its numbers, their covariance, and the data for the degrees of freedom."""
 
     numbers: Array  # [p]
     covariance: Array  # [p, p]
     jacobian: Array  # [points, p]
-    reach: Array  # [points, p]: what an error at a point does to the numbers, corrected for few clusters
+    reach: Array  # [points, p]: the change of the numbers by an error at a point, corrected for few clusters
     clusters: NDArray[np.int64]  # [points], from 0
     within: float = 0.0  # correlation of two points of one cluster
-    known_freedom: float | None = None  # where errors are alike
+    known_freedom: float | None = None  # if all errors have one variance and are independent
 
     def estimate(self, contrast: Array, *, confidence: float = 0.95, value: float | None = None) -> Estimate:
-        """The combination `contrast` [p] of the numbers; of a function of them, its gradient, and its `value`."""
+        """The combination of the numbers with the weights `contrast` [p], with its interval.
+
+        For a function of the numbers, pass its gradient as `contrast` and its `value`.
+        """
         at = float(contrast @ self.numbers) if value is None else value
         error = float(np.sqrt(max(float(contrast @ self.covariance @ contrast), 0.0)))
         freedom = self.freedom(contrast)
@@ -62,10 +65,10 @@ class Sandwich:
         return Estimate(at, at - spread, at + spread, p, freedom)
 
     def freedom(self, contrast: Array) -> float:
-        """Satterthwaite's degrees of freedom of the variance of a combination, at least 1.
+        """Satterthwaite's degrees of freedom of the variance of the combination `contrast` [p], at least 1.
 
-        The variance is a quadratic form in the residuals; with errors alike but for their correlation within clusters
-        its mean and variance are known.
+        The variance is a quadratic form in the residuals. Its mean and variance are known if all errors have one
+        variance and one correlation within clusters.
         """
         if self.known_freedom is not None:
             return self.known_freedom
@@ -86,11 +89,14 @@ class Sandwich:
 
 
 def sandwich(numbers: Array, jacobian: Array, residual: Array, runs: NDArray[Any]) -> Sandwich:
-    """Of a least-squares fit: jacobian [points, p] and residual [points] at the optimum, runs [points]."""
+    """The sandwich of a least-squares fit with the given numbers [p].
+
+    jacobian [points, p] and residual [points] are those at the optimum; runs [points] is the run of each point.
+    """
     inverse = np.linalg.pinv(jacobian.T @ jacobian)
     clusters = np.unique(runs, return_inverse=True)[1]
     reach = jacobian @ inverse
-    alone = np.bincount(clusters)[clusters] == 1  # all at once, for there may be thousands
+    alone = np.bincount(clusters)[clusters] == 1  # all at once, because there may be thousands
     leave = 1 - np.sum(reach[alone] * jacobian[alone], axis=1)
     reach[alone] *= _inverse_roots(leave)[:, None]
     for own in _members(clusters):
@@ -101,7 +107,7 @@ def sandwich(numbers: Array, jacobian: Array, residual: Array, runs: NDArray[Any
 
 
 def student(numbers: Array, jacobian: Array, residual: Array) -> Sandwich:
-    """The same where all errors are alike and independent: Student's intervals."""
+    """As `sandwich`, if all errors have one variance and are independent: Student's intervals."""
     inverse = np.linalg.pinv(jacobian.T @ jacobian)
     freedom = len(residual) - len(numbers)
     covariance = inverse * float(residual @ residual) / freedom
@@ -116,7 +122,7 @@ def student(numbers: Array, jacobian: Array, residual: Array) -> Sandwich:
 
 
 def _members(clusters: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The places of each cluster's points."""
+    """The indices of each cluster's points."""
     order = np.argsort(clusters, kind="stable")
     return np.split(order, np.cumsum(np.bincount(clusters))[:-1])
 
@@ -136,7 +142,7 @@ def _inverse_roots(values: Array) -> Array:
 
 
 def _correlation(residual: Array, clusters: NDArray[np.int64]) -> float:
-    """Mean correlation of two residuals of one cluster, at least 0."""
+    """The mean correlation of two residuals of one cluster, at least 0."""
     counts = np.bincount(clusters)
     pairs = float((counts * (counts - 1)).sum())
     if not pairs:

@@ -1,4 +1,7 @@
-"""The score of a run, chosen before looking: success at its last evaluation, over its last three, or all along."""
+"""The score of a run: its success at the last evaluation, over the last three, or the mean height of its curve.
+
+Choose the kind before you look at the results.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ WORDS: dict[Score, str] = {
     "last3": "mean success over the last three evaluations",
     "height": "mean height of the learning curve",
 }
-EVALUATIONS = {"last": 1, "last3": 3}  # that a score is the mean of; height is of all
+EVALUATIONS = {"last": 1, "last3": 3}  # a score is the mean of so many evaluations; `height` uses all
 
 
 def scores(kind: Score, curves: Array, steps: NDArray[np.int64]) -> Array:
     """The scores [runs, tasks] of curves [runs, evaluations, tasks] at `steps` [evaluations].
 
-    A value that is missing (NaN) is passed over: each task counts with what is known of it. A curve that ends early,
-    as a diverged run's, keeps its last height to the end. A task without any value stays NaN.
+    A missing value (NaN) counts as the last known value before it. So a curve that ends early, like a diverged run's,
+    keeps its last height to the end. A task without any value stays NaN.
     """
     filled = _filled(curves)
     if kind == "height" and len(steps) > 1:
@@ -33,12 +36,12 @@ def scores(kind: Score, curves: Array, steps: NDArray[np.int64]) -> Array:
 
 
 def evaluations(kind: Score, planned: int) -> int:
-    """How many evaluations a score is the mean of, of so many planned."""
+    """How many of the `planned` evaluations a score is the mean of."""
     return min(planned, EVALUATIONS.get(kind, planned))
 
 
 def _filled(curves: Array) -> Array:
-    """Curves whose missing values are the last before them; before the first value, that one."""
+    """The curves with missing values replaced by the last known value before them, or by the first known value."""
     known = np.isfinite(curves)
     places = np.arange(curves.shape[1])[None, :, None]
     latest = np.maximum.accumulate(np.where(known, places, -1), axis=1)

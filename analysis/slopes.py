@@ -1,12 +1,12 @@
-"""Laws without a floor, straight in logarithms: what holds over the sizes that were measured, and no further.
+"""Laws without a floor, straight in logarithms. They describe the measured sizes only.
 
     slope         log y = c - a log N
     tasks         log y = c - a log N + g log T                     tasks multiply: y = A N^-a T^g
     interaction   log y = c - (a + h log T) log N + g log T         the exponent of size depends on the tasks
-    elasticities  log y = c - a log N_actor - b log N_critic        what more of one buys, the other held
+    elasticities  log y = c - a log N_actor - b log N_critic        the effect of one size, the other fixed
 
-y is the failure rate of a run, fitted by least squares. Where several runs share a size their spread may differ from
-size to size, and intervals are the sandwich's (sandwich.py); with one point per size they are Student's.
+y is the failure rate of a run; the fit is by least squares. If several runs share a size, their spread may differ from
+size to size, and intervals are those of sandwich.py; with one point per size they are Student's.
 scaling_laws.py has the laws with a floor.
 """
 
@@ -24,8 +24,8 @@ from analysis.scaling_laws import Points
 
 SIZES_NEEDED = 4
 TASKS_NEEDED = 3
-ROUNDING = 1e-9  # of an exponent: runs that all score the same have none
-WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
+ROUNDING = 1e-9  # a smaller exponent counts as 0: all runs have the same score
+WIDEST = 1.0  # an exponent with a wider interval says nothing
 
 Columns = Callable[[dict[str, Array]], Array]  # log sizes, centred -> design without the intercept [n, k]
 COLUMNS: dict[str, tuple[tuple[str, ...], Columns]] = {
@@ -50,7 +50,7 @@ REGRESSORS = {
 
 @dataclass(frozen=True)
 class Slopes:
-    """A fitted line: its exponents by name, or the reason why there is none."""
+    """A fitted line: its exponents by name, or why there is none."""
 
     form: str
     points: int
@@ -58,20 +58,20 @@ class Slopes:
     exponents: dict[str, Estimate]
     centre: dict[str, float]  # mean log of each regressor
     numbers: Array  # intercept first
-    fit: Sandwich | None  # None where it is refused
+    fit: Sandwich | None  # None if the line is refused
     spread: float  # standard deviation of log failure about the line
     refusal: str = ""
 
     def refused(self, name: str) -> str:
-        """Why the exponent says nothing, or an empty text."""
+        """Why the exponent `name` says nothing; empty if it does."""
         return self.refusal or doubt(self.exponents[name])
 
     def failure(self, **sizes: Any) -> Array:
-        """The fitted failure rate at sizes [n], by the names of the regressors."""
+        """The fitted failure rates [n] at sizes [n], given by the names of the regressors."""
         return np.asarray(np.exp(self._design(sizes) @ self.numbers))
 
     def band(self, **sizes: Any) -> tuple[Array, Array]:
-        """Pointwise 95% interval of the fitted failure rate at sizes [n]."""
+        """The pointwise 95% interval of the fitted failure rates at sizes [n]: lower and upper ends, [n] each."""
         design = self._design(sizes)
         assert self.fit is not None
         found = [self.fit.estimate(row) for row in design]
@@ -83,7 +83,7 @@ class Slopes:
         return np.column_stack([np.ones(len(columns)), columns])
 
     def summary(self) -> dict[str, object]:
-        """Everything to keep, for JSON."""
+        """The line as JSON."""
         exponents = {
             name: found.summary() | {"refusal": self.refused(name)} for name, found in self.exponents.items()
         }
@@ -91,7 +91,7 @@ class Slopes:
 
 
 def slopes(form: str, points: Points) -> Slopes:
-    """The line of that form through the points' log failure rates."""
+    """The line of that form (a key of COLUMNS), fitted to the points' log failure rates."""
     names, columns = COLUMNS[form]
     centre = {name: float(np.log(points.sizes[name]).mean()) for name in REGRESSORS[form]}
     sizes = len(np.unique(points.sizes[REGRESSORS[form][0]]))
@@ -114,13 +114,13 @@ def slopes(form: str, points: Points) -> Slopes:
 
 
 def log_failure(points: Points) -> Array:
-    """Log failure rates [n]; half a failure in one episode more keeps a run without any from minus infinity."""
+    """The log failure rates [n], of (failures + 0.5) / (episodes + 1), which is finite for a run without failures."""
     seen = points.seen("logit")
     return np.asarray(np.log((seen.failed + 0.5) / (seen.trials + 1)))
 
 
 def critic_minus_actor(line: Slopes) -> Estimate:
-    """By how much the critic's elasticity is above the actor's."""
+    """The critic's elasticity minus the actor's."""
     assert line.fit is not None
     return line.fit.estimate(np.array([0.0, -1, 1]))
 
@@ -130,8 +130,8 @@ def best_share(
 ) -> tuple[float, float, float]:
     """The critics' share of a budget at which the line fails least, with its 95% interval.
 
-    With y = A N_actor^-a N_critic^-b that is b / (a + b), of parameters as of FLOPs. The interval is from draws of a
-    and b about their estimates; an elasticity below 0 counts as 0, and where both are every share is as good.
+    With y = A N_actor^-a N_critic^-b it is b / (a + b), for parameters and for FLOPs. The interval is from draws of a
+    and b about their estimates. An elasticity below 0 counts as 0; if both are, every share is equally good.
     """
     assert line.fit is not None
     pair = np.array([line.exponents["actor"].value, line.exponents["critic"].value])
@@ -146,7 +146,7 @@ def best_share(
 
 
 def _repeated(points: Points) -> bool:
-    """Whether most points share their size with another, so that spreads can be told apart."""
+    """Whether most points share their size with another, so that the spread of each size can be estimated."""
     if points.strata is None:
         return False
     counts = np.bincount(points.strata)

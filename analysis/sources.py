@@ -1,4 +1,4 @@
-"""What the paths on a command line are: sweeps of run files, a dataset gathered before, tables of points, histories."""
+"""The kinds of paths on a command line: sweeps of run files, a gathered dataset, or tables of points or histories."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 from analysis.errors import SweepError
 
-DATASET = "dataset.nc"  # beside the cells of a sweep, or alone, kept with a study
+DATASET = "dataset.nc"  # in a sweep's folder, or kept alone with a study
 
 Kind = Literal["sweep", "dataset", "tables"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Paths of one kind; of tables, every CSV file. `name` is the page's, `folder` where its report goes."""
+    """Paths of one kind (for tables: every CSV file), the name of their page, and the folder of their report."""
 
     kind: Kind
     paths: tuple[Path, ...]
@@ -25,7 +25,7 @@ class Source:
 
 
 def source_of(paths: Sequence[Path]) -> Source:
-    """What the paths are. Raises SweepError where they are of several kinds."""
+    """The source that the paths are. Raises SweepError if they are of several kinds."""
     kinds = [_kind(path) for path in paths]
     if len(set(kinds)) > 1 or (kinds[0] == "dataset" and len(paths) > 1):
         words = ", ".join(f"{path} is {_WORDS[kind]}" for path, kind in zip(paths, kinds, strict=True))

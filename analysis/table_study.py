@@ -1,4 +1,4 @@
-"""Tables of someone else's points -> the page about them: columns parameters, success, n, and what else is known."""
+"""Tables of points from elsewhere -> the page about them. Columns: parameters, success, n, and optional sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = list[dict[str, float]]
 
 
 def read_table(path: Path) -> dict[str, Rows]:
-    """Rows by benchmark (one group where the table has no such column). Raises SweepError naming the row."""
+    """{benchmark: rows} of the table; one group if it has no such column. Raises SweepError, naming a wrong row."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -49,7 +49,7 @@ def read_table(path: Path) -> dict[str, Rows]:
 def study(
     paths: Sequence[Path], *, model: str = "auto", likelihood: Likelihood = "logit", seed: int = 0
 ) -> Page:
-    """The page about the tables, taken together. A law with tasks in it is fitted to all groups together."""
+    """The page about the tables, taken together. A law with the number of tasks is fitted to all groups together."""
     generator = np.random.default_rng(seed)
     rows: dict[str, Rows] = {}
     for path in paths:

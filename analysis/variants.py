@@ -1,4 +1,4 @@
-"""Runs -> variants: the runs that differ in nothing but the seed, and their scores."""
+"""Runs -> variants. A variant is all runs that differ only in the seed, with their scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtrl.results import BATCHES, LAYER_METRICS, NETWORKS, OWN
 if TYPE_CHECKING:
     import xarray as xr
 
-PLAIN = "mtmhsac"  # the system that goes without saying
+PLAIN = "mtmhsac"  # the system that names do not mention
 PLASTICITY = (
     "dormant_",
     "srank_",
@@ -28,7 +28,7 @@ PLASTICITY = (
         for name in ("weight_norm", "gradient_norm", "effective_lr")
     ),
 )
-FINISHED = ("done", "diverged")  # a diverged run counts with the score it had, 0 where it had none
+FINISHED = ("done", "diverged")  # a diverged run keeps its last score, or 0 if it had none
 
 
 PARTS = ("actor", "critic", "target", "total")
@@ -44,54 +44,55 @@ class Variant:
     critic_width: int
     settings: tuple[tuple[str, Any], ...]  # other fields of the configuration that differ between variants
     parameters: dict[str, int]  # actor, critic, target, total
-    tasks: tuple[str, ...]  # one name for all where only their mean is known
+    tasks: tuple[str, ...]  # a single name if only the mean over tasks is known
     task_count: int
     episodes: int  # per task and evaluation
     vector_steps: int  # planned
-    batch: int  # transitions in an update, of all tasks; 0 where that is not known
+    batch: int  # transitions in an update, of all tasks; 0 if unknown
     seeds: tuple[int, ...]  # of the finished runs
     finished: NDArray[np.bool_]  # [runs]
     diverged_runs: NDArray[np.bool_]  # [runs]
-    causes: tuple[str, ...]  # of the diverged runs: the metric that told; empty where that is not known
-    unfinished: int  # runs still going or failed
+    causes: tuple[str, ...]  # for each diverged run the metric that showed it; "" if unknown
+    unfinished: int  # runs that are not over, or failed
     unscored: int  # runs that ended without any success of some task
     lacking: int  # finished runs whose last evaluation lacks a task
-    scores: NDArray[np.float64]  # [finished runs, tasks], as scores.py has it
+    scores: NDArray[np.float64]  # [finished runs, tasks]; see scores.py
     score_episodes: int  # behind each score, per task
     random: NDArray[
         np.float64
     ]  # [tasks], success of a uniform random policy; NaN where that was not measured
     env_steps: NDArray[np.int64]  # [evaluations]
-    curves: NDArray[np.float64]  # [runs, evaluations, tasks], success; NaN where a run has not come
+    curves: NDArray[np.float64]  # [runs, evaluations, tasks], success; NaN for an evaluation that a run lacks
     metrics: dict[str, NDArray[np.float64]]  # of plasticity, each [runs, evaluations]
     config: dict[str, Any]  # of the first run
 
     @property
     def diverged(self) -> int:
+        """How many runs diverged."""
         return int(self.diverged_runs.sum())
 
     @property
     def group(self) -> str:
-        """What the variant shares with those that differ from it in size alone."""
+        """The name of the variant's group: all variants that differ from it only in size."""
         parts = [short_name(self.benchmark), *([] if self.system == PLAIN else [self.system])]
         return ", ".join([*parts, *(f"{name.rpartition('.')[2]} {value}" for name, value in self.settings)])
 
     @property
     def width(self) -> int | None:
-        """The width of actor and critic where they are the same."""
+        """The width of actor and critic if they are equal; else None."""
         return self.actor_width if self.actor_width == self.critic_width else None
 
     def known_curves(self, task: int | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Env steps per task, and success [runs, evaluations] there: of a task, or the mean over all.
+        """Env steps per task [evaluations], and the success [runs, evaluations], of a task or the mean over all.
 
-        Only evaluations that some run has.
+        Only evaluations that some run has are included.
         """
         curves = self.curves.mean(-1) if task is None else self.curves[:, :, task]
         known = (self.env_steps >= 0) & np.isfinite(curves).any(0)
         return self.env_steps[known] / self.task_count, curves[:, known]
 
     def late(self, task: int) -> list[tuple[float, int]]:
-        """For each finished run, success on task number `task` over the last third of training, and its episodes."""
+        """For each finished run: success on task number `task` over the last third of training, and its episodes."""
         found = []
         for curve in self.curves[self.finished, :, task]:
             known = curve[np.isfinite(curve)]
@@ -104,7 +105,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What tells the variant from the others of its benchmark."""
+        """The variant's name among those of its benchmark: `width 1024`."""
         width = f"{self.width}" if self.width else f"{self.actor_width}/{self.critic_width}"
         system = "width" if self.system == PLAIN else self.system
         return ", ".join([f"{system} {width}", *(f"{name} {value}" for name, value in self.settings)])
@@ -116,6 +117,7 @@ def short_name(benchmark: str) -> str:
 
 
 def by_benchmark(found: Iterable[Variant]) -> dict[str, list[Variant]]:
+    """{benchmark: its variants}."""
     by: dict[str, list[Variant]] = {}
     for variant in found:
         by.setdefault(variant.benchmark, []).append(variant)
@@ -123,7 +125,7 @@ def by_benchmark(found: Iterable[Variant]) -> dict[str, list[Variant]]:
 
 
 def groups(found: Iterable[Variant]) -> dict[str, list[Variant]]:
-    """The variants by what they share, but for their size."""
+    """{name of the group: its variants}; variants of a group differ only in size."""
     by: dict[str, list[Variant]] = {}
     for variant in found:
         by.setdefault(variant.group, []).append(variant)
@@ -150,7 +152,7 @@ def variants(dataset: xr.Dataset, score: Score = "last") -> list[Variant]:
 
 
 def _told_apart(found: list[Variant]) -> list[Variant]:
-    """The variants, those of one benchmark's name but other tasks with the tasks in the name."""
+    """The variants; if those of one benchmark's name have different tasks, with the tasks in the name."""
     sets: dict[str, set[tuple[str, ...]]] = {}
     for variant in found:
         sets.setdefault(variant.benchmark, set()).add(variant.tasks)
@@ -166,12 +168,12 @@ def _few(tasks: tuple[str, ...]) -> str:
 
 
 def splitting_settings(runs: xr.Dataset) -> list[str]:
-    """The configuration fields whose values make variants of their own."""
+    """The configuration fields that distinguish variants, beside benchmark, system and widths."""
     return [name for name in _settings(runs) if not _follows(runs, name) and name not in derived(runs)]
 
 
 def following_settings(runs: xr.Dataset) -> list[str]:
-    """The fields that change with the size alone and of which no manifest says that the grid derived them."""
+    """The fields that change only with the size, except those that a grid derived by its manifest."""
     return [
         name
         for name in _settings(runs)
@@ -189,7 +191,7 @@ def _settings(runs: xr.Dataset) -> list[str]:
 
 
 def _follows(runs: xr.Dataset, setting: str, of: Sequence[str] = GRID_DIMS[:-1]) -> bool:
-    """Whether the setting is a function of the benchmark, the system and the widths, as a system's experts are."""
+    """Whether the setting is a function of the dims `of`, as a system's number of experts is."""
     values: dict[Any, set[str]] = {}
     places = zip(*(runs[name].values.tolist() for name in of), strict=True)
     for place, value in zip(places, runs[setting].values.tolist(), strict=True):
@@ -198,7 +200,7 @@ def _follows(runs: xr.Dataset, setting: str, of: Sequence[str] = GRID_DIMS[:-1])
 
 
 class _Arrays:
-    """The variables of a flat dataset as plain arrays: taking a few runs of each is then cheap."""
+    """The variables of a flat dataset as plain arrays, from which a few runs are taken quickly."""
 
     def __init__(self, runs: xr.Dataset) -> None:
         self.places = {str(task): number for number, task in enumerate(runs.task.values.tolist())}
@@ -271,7 +273,10 @@ def _variant(
 
 
 def _of_layers_and_tasks(runs: xr.Dataset) -> dict[str, NDArray[np.float64]]:
-    """`srank_critic_fixed_1`, ... of each layer, `cosine_critic_fixed`, ...: means over tasks; where runs have them."""
+    """{name: values [runs, evaluations]}, without names that have no value.
+
+    Each layer's `srank_critic_fixed_1`, ...; and `cosine_critic_fixed`, ..., the means over tasks.
+    """
     found: dict[str, NDArray[np.float64]] = {}
     if "layer" not in runs.dims:
         return found
@@ -287,7 +292,7 @@ def _of_layers_and_tasks(runs: xr.Dataset) -> dict[str, NDArray[np.float64]]:
 
 
 def _ends_early(success: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether the last evaluation that a run has lacks a task that the run has elsewhere. [runs]"""
+    """Whether a run's last evaluation lacks a task that an earlier one has. [runs]"""
     known: NDArray[np.bool_] = np.isfinite(success)  # [runs, evaluations, tasks]
     last = known.shape[1] - 1 - np.argmax(np.any(known, axis=2)[:, ::-1], axis=1)
     there = np.take_along_axis(known, last[:, None, None], 1)[:, 0]
