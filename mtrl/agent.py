@@ -31,7 +31,7 @@ from mtrl.tasks import ACTION_SIZE
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
     from mtrl.cuda.replay import ReplayCuda
-    from mtrl.cuda.sac_update import SacUpdateCuda
+    from mtrl.cuda.sac_update import LateMetrics, SacUpdateCuda
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,13 @@ class Transitions(Protocol):
 
 class Update(NamedTuple):
     names: tuple[str, ...]  # UPDATE_METRICS and those of the value head
-    values: list[float] | Tensor  # of these metrics; a tensor [M] where they were computed by torch or a GPU
+    # of these metrics; a tensor [M] where torch computed them
+    values: list[float] | Tensor | LateMetrics
     priority: Tensor  # [B], mean over critics of |Q - y|
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics as numbers. On a GPU this waits for the update."""
+        """The metrics as numbers. On a GPU this waits for the update, unless they came with later actions."""
         values = self.values if isinstance(self.values, list) else self.values.tolist()
         return dict(zip(self.names, values, strict=True))
 

@@ -36,6 +36,8 @@ class Run:
 
     step: int  # vector steps taken
     observation: NDArray[np.float64]  # [T, 39], the envs' latest
+    # the last update and its vector step, while nobody has looked at its metrics
+    unread: tuple[int, Update] | None = None
 
     def __init__(self, config: Config, directory: Path) -> None:
         self.device = resolve_device(config.run.device)
@@ -69,12 +71,25 @@ class Run:
                 self._load_state_dict(saved)
             self._open = stack.pop_all()
 
+    def settle(self) -> None:
+        """Checks the metrics of the last update, if nobody has. Raises DivergedError if the run must end.
+
+        Waits for the GPU, unless the metrics came along with later actions.
+        """
+        if self.unread is not None:
+            (step, update), self.unread = self.unread, None
+            self.guard.check(step, update.metrics)
+
     def random_action(self) -> NDArray[np.float64]:
         """Uniform random actions [T, 4]: exploration before the first update."""
         return self._explorer.uniform(-1, 1, (len(self.config.env.tasks), ACTION_SIZE))
 
     def save(self) -> None:
-        """Writes a checkpoint. Raises OSError, with the earlier ones untouched, if it cannot be written."""
+        """Writes a checkpoint. Raises OSError, with the earlier ones untouched, if it cannot be written.
+
+        Settles first, so that no checkpoint is of a run that must end.
+        """
+        self.settle()
         save_checkpoint(
             self._checkpoints, self.step, self._state_dict(), self.replay, self.config, self.device
         )

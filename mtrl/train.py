@@ -75,6 +75,7 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
         exploring = run.step < config.train.random_steps
         with log.clock("env_seconds"):
             action = run.random_action() if exploring else agent.act(run.observation)
+            run.settle()
             guard.check(run.step, {"action": float(action.sum())})
             envs.step_async(action)
         if overlap and not exploring:
@@ -93,6 +94,7 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
 
         run.step += 1
         if run.step in evaluate_at:
+            run.settle()
             guard.check(run.step, log.evaluate(run.step, agent, batch, update))
         report(Progress(run.step, steps, run.step * tasks, log.success))
         stopping = run.step < steps and stop()
@@ -111,8 +113,9 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
         for i in range(config.train.updates_per_step):
             counts = _rows_of_tasks(config, replay.size, (step, i))
             if agent.learns_in_one_graph(replay):
+                run.settle()
                 batch, update = agent.learn(replay, counts)
-                run.guard.check(step, update.metrics)
+                run.unread = step, update
                 continue
             batch = replay.sample(counts)
             update = agent.update(batch, counts)

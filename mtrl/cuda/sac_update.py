@@ -20,6 +20,7 @@ from torch import Tensor
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
 from mtrl.cuda.graph import GraphedCall
+from mtrl.ops import METRICS
 from mtrl.replay import Batch
 
 if TYPE_CHECKING:
@@ -158,6 +159,24 @@ class MultiHeadViews:
         ops.built().head_gather_weight_gradient(hidden.y[-1], *by_task, dout, *head, ops.stream_of(x))
 
 
+class LateMetrics:
+    """The metrics of the latest update. They stay on the GPU until the next actions bring them along."""
+
+    def __init__(self, on_device: Tensor) -> None:
+        self._on_device = on_device
+        self._here: list[float] | None = None
+
+    def arrive(self, values: list[float]) -> None:
+        """Takes the numbers, which came to the host with something else."""
+        self._here = values
+
+    def tolist(self) -> list[float]:
+        """The numbers. Waits for the GPU unless they have arrived."""
+        if self._here is None:
+            self._here = self._on_device.tolist()
+        return self._here
+
+
 class SacUpdateCuda:
     """A whole SAC update of a multi-head actor and critic ensemble on a GPU, called as `mtrl.ops.SacUpdate`.
 
@@ -183,6 +202,8 @@ class SacUpdateCuda:
         self._steps = torch.zeros(3, dtype=torch.int64, device=device)  # made of actor, critics, temperatures
         self._known_steps: list[int] = [0, 0, 0]  # what the device's counts hold
         self._acts = torch.zeros(1, dtype=torch.int64, device=device)
+        self._metrics = torch.zeros(len(METRICS), device=device)  # of the latest update
+        self._late: LateMetrics | None = None
         self._device = device
         self._lt = self._find_lt(lt)
 
@@ -214,7 +235,7 @@ class SacUpdateCuda:
         flats: tuple[Flat, Flat, Flat],
         target: Tensor,
         noise: tuple[Tensor, Tensor],
-    ) -> tuple[Batch, Tensor, Tensor]:
+    ) -> tuple[Batch, LateMetrics, Tensor]:
         """Samples, updates and sets the priorities, all in one graph. Returns the batch, the metrics, the priorities.
 
         flats: actor, critic and temperature. counts [T]: rows of each task. Pass the same vectors, replay and counts in
@@ -237,7 +258,8 @@ class SacUpdateCuda:
             self._calls[replay] = self._graphed("a vector step's update", whole, flats, target, *more)
         self._count(flats)
         *columns, metrics, priority = self._calls[replay](*noise)
-        return Batch(*columns), metrics, priority
+        self._late = LateMetrics(metrics)
+        return Batch(*columns), self._late, priority
 
     @torch.no_grad()
     def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
@@ -252,10 +274,15 @@ class SacUpdateCuda:
 
             def acting(observation: Tensor, noise: Tensor) -> Tensors:
                 self._acts.add_(1)
-                return (self._act(actor, observation, task, noise),)
+                action = self._act(actor, observation, task, noise)
+                return (torch.cat((action.view(-1), self._metrics)),)
 
             self._calls[key] = GraphedCall("acting", acting, self._graph, counter=self._acts)
-        return self._calls[key](observation, noise)[0]
+        both = self._calls[key](observation, noise)[0].cpu()  # one wait for actions and metrics
+        numbers = observation.shape[0] * self._actions
+        if self._late is not None:
+            self._late.arrive(both[numbers:].numpy().tolist())
+        return both[:numbers].view(-1, self._actions)
 
     def _act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
         output = MultiHeadViews(self._actor, actor).forward(observation, task)[1][0]
@@ -375,7 +402,7 @@ class SacUpdateCuda:
         temperature_loss = (log_temperature * temperature_gradient).sum()
         self._step(flats[2], None, steps[2:3], "temperature")
         metrics = (means[0], actor_loss, temperature_loss, means[1], actor_norm, critic_norm)
-        return torch.stack(metrics), priority
+        return torch.stack(metrics, out=self._metrics), priority
 
     def _joined(self, output: Tensor, noise: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """The critics' input for new actions, [B, A + O], and the actions' log-densities [B]."""

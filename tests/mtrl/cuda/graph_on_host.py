@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from mtrl.cuda.replay import _Staging
+
 OWN = 1  # the GPU that the CPU's tensors stand for
+WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
 RECORDED = ("add", "sample", "update_priorities", "rebuild", "set_alpha")  # of a replay
 STARTS_NOTHING = (
@@ -251,23 +254,56 @@ def count_launches(cuda: CudaOnHost, work: Any) -> int:
     return counter.launches + cuda.started() - cuda.replayed - before
 
 
+def count_crossings(patch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts copies between host and GPU until `patch` is undone, though all tensors are the CPU's. A copy back waits
+    for the GPU; any other wait is an error."""
+    crossings = {"to the GPU": 0, "back": 0}
+    ship, as_tensor = _Staging.ship, torch.as_tensor
+    came_back: dict[int, Tensor] = {}  # by storage
+    shipping = False
+
+    def counted_ship(self: _Staging, **columns: Any) -> dict[str, Tensor]:
+        nonlocal shipping
+        crossings["to the GPU"] += 1
+        shipping = True
+        with _disable_current_modes():  # fills pinned memory on the host
+            on_device = ship(self, **columns)
+        shipping = False
+        return on_device
+
+    def counted_as_tensor(data: Any, *, device: Any = None, **more: Any) -> Tensor:
+        crossings["to the GPU"] += device is not None
+        return as_tensor(data, device=device, **more)
+
+    def counted(name: str) -> Any:
+        waits = getattr(Tensor, name)
+
+        def ask(self: Tensor, *args: Any, **more: Any) -> Any:
+            if shipping or self.untyped_storage().data_ptr() in came_back:
+                return waits(self, *args, **more)
+            assert name == "cpu", f"{name} waits for the GPU"
+            crossings["back"] += 1
+            with _disable_current_modes():
+                here = self.clone()
+            came_back[here.untyped_storage().data_ptr()] = here
+            return here
+
+        return ask
+
+    patch.setattr(_Staging, "ship", counted_ship)
+    patch.setattr(torch, "as_tensor", counted_as_tensor)
+    for name in WAITS:
+        patch.setattr(Tensor, name, counted(name))
+    return crossings
+
+
 def forbid_waiting(patch: pytest.MonkeyPatch) -> None:
     """Until `patch` is undone, what would wait for a GPU is an error, though the tensors are the CPU's."""
 
     def waits(*_: Any, **__: Any) -> None:
         raise AssertionError("this waits for the GPU")
 
-    for name in (
-        "item",
-        "tolist",
-        "cpu",
-        "numpy",
-        "nonzero",
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__index__",
-    ):
+    for name in WAITS:
         patch.setattr(Tensor, name, waits)
 
 

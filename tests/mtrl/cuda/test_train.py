@@ -126,6 +126,24 @@ def test_a_run_goes_on_with_the_products_that_it_began_with(
         run_on((7, 0), tmp_path / "new")
 
 
+@pytest.mark.parametrize("stop_at", [13, 18])
+def test_metrics_that_are_read_later_end_a_run_at_their_own_step(
+    host: CudaOnHost, tmp_path: Path, stop_at: int
+) -> None:
+    """Also if the run is to stop right after the update: then no checkpoint is written."""
+    limit = {"run.device": "cpu", "divergence.q_limit": 1e-9}
+    ends = []
+    for graph in ("auto", "off"):
+        place, left = tmp_path / graph, iter(range(stop_at - 1, -1, -1))
+        config = build_config("debug", SHORT | limit | {"agent.cuda_graph": graph})
+        assert train(config, place, stop=lambda left=left: next(left) == 0) == "diverged"
+        ends.append(read_run(place / "run.h5").divergence)
+        assert not (place / "checkpoint").exists()
+    assert ends[0] == ends[1]
+    assert ends[0] is not None
+    assert ends[0].vector_step == 13
+
+
 def test_a_cpus_products_are_float32(tmp_path: Path) -> None:
     config = build_config("debug", SHORT | {"run.device": "cpu"})
     assert train(config, tmp_path, stop=lambda: True) == "stopped"

@@ -11,7 +11,7 @@ from mtrl.agent import Agent
 from mtrl.config import ReplaySettings
 from mtrl.cuda.replay import ReplayCuda
 from mtrl.replay_place import build_replay
-from tests.mtrl.cuda.graph_on_host import CudaOnHost, count_launches
+from tests.mtrl.cuda.graph_on_host import CudaOnHost, count_crossings, count_launches, forbid_waiting
 from tests.mtrl.cuda.updates import PER_TASK, config
 
 TASKS = 3
@@ -30,14 +30,15 @@ class Learner:
         for _ in range(5):
             self.add()
 
-    def add(self) -> None:
+    def draw(self) -> tuple[torch.Tensor, ...]:
         def normal(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=self.generator)
 
         ends = normal(2, TASKS) > 1
-        self.replay.add(
-            normal(TASKS, 39), normal(TASKS, 4), normal(TASKS), ends[0], ends[1], normal(TASKS, 39)
-        )
+        return normal(TASKS, 39), normal(TASKS, 4), normal(TASKS), ends[0], ends[1], normal(TASKS, 39)
+
+    def add(self) -> None:
+        self.replay.add(*self.draw())
 
     def by_calls(self) -> Any:
         batch = self.replay.sample(COUNTS)
@@ -72,9 +73,10 @@ def test_one_graph_gives_the_bits_of_the_calls(host: CudaOnHost, mode: str) -> N
     one.replay.check_valid()
 
 
-def test_a_vector_step_starts_few_launches_outside_its_graphs(host: CudaOnHost) -> None:
-    """Copies between host and GPU are no operations here; a step has four more of those: the transition and the
-    observation there, actions and metrics back. The kernel that adds the transition makes it seven in all."""
+def test_a_vector_step_is_six_launches_and_copies_outside_its_graphs(
+    host: CudaOnHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies between host and GPU are no operations here, and are counted by themselves."""
     learner = Learner("prioritized")
     observation = torch.zeros((TASKS, 39)).numpy()
     for _ in range(3):
@@ -83,6 +85,34 @@ def test_a_vector_step_starts_few_launches_outside_its_graphs(host: CudaOnHost) 
     assert len(host.graphs) == 2, "acting, and what is learned"
     assert count_launches(host, lambda: learner.agent.act(observation)) == 1, "its inputs are copied at once"
     assert count_launches(host, learner.by_graph) == 1, "the noise is copied"
+
+    def vector_step() -> None:
+        nonlocal update
+        learner.agent.act(observation)
+        assert update.metrics
+        learner.add()
+        _, update = learner.by_graph()
+
+    _, update = learner.by_graph()
+    transition = learner.draw()
+    monkeypatch.setattr(learner, "draw", lambda: transition)
+    crossings = count_crossings(monkeypatch)
+    assert count_launches(host, vector_step) == 3, "the two above, and the kernel that adds the transition"
+    assert crossings == {"to the GPU": 2, "back": 1}, "observation and transition; actions with metrics"
+
+
+def test_metrics_come_with_the_next_actions(host: CudaOnHost) -> None:
+    learner, twin = (Learner("prioritized", cuda_graph=graph) for graph in ("auto", "off"))
+    observation = torch.zeros((TASKS, 39)).numpy()
+    for _ in range(6):
+        learner.add()
+        twin.add()
+        _, update = learner.by_graph()
+        expected = twin.by_calls()[1].metrics
+        assert (learner.agent.act(observation) == twin.agent.act(observation)).all()
+        with pytest.MonkeyPatch.context() as patch:
+            forbid_waiting(patch)
+            assert update.metrics == expected
 
 
 def test_an_update_is_a_known_number_of_launches(host: CudaOnHost) -> None:
