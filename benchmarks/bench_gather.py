@@ -26,7 +26,8 @@ from interleave import Case, run
 
 from analysis.frames import open_sweep, save
 from mtrl.overrides import build_config
-from mtrl.results import RunFileWriter, read_index
+from mtrl.results import read_index
+from mtrl.run_writer import RunFileWriter
 
 EVALUATIONS = 200
 CHILD = """

@@ -59,7 +59,7 @@ def train(settings: tuple[str, ...], out: Path | None, shorter: Path | None) -> 
     mtrl train preset=paper env.tasks=MT10 network.critic.width=1024 run.device=cuda
     mtrl train --extend runs/single/RUN_ID train.vector_steps=4_000_000
     """
-    from mtrl.results import as_begun, find_run
+    from mtrl.run_folder import as_begun, find_run
 
     config = _read_longer_run(shorter, settings) if shorter else _read_settings(settings)
     directory = out or find_run(Path("runs/single"), config)
@@ -239,7 +239,7 @@ def _what_differs(config: Config, begun: Config) -> str:
 
 def _ended(directory: Path, config: Config) -> str | None:
     """How the run of `config` in the folder ended; None if it can be trained. Raises for another run's folder."""
-    from mtrl.results import ended
+    from mtrl.run_folder import ended
 
     if (directory / "agent.pt").exists() and not (directory / "run.h5").exists():
         raise click.ClickException(

@@ -10,7 +10,8 @@ import h5py
 
 from mtrl.checkpoint import CheckpointError, newest_checkpoint
 from mtrl.config import Config
-from mtrl.results import TASK_METRICS, RunData, RunFileError, lay_out, read_run, sync
+from mtrl.results import TASK_METRICS, RunData, RunFileError, read_run
+from mtrl.run_writer import lay_out, sync
 
 
 def start_longer_run(shorter: Path, directory: Path, config: Config) -> None:

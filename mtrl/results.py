@@ -14,37 +14,34 @@
     attributes schema_version, run_id, config (JSON), code_version, packages (JSON),
                parameters_{actor,critic,target,total}; products, how matrix products were computed (float32, tf32 or
                bfloat16: what agent.products = auto meant on the run's device);
-               where the run diverged diverged_at_vector_step, diverged_metric, diverged_value, diverged_limit (what
-               was first too large or not finite, and the limit) and diverged_trained_on (1 where training went
-               on after it); extended_from, the run id of the shorter run whose
-               evaluations these were up to some point; and
-               index: the coordinates and short attributes as they were at creation once more, as JSON, so that one
-               read tells whoever gathers thousands of files what each holds
+               if the run diverged: diverged_at_vector_step, diverged_metric, diverged_value, diverged_limit (the first
+               metric that was too large or not finite, and its limit) and diverged_trained_on (1 if training
+               continued); extended_from, the run id of the shorter run from which the first evaluations come; and
+               index: the coordinates and short attributes at creation again, as JSON, so that thousands of files are
+               gathered with one read each
 
-Every dataset has its final size from the start. A row is written, flushed, and only then counted in `committed` and
-flushed again, so that a killed writer leaves a readable file that is at most one uncounted row ahead.
+run_writer.py writes the file, this module reads it, run_folder.py finds a run's file among others. Every dataset has
+its final size from the start. A row is written, flushed, and only then counted in `committed` and flushed again, so
+that a killed writer leaves a readable file that is at most one uncounted row ahead.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mtrl.config import Config, changed_fields
-from mtrl.packages import installed
-from mtrl.run_ids import as_begun_earlier, as_meant, run_id_of
+from mtrl.config import Config
+from mtrl.run_ids import as_meant
 
 SCHEMA_VERSION = 3  # of the file's layout
 
@@ -53,7 +50,7 @@ BATCHES = ("training", "fixed")  # what plasticity is measured on
 NETWORKS = ("actor", "critic")
 LAYER_METRICS = ("dormant", "srank")
 GRADIENT_METRICS = ("norm", "cosine", "conflict")
-# The arrays of plasticity, and their axes after `eval`. Files of earlier versions have none.
+# The arrays of plasticity, and their axes after `eval`. Files of earlier versions lack them.
 PLASTICITY = {
     "per_layer": ("batch", "network", "layer", "layer_metric"),
     "dormant": ("batch", "network", "layer", "task"),
@@ -79,7 +76,7 @@ COORDINATES = (
     "gradient_metric",
     "layer",
 )
-# `layer` counts from 1, the others are of text; `eval` only counts.
+# `layer` counts from 1, the other coordinates are text.
 DIVERGED = (
     "diverged_at_vector_step",
     "diverged_metric",
@@ -100,9 +97,9 @@ class Divergence(NamedTuple):
     """The first sign that a run diverged."""
 
     vector_step: int
-    metric: str  # of the run file, or "action"; empty in files from before it was kept
+    metric: str  # of the run file, or "action"; empty in files of the first version
     value: float
-    limit: float  # of |value|; infinity where only a value that is not finite counts
+    limit: float  # of |value|; infinity if only NaN and infinity count
 
     def __str__(self) -> str:
         if not self.metric:
@@ -116,7 +113,7 @@ class RunData:
     """The committed part of a run file, as plain arrays."""
 
     path: Path
-    stored_config: dict[str, Any]  # as the run wrote it, by whichever version of mtrl
+    stored_config: dict[str, Any]  # as the run wrote it, with any version of mtrl
     attributes: dict[str, Any]
     tasks: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -133,20 +130,20 @@ class RunData:
 
     @property
     def divergence(self) -> Divergence | None:
-        """How the run diverged; None where it did not."""
+        """How the run diverged; None if it did not."""
         return _read_divergence(self.attributes)
 
     @property
     def trained_on(self) -> bool:
-        """Whether training went on after the divergence."""
+        """Whether training continued after the divergence."""
         return self.divergence is not None and bool(self.attributes.get("diverged_trained_on", False))
 
     @cached_property
     def config(self) -> Config:
-        """The configuration for this version of mtrl: a field that the run did not know has its default.
+        """The configuration for this version of mtrl; a field that the run did not have gets its default.
 
-        Raises RunFileError, naming the field, where the run had one that this version does not know or cannot take:
-        guessing would give another run. The arrays and `stored_config` can be read all the same.
+        Raises RunFileError, naming the field, if the run had a field or a value that this version does not have: to
+        guess it would mean another run. The arrays and `stored_config` can still be read.
         """
         try:
             return Config.model_validate_json(json.dumps(self.stored_config))
@@ -159,159 +156,19 @@ class RunData:
 
 
 def missing(array: str) -> float | int:
-    """What stands in an array of a run file where nothing has been written yet."""
+    """The value of an element of `array` that is not written yet: NaN, or -1 in env_steps."""
     return -1 if array == "env_steps" else math.nan
-
-
-class RunFileWriter:
-    """Writes one run file. There must be one writer per file."""
-
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
-        self._file = file
-        self._run_metrics = [name.decode() for name in file["run_metric"][:]]
-
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        config: Config,
-        *,
-        run_metrics: Sequence[str],
-        parameters: Mapping[str, int],
-        code_version: str,
-        products: str,
-        layers: int = 0,
-    ) -> Self:
-        """A new file with no evaluations yet. It appears under `path` only when its structure is whole on disk.
-
-        parameters has the keys actor, critic, target and total. `layers` is the number of hidden layers of the deeper
-        network; 0 leaves the arrays of plasticity out.
-        """
-        unfinished = path.with_suffix(".creating")
-        with h5py.File(unfinished, "w", libver="earliest") as file:
-            sizes = {f"parameters_{name}": count for name, count in parameters.items()}
-            attributes = {"code_version": code_version, "products": products, **sizes}
-            lay_out(file, config, run_metrics, attributes, layers)
-        sync(unfinished)
-        unfinished.replace(path)
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The file at `path`, to continue. Raises RunFileError when it is not a run file."""
-        try:
-            file = h5py.File(path, "r+", libver="earliest")
-            if "schema_version" not in file.attrs:
-                raise RunFileError(f"{path} is an HDF5 file but not a run file; move it away")
-        except OSError as error:
-            raise RunFileError(
-                f"{path} cannot be opened as HDF5 ({error}); move it away to start anew"
-            ) from None
-        return cls(path, file)
-
-    @property
-    def committed(self) -> int:
-        return int(self._file["committed"][()])
-
-    def read(self) -> RunData:
-        """What is committed so far."""
-        return _read(self.path, self._file)
-
-    def rewind(self, evaluations: int) -> None:
-        """Keeps the first `evaluations` rows: a run resumed from a checkpoint writes the later ones again."""
-        if evaluations > self.committed:
-            raise RunFileError(
-                f"{self.path} has {self.committed} evaluations, the checkpoint {evaluations}; "
-                "they belong to different runs: delete the checkpoint to start anew"
-            )
-        self._file["committed"][()] = evaluations
-        self._file.flush()  # no later row counts any more before the first of them is wiped
-        for name in {"per_task", "per_run", "timing", *PLASTICITY} & set(self._file):
-            self._file[name][evaluations:] = math.nan
-        self._file.flush()
-
-    def write_random_policy(self, metrics: Mapping[str, NDArray[Any]]) -> None:
-        """The random policy's metrics, each [tasks]."""
-        for name, values in metrics.items():
-            self._file["random_policy"][TASK_METRICS.index(name)] = values
-        self._file.flush()
-
-    def write_evaluation(
-        self,
-        env_steps: int,
-        per_task: Mapping[str, NDArray[Any]],
-        per_run: Mapping[str, float],
-        timing: Mapping[str, float],
-        plasticity: Mapping[str, NDArray[Any]] | None = None,
-    ) -> None:
-        """Commits the next evaluation: `per_task` values are [tasks], those of `plasticity` as PLASTICITY says.
-
-        What a mapping leaves out stays NaN.
-        """
-        row = self.committed
-        self._file["env_steps"][row] = env_steps
-        for name, values in per_task.items():
-            self._file["per_task"][row, TASK_METRICS.index(name)] = values
-        self._file["per_run"][row] = [per_run.get(name, math.nan) for name in self._run_metrics]
-        self._file["timing"][row] = [timing.get(name, math.nan) for name in CLOCKS]
-        for name, array in (plasticity or {}).items():
-            self._file[name][row] = array
-        self._file.flush()
-        self._file["committed"][()] = row + 1
-        self._file.flush()
-
-    def mark_diverged(self, divergence: Divergence | None, *, trained_on: bool = False) -> None:
-        """Records how the run diverged, and whether training goes on; its evaluations end there where it does not.
-
-        None takes back what a run wrote that goes on from before it.
-        """
-        first, *rest = DIVERGED  # the first says that the others are there: it goes first and comes last
-        for name in DIVERGED:
-            self._file.attrs.pop(name, None)
-            self._file.flush()
-        if divergence is None:
-            return
-        at, *values = divergence
-        for name, value in zip(rest, (*values, int(trained_on)), strict=True):
-            self._file.attrs[name] = value
-        self._file.flush()
-        self._file.attrs[first] = at
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file and sees it through to the disk."""
-        self._file.close()
-        sync(self.path)
 
 
 def read_run(path: Path) -> RunData:
     """The committed evaluations of the run file at `path`. Raises RunFileError for a damaged or foreign file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:  # its writer may be at work
-            return _read(path, file)
+        with h5py.File(path, "r", locking=False) as file:  # a writer may have it open
+            return read_committed(path, file)
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, RunFileError):
             raise
         raise RunFileError(f"{path} is not a readable run file: {error}") from None
-
-
-def ended(directory: Path, config: Config) -> Literal["done", "diverged"] | None:
-    """How the run of `config` in `directory` ended; None where it has not, or where its file cannot be read.
-
-    Raises RunFileError, naming what differs, where the folder holds the run of another configuration.
-    """
-    path = directory / "run.h5"
-    refuse_another_run(path, config)
-    try:
-        data = read_run(path)
-    except RunFileError:  # none, or a damaged one: not the end of a run
-        return None
-    if data.divergence and not data.trained_on:
-        return "diverged"
-    if len(data.env_steps) < data.evaluations_planned or not (directory / "agent.pt").exists():
-        return None
-    return "diverged" if data.divergence else "done"
 
 
 # Those that are read: tests/mtrl/data has a file of each. 1 and 2 differ in `config_today` alone; 3 has `products`.
@@ -319,7 +176,7 @@ SCHEMAS = (1, 2, 3)
 
 
 def check_schema(path: Path, version: int | None) -> None:
-    """Raises RunFileError unless a reader of run files of this schema is at hand."""
+    """Raises RunFileError unless this version reads run files of schema `version`; None if a file has no schema."""
     if version is None:
         raise RunFileError(f"{path} is an HDF5 file but not a run file")
     if version not in SCHEMAS:
@@ -327,44 +184,8 @@ def check_schema(path: Path, version: int | None) -> None:
         raise RunFileError(f"{path} has schema {version}; this version of mtrl reads schema {known}")
 
 
-def refuse_another_run(path: Path, config: Config) -> None:
-    """Raises RunFileError, naming what differs, where `path` holds the run of another configuration."""
-    _, before = _stored_config(path)
-    if before is None:  # nothing that could be lost
-        return
-    if changes := changed_fields(before, config):
-        raise RunFileError(
-            f"{path} is of another configuration: {'; '.join(changes)}. Use another folder, or move it away"
-        )
-
-
-def find_run(folder: Path, config: Config) -> Path:
-    """The folder below `folder` of the run of `config`: named by its run id, or by that of an earlier version, or begun
-    by an earlier version with the same words (`as_begun`)."""
-    named = folder / config.run_id
-    if named.exists():
-        return named
-    places = [path.parent for path in sorted(folder.glob("*/run.h5"))]
-    stored = ((place, _stored_config(place / "run.h5")) for place in places)
-    same = (
-        place for place, (_, before) in stored if before is not None and run_id_of(before) == config.run_id
-    )
-    meant = (place for place in places if as_begun(place, config) != config)
-    return next(itertools.chain(same, meant), named)
-
-
-def as_begun(directory: Path, config: Config) -> Config:
-    """`config` as the run in `directory` computes it: an earlier version that was given the same words did what
-    `mtrl.run_ids.EARLIER` says, and its run goes on so."""
-    schema, before = _stored_config(directory / "run.h5")
-    if before is None or schema == SCHEMA_VERSION:
-        return config
-    earlier = Config.model_validate(as_begun_earlier(config.model_dump(mode="json"), schema))
-    return config if changed_fields(before, earlier) else earlier
-
-
-def _stored_config(path: Path) -> tuple[int, dict[str, Any] | None]:
-    """Schema and configuration of the run file `path`; None where there is no such file."""
+def stored_config(path: Path) -> tuple[int, dict[str, Any] | None]:
+    """Schema and configuration of the run file `path`; (0, None) if there is no readable run file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             schema = int(file.attrs["schema_version"])
@@ -374,61 +195,24 @@ def _stored_config(path: Path) -> tuple[int, dict[str, Any] | None]:
 
 
 def read_index(file: h5py.File) -> dict[str, Any]:
-    """What the attribute `index` of `file` holds: {"coordinates": {name: [..]}, "attributes": {name: value}}."""
+    """The content of the attribute `index` for `file`: {"coordinates": {name: [..]}, "attributes": {name: value}}."""
     coordinates = {name: _labels(file[name]) for name in COORDINATES if name in file}
     attributes = {name: np.asarray(value).item() for name, value in file.attrs.items() if name not in LONG}
     return {"coordinates": coordinates, "attributes": attributes}
 
 
-def lay_out(
-    file: h5py.File, config: Config, run_metrics: Sequence[str], attributes: Mapping[str, Any], layers: int
-) -> None:
-    """Everything but the values: datasets of their final size, scales, attributes."""
-    evaluations = len(config.evaluate.steps(config.train.vector_steps))
-    coordinates: dict[str, Any] = {
-        "eval": np.arange(evaluations),
-        "metric": list(TASK_METRICS),
-        "run_metric": list(run_metrics),
-        "task": list(config.env.tasks),
-        "clock": list(CLOCKS),
-    }
-    if layers:
-        coordinates |= {
-            "batch": list(BATCHES),
-            "network": list(NETWORKS),
-            "layer": np.arange(1, layers + 1),
-            "layer_metric": list(LAYER_METRICS),
-            "gradient_metric": list(GRADIENT_METRICS),
-        }
-    for name, values in coordinates.items():
-        file[name] = values
-        file[name].make_scale(name)
-    for name, (axes, dtype) in ARRAYS.items():
-        if name in PLASTICITY and not layers:
-            continue
-        shape = tuple(len(coordinates[axis]) for axis in axes)
-        file.create_dataset(name, data=np.full(shape, missing(name), dtype))
-        for position, axis in enumerate(axes):
-            file[name].dims[position].attach_scale(file[axis])
-    file.create_dataset("committed", data=np.int64(0))
-    whole = {"schema_version": SCHEMA_VERSION, "run_id": config.run_id, "config": config.model_dump_json()}
-    whole["packages"] = json.dumps(installed())
-    for name, value in (whole | dict(attributes)).items():
-        file.attrs[name] = value
-    file.attrs["index"] = json.dumps(read_index(file))
-
-
 def config_today(text: str, schema: int) -> str:
-    """The configuration of a file of that schema, JSON, with what the schema left unsaid.
+    """The configuration `text` (JSON) of a file of that schema, with the values that the schema left out.
 
-    Before schema 2 all episodes of an evaluation went on to the horizon.
+    Before schema 2 all episodes of an evaluation continued to the horizon.
     """
     if schema > 1:
         return text
     return json.dumps(as_meant(json.loads(text)))
 
 
-def _read(path: Path, file: h5py.File) -> RunData:
+def read_committed(path: Path, file: h5py.File) -> RunData:
+    """The committed evaluations of an open run file. Raises RunFileError for an unknown schema."""
     version = file.attrs.get("schema_version")
     check_schema(path, None if version is None else int(version))
     rows = int(file["committed"][()])
@@ -465,8 +249,3 @@ def _labels(dataset: h5py.Dataset) -> list[Any]:
 
 def _strings(dataset: h5py.Dataset) -> tuple[str, ...]:
     return tuple(dataset.asstr()[:])
-
-
-def sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -18,8 +18,8 @@ from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.monitor.divergence import DivergedError
 from mtrl.replay import Batch, pooled_counts
-from mtrl.results import ended
 from mtrl.run import Run
+from mtrl.run_folder import ended
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from mtrl.monitor.fixed_batch import FixedBatch
 from mtrl.monitor.loggers import flatten, open_loggers
 from mtrl.monitor.plasticity import RUN_METRICS, Measured, measure
 from mtrl.replay import Batch
-from mtrl.results import CLOCKS, OWN, Divergence, RunFileWriter
+from mtrl.results import CLOCKS, OWN, Divergence
+from mtrl.run_writer import RunFileWriter
 
 OwnMetric = Callable[[Agent, Mapping[str, Batch]], float]  # takes an agent and {"training": .., "fixed": ..}
 

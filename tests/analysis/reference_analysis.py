@@ -10,7 +10,8 @@ import numpy as np
 
 from mtrl.config import Config
 from mtrl.overrides import build_config
-from mtrl.results import PLASTICITY, Divergence, RunFileWriter
+from mtrl.results import PLASTICITY, Divergence
+from mtrl.run_writer import RunFileWriter
 
 DIVERGED = Divergence(1_200, "q_mean", -12_000.0, 10_000.0)
 RUN_METRICS = ("critic_loss", "dormant_critic", "dormant_actor", "srank_critic_1")

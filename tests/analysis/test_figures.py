@@ -28,7 +28,7 @@ from analysis.figures import (
 )
 from analysis.frames import open_sweep
 from analysis.variants import Variant, variants
-from mtrl.results import RunFileWriter
+from mtrl.run_writer import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, config_of, write_sweep
 
 

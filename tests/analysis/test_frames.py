@@ -20,7 +20,8 @@ from analysis.frames import load, open_sweep, save
 from analysis.gridding import last, to_runs
 from analysis.variants import variants
 from mtrl.config import Config
-from mtrl.results import RunFileWriter, read_run
+from mtrl.results import read_run
+from mtrl.run_writer import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, config_of, write_run, write_sweep
 
 

@@ -19,7 +19,7 @@ from analysis.findings import is_above
 from analysis.frames import open_sweep
 from analysis.report import Drawing, Page, Table, render
 from analysis.variants import variants
-from mtrl.results import RunFileWriter
+from mtrl.run_writer import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run, write_sweep
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -23,11 +23,10 @@ from mtrl.results import (
     SCHEMAS,
     TASK_METRICS,
     RunFileError,
-    RunFileWriter,
-    as_begun,
     read_run,
-    refuse_another_run,
 )
+from mtrl.run_folder import as_begun, refuse_another_run
+from mtrl.run_writer import RunFileWriter
 from tests.analysis.reference_analysis import DIVERGED, RUN_METRICS, config_of, write_run
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mtrl.overrides import build_config
-from mtrl.results import RunFileWriter
+from mtrl.run_writer import RunFileWriter
 
 CONFIG = build_config("debug")
 

@@ -12,7 +12,8 @@ import pytest
 
 from analysis.frames import open_sweep
 from mtrl.overrides import build_config, override
-from mtrl.results import RunFileError, ended, find_run, read_run
+from mtrl.results import RunFileError, read_run
+from mtrl.run_folder import ended, find_run
 from mtrl.run_ids import flatten
 from slurm.survey import survey
 from sweeps import grid as grids
