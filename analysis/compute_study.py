@@ -242,6 +242,8 @@ def items(studies: Sequence[CurveStudy]) -> Items:
         shown += [_budget_table(fitted), *_iso_drawing(fitted)]
     if any((found.curves.cost > 0).all() for found in studies):
         shown += [_compute_drawing(studies)]
+    if studies:
+        shown += [_data_times_size_drawing(studies)]
     return [*shown, _time_table(studies)] if studies else shown
 
 
@@ -324,6 +326,19 @@ def _compute_drawing(studies: Sequence[CurveStudy]) -> Drawing:
     caption = "Success against compute: FLOPs of the updates up to each evaluation, mean over runs, a line per size."
     drawing = figures.lines(panels, x="FLOPs of updates", y="success", dots=False)
     return Drawing("success_against_compute", "Success against compute", caption, drawing)
+
+
+def _data_times_size_drawing(studies: Sequence[CurveStudy]) -> Drawing:
+    panels = {
+        found.group: [Series(line.name, line.steps * line.parameters, line.success) for line in found.lines]
+        for found in studies
+    }
+    caption = (
+        "Success against env steps times parameters, mean over runs, a line per size: where the lines meet, success "
+        "depends on the product alone."
+    )
+    drawing = figures.lines(panels, x="env steps x parameters", y="success", dots=False)
+    return Drawing("success_against_steps_times_size", "Success against steps times size", caption, drawing)
 
 
 def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:

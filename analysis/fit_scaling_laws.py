@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     # When this file is run, Python puts its folder first on the path, and statistics.py would hide the standard
@@ -53,6 +53,13 @@ LAWS = (
     help="A run's score: its last evaluation, the mean of its last three, or the mean height of its curve.",
 )
 @click.option(
+    "--x-axis",
+    type=click.Choice(["size", "compute"]),
+    default="size",
+    show_default=True,
+    help="What figures have along x: parameters and env steps, or for both the FLOPs of the updates.",
+)
+@click.option(
     "--keep",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -77,6 +84,7 @@ def main(
     model: str,
     likelihood: str,
     score: str,
+    x_axis: str,
     keep: Path | None,
     runs_table: Path | None,
     columns: tuple[str, ...],
@@ -94,15 +102,15 @@ def main(
     from analysis.sources import source_of
 
     known = {ours: theirs for ours, _, theirs in (word.partition("=") for word in columns)}
-    options = {"model": model, "likelihood": likelihood, "score": score, "seed": seed, "quiet": as_json}
+    options = {"model": model, "likelihood": likelihood, "score": score, "x_axis": x_axis, "seed": seed}
     try:
         if paper:
             from analysis import paper_study
 
-            page, folder = paper_study.study(seed=seed), Path("runs/paper/report")
+            page, folder = paper_study.study(x_axis=cast(Any, x_axis), seed=seed), Path("runs/paper/report")
         else:
             source = source_of(paths)
-            page, folder = _page(source, runs_table, known, keep, **options), source.folder
+            page, folder = _page(source, runs_table, known, keep, quiet=as_json, **options), source.folder
         _write(page, out or folder, as_json)
     except SweepError as error:
         raise click.ClickException(str(error)) from None
@@ -113,17 +121,26 @@ def main(
 
 
 def _page(
-    source: Source, runs_table: Path | None, columns: dict[str, str], keep: Path | None, **options: Any
+    source: Source,
+    runs_table: Path | None,
+    columns: dict[str, str],
+    keep: Path | None,
+    *,
+    quiet: bool,
+    **options: Any,
 ) -> Any:
     """The page about a sweep, a dataset or tables. Runs (all but tables of points) are also saved to `keep`."""
     from analysis import sweep_study, table_study
     from analysis.frames import load, save
     from analysis.history_table import are_histories, open_histories
 
-    quiet = options.pop("quiet")
     if source.kind == "tables" and not are_histories(source.paths, columns):
         if options.pop("score") != "last":
             raise click.UsageError("a table of points has one score each: --score needs learning curves")
+        if options.pop("x_axis") != "size":
+            raise click.UsageError(
+                "a table of points does not say how long runs were: --x-axis compute needs runs"
+            )
         return table_study.study(source.paths, **options)
     match source.kind:
         case "tables":

@@ -13,6 +13,7 @@ from analysis.law_study import EVERYTHING, OTHER_LIKELIHOODS, Law, span
 from analysis.models import Likelihood
 from analysis.report import Drawing, Table, Text
 from analysis.scaling_laws import Choice, failure_band, largest
+from analysis.x_axis import SIZE, XAxis
 
 LIKELIHOOD_WORDS: dict[Likelihood, str] = {
     "logit": "least squares on logits",
@@ -26,9 +27,9 @@ ILL_CONDITIONED = 1e6
 Items = list[Text | Table | Drawing]
 
 
-def items(laws: Sequence[Law]) -> Items:
+def items(laws: Sequence[Law], x: XAxis = SIZE) -> Items:
     """The failure with both laws, the exponents as a table and a forest plot, and the best split of a budget."""
-    found: Items = [Text(LAWS), *_failure_drawing(laws), _exponent_table(laws), *_forest(laws)]
+    found: Items = [Text(LAWS), *_failure_drawing(laws, x), _exponent_table(laws), *_forest(laws)]
     shared = [
         [law.group, by, f"equal {basis}", f"{share:.2f}", span(low, high)]
         for law in laws
@@ -43,31 +44,32 @@ def items(laws: Sequence[Law]) -> Items:
     return found
 
 
-def _failure_drawing(laws: Sequence[Law]) -> list[Drawing]:
+def _failure_drawing(laws: Sequence[Law], x: XAxis) -> list[Drawing]:
     drawn = [law for law in laws if law.line.form == "slope" and not law.line.refusal]
     if not drawn:
         return []
-    panels = {law.group: _failure_panel(law) for law in drawn[:MOST_PANELS]}
+    panels = {law.group: _failure_panel(law, x) for law in drawn[:MOST_PANELS]}
     more = f" The first {MOST_PANELS} of {len(drawn)} groups." if len(drawn) > MOST_PANELS else ""
     caption = (
         "Failure on logarithmic axes, a dot per run. Blue: the power law over the measured sizes (straight), in its "
         "95% band; orange, dashed: the law with a free floor, in its band, where its exponent is identified. Where the "
         f"two part, these runs do not say which holds.{more}"
     )
-    return [Drawing("failure", "Failure against parameters", caption, figures.failure(panels))]
+    return [Drawing("failure", "Failure against parameters", caption, figures.failure(panels, x.size_label))]
 
 
-def _failure_panel(law: Law) -> figures.Failure:
+def _failure_panel(law: Law, x: XAxis) -> figures.Failure:
     sizes = law.points.sizes["parameters"]
     grid = np.geomspace(sizes.min(), sizes.max(), 40)
+    at = x.size(law.group, grid)
     line = floor = None
     if not law.line.refusal:
-        line = figures.Band(grid, law.line.failure(parameters=grid), *law.line.band(parameters=grid))
+        line = figures.Band(at, law.line.failure(parameters=grid), *law.line.band(parameters=grid))
     if law.fit.identified and law.fit.model == "power":
         floor = figures.Band(
-            grid, law.fit.failure(parameters=grid), *failure_band(law.fit, law.points, parameters=grid)
+            at, law.fit.failure(parameters=grid), *failure_band(law.fit, law.points, parameters=grid)
         )
-    return figures.Failure(sizes, 1 - law.points.success, line, floor)
+    return figures.Failure(x.size(law.group, sizes), 1 - law.points.success, line, floor)
 
 
 def _exponent_table(laws: Sequence[Law]) -> Table:
@@ -128,7 +130,7 @@ def _forest(laws: Sequence[Law]) -> list[Drawing]:
     return [Drawing("exponents", "Exponents", caption, figures.forest(rows, label="exponent", line=0))]
 
 
-def diagnostics(laws: Sequence[Law]) -> list[Table | Drawing]:
+def diagnostics(laws: Sequence[Law], x: XAxis = SIZE) -> list[Table | Drawing]:
     """Tables and figures on how well the laws fit and predict.
 
     Other laws, other likelihoods, residuals, extrapolation, profiles of the exponents.
@@ -138,14 +140,15 @@ def diagnostics(laws: Sequence[Law]) -> list[Table | Drawing]:
         return []
     single = {law.group: law for law in fitted if not law.group.startswith(EVERYTHING)}
     residuals = {
-        name: (law.points.sizes["parameters"], law.fit.residuals(law.points)) for name, law in single.items()
+        name: (x.size(name, law.points.sizes["parameters"]), law.fit.residuals(law.points))
+        for name, law in single.items()
     }
     found: list[Table | Drawing] = [
         choice_table({law.group: law.choices for law in fitted}), _likelihood_table(fitted),
     ]  # fmt: skip
     if residuals:
         caption = "Fitted minus seen failure, a dot per run; a law that bends away from its points shows as a curve."
-        found.append(Drawing("residuals", "Residuals", caption, figures.residuals(residuals)))
+        found.append(Drawing("residuals", "Residuals", caption, figures.residuals(residuals, x.size_label)))
     return found + _extrapolation(single) + _profiles(fitted)
 
 

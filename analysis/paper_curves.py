@@ -7,12 +7,15 @@ import numpy as np
 from analysis import paper
 from analysis.compute_study import CurveStudy, Line, study_of_curves
 from analysis.data_laws import Curves
+from analysis.figures import PAPER
 from analysis.time_laws import Times, first_reached, time_law
+from analysis.x_axis import Pairs
 from mtrl.overrides import build_config
 from mtrl.sizing import update_flops
 
 EPISODES = 50  # per task and evaluation
 RUNS = 10  # behind each curve
+STEPS = 2_000_000  # per task
 LEVELS = (0.5, 0.65, 0.75)  # the success J of the times D_J
 
 NOTE = (
@@ -40,6 +43,18 @@ def studies(generator: np.random.Generator) -> list[CurveStudy]:
             lines.append(Line(f"width {width}", size, steps, success, cost))
         found.append(_study(benchmark, lines, tasks, generator))
     return found
+
+
+def compute() -> dict[str, Pairs]:
+    """Parameters and FLOPs of the paper's whole runs, for an axis of compute: by benchmark, after the paper's name."""
+    known: dict[str, Pairs] = {}
+    for benchmark, rows in paper.by_benchmark("success_by_width").items():
+        known[f"{PAPER}, {benchmark}"] = [
+            (paper.parameters(row), STEPS * tasks * _flops_per_env_step(benchmark, int(row["width"]), tasks))
+            for row in rows
+            for tasks in (int(row["tasks"]),)
+        ]
+    return known
 
 
 def _flops_per_env_step(benchmark: str, width: int, tasks: int) -> float:

@@ -16,6 +16,7 @@ from analysis.paper_claims import EPISODES, RUNS, WORDS, actor_critic_line, clai
 from analysis.report import Drawing, Page, Section, Table, Text
 from analysis.scaling_laws import Points
 from analysis.statistics import Interval, interval, iqm_of_runs, minimum_difference
+from analysis.x_axis import SIZE, Name, XAxis, compute_axis
 
 MATCHED = {
     "soft_modularization": "550",
@@ -25,9 +26,10 @@ MATCHED = {
 WIDTHS = ("400", "1024", "2048", "4096")  # of the multi-head MLP, with single seeds known
 
 
-def study(*, seed: int = 0) -> Page:
+def study(*, x_axis: Name = "size", seed: int = 0) -> Page:
     """The page about analysis/paper/*.csv."""
     generator = np.random.default_rng(seed)
+    x = _axis() if x_axis == "compute" else SIZE
     groups = paper.by_benchmark("success_by_width")
     single = {name: law_of_points(name, _points(rows), "power", generator) for name, rows in groups.items()}
     laws = [
@@ -56,11 +58,11 @@ def study(*, seed: int = 0) -> Page:
         shows=shows,
         does_not_show=does_not_show,
         sections=[
-            Section("Scaling laws", law_items.items(laws)),
+            Section("Scaling laws", law_items.items(laws, x)),
             Section(
                 "Data and compute", [Text(paper_curves.NOTE), *compute_study.items(curve_studies)]
             ),
-            Section("Success and size", [_size_drawing(single), _maps()]),
+            Section("Success and size", [_size_drawing(single, x), _maps()]),
             Section("What the seeds support", [
                 _seed_drawing(scores), comparisons.table(compared, COMPARED),
                 comparisons.drawing(compared, "comparisons_mt10", "The paper's comparisons by its own seeds"),
@@ -70,7 +72,7 @@ def study(*, seed: int = 0) -> Page:
             Section("Actor against critic", [_actor_critic_table(), _elasticity_table(), Text(ACTOR_CRITIC)]),
             Section("Plasticity", [_dormant_drawing()]),
             Section("Learning", [_learning_drawing()]),
-            Section("How far to trust the laws", law_items.diagnostics(laws)),
+            Section("How far to trust the laws", law_items.diagnostics(laws, x)),
             Section("Methods", [Text(text) for text in METHODS]),
         ],
         footer="mtrl, from analysis/paper/*.csv.",
@@ -199,17 +201,25 @@ def _seed_drawing(scores: dict[tuple[str, str], Interval]) -> Drawing:
     return Drawing("seeds_mt10", "Single seeds at MT10", caption, figures.forest(rows, label="success"))
 
 
-def _size_drawing(laws: dict[str, Law]) -> Drawing:
+def _axis() -> XAxis:
+    """The axis of compute of the paper's benchmarks."""
+    known = paper_curves.compute()
+    return compute_axis({name.removeprefix(f"{figures.PAPER}, "): pairs for name, pairs in known.items()})
+
+
+def _size_drawing(laws: dict[str, Law], x: XAxis) -> Drawing:
     series = []
     for line in paper.series_by_width().values():
         grid = np.geomspace(line.sizes.min(), line.sizes.max(), 80)
         law = laws[line.label].line
-        series.append(replace(line, curve=None if law.refusal else (grid, 1 - law.failure(parameters=grid))))
+        at, sizes = (x.size(line.label, values) for values in (grid, line.sizes))
+        curve = None if law.refusal else (at, 1 - law.failure(parameters=grid))
+        series.append(replace(line, sizes=sizes, curve=curve))
     caption = (
         "IQM over n = 10 runs of the mean over tasks, multi-head MLP of width 256 to 4096, at the end of training. "
         "Curves are power laws over the measured sizes."
     )
-    drawing = success_against_parameters({"multi-head MLP": series})
+    drawing = success_against_parameters({"multi-head MLP": series}, x=x.size_label)
     return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
 
 

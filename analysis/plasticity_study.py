@@ -13,6 +13,7 @@ from analysis.figures import Series
 from analysis.report import Drawing, Table, Text
 from analysis.statistics import Slope, least_squares
 from analysis.variants import Variant, groups, short_name
+from analysis.x_axis import SIZE, XAxis
 from mtrl.results import NETWORKS, OWN
 
 Array = NDArray[np.float64]
@@ -35,11 +36,11 @@ FIXED = {"": "", "_fixed": " on the fixed batch"}  # the end of a metric's name:
 DOUBLING = {"width": "width", "tasks": "tasks", "batch": "total batch"}
 
 
-def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
+def section(found: Sequence[Variant], x: XAxis = SIZE) -> tuple[Items, list[str], list[str]]:
     """Tables and figures, sentences on what they show, and sentences on what they do not show."""
     if not any("dormant_critic" in variant.metrics for variant in found):
         return [], [], []
-    items: Items = [*_curves(found), *_by_width(found), *_maps(found)]
+    items: Items = [*_curves(found, x), *_by_width(found), *_maps(found)]
     yes: list[str] = []
     no: list[str] = []
     for suffix in FIXED:
@@ -48,17 +49,22 @@ def section(found: Sequence[Variant]) -> tuple[Items, list[str], list[str]]:
     return items, yes, list(dict.fromkeys(no))
 
 
-def own_metrics(found: Sequence[Variant]) -> list[Drawing]:
+def own_metrics(found: Sequence[Variant], x: XAxis = SIZE) -> list[Drawing]:
     """A figure of the metrics of `run.metrics` over training, with a panel for each."""
     names = {name for variant in found for name in variant.metrics if name.startswith(OWN)}
-    benchmark, panels = curve_panels(found, {name: name.removeprefix(OWN) for name in sorted(names)})
+    benchmark, panels = curve_panels(found, {name: name.removeprefix(OWN) for name in sorted(names)}, x)
     if not panels:
         return []
     caption = (
-        f"{short_name(benchmark)}: mean over runs, in a band that spans them, against env steps per task. "
+        f"{short_name(benchmark)}: mean over runs, in a band that spans them (two runs: thin lines), against "
+        f"{x.steps_label}. "
         "What each number is, the function that run.metrics names says."
     )
-    return [Drawing("own_metrics", "Your own metrics over training", caption, figures.measures(panels))]
+    return [
+        Drawing(
+            "own_metrics", "Your own metrics over training", caption, figures.measures(panels, x.steps_label)
+        )
+    ]
 
 
 def measured(variant: Variant, name: str) -> Array | None:
@@ -80,7 +86,9 @@ def at_the_end(variant: Variant, name: str) -> Array:
     return np.concatenate(ends) if ends else np.empty(0)
 
 
-def curve_panels(found: Sequence[Variant], titles: Mapping[str, str]) -> tuple[str, dict[str, list[Series]]]:
+def curve_panels(
+    found: Sequence[Variant], titles: Mapping[str, str], x: XAxis
+) -> tuple[str, dict[str, list[Series]]]:
     """The benchmark with most variants, and {title: a line per variant of it} for each metric of `titles`.
 
     `titles` is {metric: title}.
@@ -100,24 +108,36 @@ def curve_panels(found: Sequence[Variant], titles: Mapping[str, str]) -> tuple[s
             if values is None or not np.isfinite(values).any():
                 continue
             known = np.isfinite(values).any(0) & (variant.env_steps >= 0)
-            steps = variant.env_steps[known] / variant.task_count
-            spread = [f(values[:, known], axis=0) for f in (np.nanmean, np.nanmin, np.nanmax)]
+            steps = variant.env_steps[known] / variant.task_count * x.per_step(variant)
             label = f"{variant.name}  (n = {len(values)})"
-            panels.setdefault(title, []).append(Series(label, steps, *spread))
+            panels.setdefault(title, []).append(_over_steps(label, steps, values[:, known]))
     return most, panels
 
 
-def _curves(found: Sequence[Variant]) -> list[Drawing]:
+def _over_steps(label: str, steps: Array, values: Array) -> Series:
+    """The mean over runs of values [runs, n], in a band that spans them from three runs on."""
+    mean = np.nanmean(values, axis=0)
+    if len(values) < figures.BAND_FROM:
+        return Series(label, steps, mean, runs=values if len(values) > 1 else None)
+    return Series(label, steps, mean, np.nanmin(values, axis=0), np.nanmax(values, axis=0))
+
+
+def _curves(found: Sequence[Variant], x: XAxis) -> list[Drawing]:
     """A figure with a panel per metric: for the benchmark with most variants, each variant's mean over its runs."""
-    benchmark, panels = curve_panels(found, CURVES)
+    benchmark, panels = curve_panels(found, CURVES, x)
     if not panels:
         return []
     caption = (
-        f"{short_name(benchmark)}: mean over runs, in a band that spans them, against env steps per task. Lighter is "
-        "larger. Effective rank is the mean over layers, the cosine that over pairs of tasks. The fixed batch stays "
-        "the same over a run, the other is that of the latest update."
+        f"{short_name(benchmark)}: mean over runs, in a band that spans them (two runs: thin lines), against "
+        f"{x.steps_label}. "
+        "Lighter is larger. Effective rank is the mean over layers, the cosine that over pairs of tasks. The fixed "
+        "batch stays the same over a run, the other is that of the latest update."
     )
-    return [Drawing("plasticity_curves", "Plasticity over training", caption, figures.measures(panels))]
+    return [
+        Drawing(
+            "plasticity_curves", "Plasticity over training", caption, figures.measures(panels, x.steps_label)
+        )
+    ]
 
 
 def _by_width(found: Sequence[Variant]) -> list[Drawing]:
@@ -136,13 +156,15 @@ def _by_width(found: Sequence[Variant]) -> list[Drawing]:
                 np.array([f(values) for values in by_width]) for f in (np.mean, np.min, np.max)
             )
             label = f"{group[0].group}  (n = {sum(map(len, by_width))})"
-            panels.setdefault(f"dormant neurons of the {part}{words}", []).append(
-                Series(label, np.array(widths), mean, low, high)
-            )
+            series = Series(label, np.array(widths), mean, low, high)
+            if max(map(len, by_width)) < figures.BAND_FROM:
+                series = Series(label, np.array(widths), mean, runs=np.stack([low, high]))
+            panels.setdefault(f"dormant neurons of the {part}{words}", []).append(series)
     if not panels:
         return []
     caption = (
-        "Share of hidden neurons dormant at the last evaluation: mean over runs, in a band that spans them."
+        "Share of hidden neurons dormant at the last evaluation: mean over runs, in a band that spans them (of two "
+        "runs a width: thin lines)."
     )
     return [Drawing("dormant", "Dormant neurons", caption, figures.lines(panels, x="width", y="dormant"))]
 

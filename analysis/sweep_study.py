@@ -16,13 +16,15 @@ from analysis import (
     compute_study,
     figures,
     law_items,
+    learning_items,
     paper,
+    paper_curves,
     plasticity_study,
     update_study,
 )
 from analysis.comparisons import Comparison, Pair
 from analysis.errors import SweepError
-from analysis.figures import FEW_TASKS, Series, learning_curves, success_against_parameters
+from analysis.figures import FEW_TASKS, Series, success_against_parameters
 from analysis.findings import findings
 from analysis.gridding import to_runs
 from analysis.law_study import EVERYTHING, Law, law_of, span
@@ -31,15 +33,13 @@ from analysis.report import Drawing, Lines, Page, Section, Table, Text, counted
 from analysis.scores import WORDS, Score
 from analysis.statistics import (
     Interval,
-    curve_area,
     interval,
     iqm_of_runs,
-    isotonic,
-    plateau,
+    performance_profile,
     profile_band,
-    steps_to,
 )
 from analysis.variants import PLAIN, Variant, by_benchmark, following_settings, groups, short_name, variants
+from analysis.x_axis import SIZE, Name, XAxis, compute_axis, compute_of
 
 MATCHED = 1.25  # by which factor the sizes of two systems may differ to be compared
 FEW_PROFILES = 5
@@ -53,11 +53,13 @@ def study(
     model: str = "auto",
     likelihood: Likelihood = "logit",
     score: Score = "last",
+    x_axis: Name = "size",
     seed: int = 0,
 ) -> Page:
     """The page about a sweep. Raises SweepError where no run has finished.
 
     model is a law's name; auto takes actor_critic where widths of actor and critic vary apart, and power elsewhere.
+    x_axis says what figures have along x: parameters and env steps, or the FLOPs of the updates for both.
     """
     generator = np.random.default_rng(seed)
     everything = variants(dataset, score)
@@ -67,10 +69,11 @@ def study(
         raise SweepError(
             f"no finished runs in {name} ({waiting} unfinished); wait for one, or relaunch the sweep"
         )
+    x = compute_axis(compute_of(found) | paper_curves.compute()) if x_axis == "compute" else SIZE
     scores = [interval(variant.scores, iqm_of_runs, generator, bounds=(0, 1)) for variant in found]
     laws = _laws(found, model, likelihood, generator)
     compared = comparisons.comparisons(_pairs(found), generator)
-    plasticity, plastic, not_plastic = plasticity_study.section(found)
+    plasticity, plastic, not_plastic = plasticity_study.section(found, x)
     following = following_settings(to_runs(dataset))
     studied = [compute_study.study(name, group, generator) for name, group in groups(found).items()]
     curve_studies = [each for each in studied if each is not None]
@@ -83,16 +86,19 @@ def study(
     for yes, no in (*map(compute_study.sentences, curve_studies), update_study.sentences(by_updates)):
         shows, does_not_show = shows + yes, does_not_show + no
     sections = [
-        Section("Learning", [_learning_drawing(found), *beside_paper.items(of_paper), _speed_table(found)]),
+        Section("Learning", [
+            *learning_items.drawings(found, x), *beside_paper.items(of_paper), learning_items.speed_table(found),
+        ]),
         Section("Success and size", [
-            _size_drawing(found, scores, laws), *_parts_drawing(found, scores), *_heat_maps(found, scores),
+            _size_drawing(found, scores, laws, x), *([] if x.compute else _parts_drawing(found, scores)),
+            *learning_items.lost_drawing(found, x), *_heat_maps(found, scores),
             _score_table(found, scores), *_profile_drawing(found, generator), *_comparison_items(compared),
         ]),
-        Section("Scaling laws", law_items.items(laws)),
+        Section("Scaling laws", law_items.items(laws, x)),
         Section("Data and compute", [*compute_study.items(curve_studies), *update_study.items(by_updates)]),
-        Section("How far to trust the laws", law_items.diagnostics(laws)),
+        Section("How far to trust the laws", law_items.diagnostics(laws, x)),
         Section("Plasticity", plasticity),
-        Section("Your own metrics", plasticity_study.own_metrics(found)),
+        Section("Your own metrics", plasticity_study.own_metrics(found, x)),
         Section("Methods", [Text(text) for text in METHODS]),
         Section("Provenance", _provenance(dataset)),
     ]  # fmt: skip
@@ -203,20 +209,11 @@ def _comparison_items(compared: Sequence[Comparison]) -> list[Table | Drawing | 
     ]
 
 
-def _learning_drawing(found: Sequence[Variant]) -> Drawing:
-    runs = sorted({variant.curves.shape[0] for variant in found})
-    span = counted(runs[0], "run") if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
-    few = len({variant.name for variant in found}) <= figures.MANY_LINES
-    band = " The band spans the runs." if runs[-1] > 1 and few else ""
-    caption = (
-        f"Success of the deterministic policy over {found[0].episodes} episodes per task; {span} per line, "
-        f"lighter is larger.{band} The dashed line is a uniform random policy: it succeeds by chance on easy tasks."
-    )
-    return Drawing("learning_curves", "Learning curves", caption, learning_curves(found))
-
-
-def _series(rows: Sequence[tuple[Variant, Interval]], part: str, law: Law | None = None) -> Series:
+def _series(
+    rows: Sequence[tuple[Variant, Interval]], part: str, law: Law | None = None, x: XAxis = SIZE
+) -> Series:
     """One line: the variants of a group against their parameters, with the single runs."""
+    name = rows[0][0].group
     rows = sorted(rows, key=lambda row: row[0].parameters[part])
     sizes = np.array([variant.parameters[part] for variant, _ in rows])
     runs = [(variant.parameters[part], score, lost) for variant, _ in rows
@@ -226,29 +223,34 @@ def _series(rows: Sequence[tuple[Variant, Interval]], part: str, law: Law | None
     several = max(len(variant.seeds) for variant, _ in rows) > 1
     grid = np.geomspace(sizes.min(), sizes.max(), 80)
     return Series(
-        f"{rows[0][0].group}  (n = {len(runs)})",
-        sizes,
+        f"{name}  (n = {len(runs)})",
+        x.size(name, sizes),
         np.array([score.estimate for _, score in rows]),
         np.array([score.low for _, score in rows]),
         np.array([score.high for _, score in rows]),
-        curve=(grid, 1 - law.fit.failure(parameters=grid))
+        curve=(x.size(name, grid), 1 - law.fit.failure(parameters=grid))
         if law and law.fit.identified and law.fit.model == "power"
         else None,
-        dots=(size, score) if several else None,
-        crosses=(size[lost], score[lost]),
+        dots=(x.size(name, size), score) if several else None,
+        crosses=(x.size(name, size[lost]), score[lost]),
     )
 
 
-def _size_drawing(found: Sequence[Variant], scores: Sequence[Interval], laws: Sequence[Law]) -> Drawing:
+def _size_drawing(
+    found: Sequence[Variant], scores: Sequence[Interval], laws: Sequence[Law], x: XAxis
+) -> Drawing:
     fits = {law.group: law for law in laws}
     of = dict(zip(map(id, found), scores, strict=True))
-    published = paper.series_by_width()
+    published = {
+        name: replace(series, sizes=x.size(f"{figures.PAPER}, {name}", series.sizes))
+        for name, series in paper.series_by_width().items()
+    }
     panels: dict[str, list[Series]] = {}
     random = {}
     for benchmark, group in by_benchmark(found).items():
         title = short_name(benchmark)
         panels[title] = [
-            _series([(variant, of[id(variant)]) for variant in members], "total", fits.get(name))
+            _series([(variant, of[id(variant)]) for variant in members], "total", fits.get(name), x)
             for name, members in groups(group).items()
         ]
         if benchmark in published:
@@ -261,7 +263,7 @@ def _size_drawing(found: Sequence[Variant], scores: Sequence[Interval], laws: Se
         "more; small dots are single runs, n in all; a fitted curve where a law is identified. The paper's points are "
         "its multi-head MLP after 2M steps per task: where lengths or tasks differ, compare shapes, not heights."
     )
-    drawing = success_against_parameters(panels, random=random)
+    drawing = success_against_parameters(panels, random=random, x=x.size_label)
     return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
 
 
@@ -352,50 +354,25 @@ def _profile_drawing(found: Sequence[Variant], generator: np.random.Generator) -
         if len(shown) > FEW_PROFILES:  # more cannot be told apart
             shown = [shown[round(place)] for place in np.linspace(0, len(shown) - 1, FEW_PROFILES)]
         if shown:
-            panels[short_name(benchmark)] = [
-                Series(
-                    f"{variant.name}  (n = {len(variant.seeds)})",
-                    levels,
-                    *profile_band(variant.scores, levels, generator, resamples=1_000),
-                )
-                for variant in shown
-            ]
+            panels[short_name(benchmark)] = [_profile(variant, levels, generator) for variant in shown]
     if not panels:
         return []
-    caption = "Share of runs and tasks that score above a threshold, with 95% bands from n resampled runs."
+    caption = (
+        "Share of runs and tasks that score above a threshold, with 95% bands from n resampled runs; of two runs thin "
+        "lines show each."
+    )
     drawing = figures.lines(panels, x="success threshold", y="share above", log=False, dots=False)
     return [Drawing("profiles", "Performance profiles", caption, drawing)]
 
 
-def _speed_table(found: Sequence[Variant]) -> Table:
-    """Area under the learning curve, steps to half, and whether the curve has settled."""
-    rows = []
-    for variant in found:
-        steps, curves = variant.known_curves()
-        if not len(steps):
-            continue
-        curve = np.nanmean(curves, axis=0)
-        half = float(steps_to(0.5, steps, isotonic(curve)))
-        settled = plateau(steps, curve) if len(steps) >= 10 else np.nan
-        rows.append(
-            [
-                short_name(variant.benchmark),
-                variant.name,
-                f"{float(curve_area(steps, curve)):.3f}" if len(steps) > 1 else "–",
-                f"{half:,.0f}" if np.isfinite(half) else "never",
-                "too few evaluations"
-                if np.isnan(settled)
-                else f"{settled:,.0f}"
-                if np.isfinite(settled)
-                else "not yet",
-            ]
-        )
-    caption = (
-        "Learning, of the mean curve over runs and tasks; steps are env steps per task. Success counts as 50% from "
-        "where the nearest rising curve (isotonic regression) has it: a noisy curve crosses it early by luck."
-    )
-    header = ["tasks", "width", "mean height of the curve", "steps to 50% success, isotonic", "settled from"]
-    return Table(caption, header, rows, texts=(0, 1))
+def _profile(variant: Variant, levels: np.ndarray, generator: np.random.Generator) -> Series:
+    """A variant's profile in its band, or with the profile of each of two runs."""
+    label = f"{variant.name}  (n = {len(variant.seeds)})"
+    profile, low, high = profile_band(variant.scores, levels, generator, resamples=1_000)
+    if len(variant.seeds) < figures.BAND_FROM:
+        runs = np.stack([performance_profile(run[None], levels) for run in variant.scores])
+        return Series(label, levels, profile, runs=runs)
+    return Series(label, levels, profile, low, high)
 
 
 def _provenance(dataset: xr.Dataset) -> list[Text | Lines]:

@@ -14,11 +14,13 @@ from analysis.figures.laws import (
     residuals,
     steps_by_updates,
 )
-from analysis.figures.learning import FEW_TASKS, learning_curves, measures
-from analysis.figures.sizes import Series, lines, success_against_parameters
+from analysis.figures.learning import BAND_FROM, FEW_TASKS, learning_curves, measures
+from analysis.figures.sizes import Rate, Series, lines, rates, success_against_parameters
 from analysis.figures.style import BENCHMARK_COLOURS, INK, MANY_LINES, OKABE_ITO, PALE, PAPER
+from analysis.figures.tasks import tasks
 
 __all__ = [
+    "BAND_FROM",
     "BENCHMARK_COLOURS",
     "FEW_TASKS",
     "INK",
@@ -29,6 +31,7 @@ __all__ = [
     "Band",
     "Failure",
     "Predicted",
+    "Rate",
     "Row",
     "Series",
     "StepsLine",
@@ -41,9 +44,11 @@ __all__ = [
     "maps",
     "measures",
     "profiles_of_fit",
+    "rates",
     "residuals",
     "steps_by_updates",
     "success_against_parameters",
     "svg",
+    "tasks",
     "write",
 ]

@@ -48,7 +48,7 @@ class Failure:
 
 
 @styled
-def failure(panels: Mapping[str, Failure]) -> Figure:
+def failure(panels: Mapping[str, Failure], x: str = "parameters, actor + critics") -> Figure:
     """Failure against parameters on logarithmic axes: runs, and both laws in their bands."""
     figure, axes = panel_axes(len(panels), height=2.9, share_y=False)
     names: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def failure(panels: Mapping[str, Failure]) -> Figure:
         axis.tick_params(axis="y", which="minor", labelsize=7.5)
         size_axis(axis)
         axis.set_title(wrapped(title), fontsize=9)
-        axis.set_xlabel("parameters, actor + critics")
+        axis.set_xlabel(x)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel("failure")
     legend_below(figure, names)
@@ -136,14 +136,16 @@ def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -
 
 
 @styled
-def residuals(groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Figure:
+def residuals(
+    groups: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], x: str = "parameters, actor + critics"
+) -> Figure:
     """Fitted minus seen, in logits, against parameters: a law that bends away from its points shows here."""
     figure, (axis,) = panel_axes(1, height=2.4)
     for (label, (sizes, values)), colour in zip(groups.items(), colours(list(groups)), strict=True):
         axis.plot(sizes, values, "o", ms=4, color=colour, alpha=0.7, label=f"{label}  (n = {len(values)})")
     axis.axhline(0, color=PALE, lw=1.2, ls=(0, (4, 3)))
     size_axis(axis)
-    axis.set_xlabel("parameters, actor + critics")
+    axis.set_xlabel(x)
     axis.set_ylabel("fitted - seen, logits")
     axis.legend(fontsize=8)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from analysis.figures.sizes import Series
+from analysis.figures.sizes import Series, spread, thin
 from analysis.figures.style import (
     DIVERGED,
     MANY_LINES,
@@ -28,15 +28,20 @@ from analysis.figures.style import (
 )
 from analysis.variants import Variant, short_name
 
+BAND_FROM = 3  # runs; a band of two would fill what lies between them
 FEW_TASKS = 4  # a benchmark of more shows the mean over its tasks
 
 
 @styled
-def learning_curves(variants: Sequence[Variant]) -> Figure:
+def learning_curves(
+    variants: Sequence[Variant],
+    scale: Callable[[Variant], float] = lambda variant: 1.0,
+    label: str = "env steps per task",
+) -> Figure:
     """Success against env steps per task, one line per variant: the mean over its runs, in a band that spans them.
 
-    One panel per task, or, for a benchmark of many tasks, one panel of the mean over tasks. The dashed line is the
-    uniform random policy.
+    Two runs are thin lines, not a band. One panel per task, or, for a benchmark of many tasks, one panel of the mean
+    over tasks. The dashed line is the uniform random policy. `scale` times the steps is what stands along x.
     """
     panels: list[tuple[str, int | None]] = []
     for variant in {variant.benchmark: variant for variant in variants}.values():
@@ -56,7 +61,7 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
         group = [variant for variant in variants if variant.benchmark == benchmark]
         for variant in group:
             names[variant.name] = _curve(
-                axis, variant, place, shades[variant.name], band=len(sizes) <= MANY_LINES
+                axis, variant, place, shades[variant.name], scale(variant), band=len(sizes) <= MANY_LINES
             )
         random = float(
             np.mean([variant.random.mean() if place is None else variant.random[place] for variant in group])
@@ -65,7 +70,7 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
             reference(axis, random, "random policy")
         axis.set_title(_panel_title(group[0], place), fontsize=9)
         success_axis(axis)
-        axis.set_xlabel("env steps per task")
+        axis.set_xlabel(label)
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlim(left=0)
@@ -80,10 +85,13 @@ def learning_curves(variants: Sequence[Variant]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, variant: Variant, place: int | None, colour: str, *, band: bool) -> Any:
+def _curve(axis: Axes, variant: Variant, place: int | None, colour: str, scale: float, *, band: bool) -> Any:
     steps, curves = variant.known_curves(place)
+    steps = steps * scale
     (line,) = axis.plot(steps, np.nanmean(curves, axis=0), color=colour)
-    if len(curves) > 1 and band:
+    if 1 < len(curves) < BAND_FROM and band:
+        thin(axis, steps, curves, colour)
+    elif len(curves) > 1 and band:
         axis.fill_between(steps, np.nanmin(curves, 0), np.nanmax(curves, 0), color=colour, alpha=0.15, lw=0)
     for curve in curves[variant.diverged_runs]:
         if len(ends := np.flatnonzero(np.isfinite(curve))):
@@ -99,7 +107,7 @@ def _panel_title(variant: Variant, place: int | None) -> str:
 
 
 @styled
-def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
+def measures(panels: Mapping[str, Sequence[Series]], label: str = "env steps per task") -> Figure:
     """Curves over env steps, one panel per measure with a scale of its own; one legend for all."""
     figure, axes = panel_axes(len(panels), height=2.3, share_y=False)
     names: dict[str, Any] = {}
@@ -107,8 +115,7 @@ def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
         shades = shades_of(len(group))
         for series, colour in zip(group, shades, strict=True):
             (names[series.label],) = axis.plot(series.sizes, series.scores, color=colour, lw=1.5)
-            if series.low is not None and series.high is not None:
-                axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+            spread(axis, series, colour)
         axis.set_title(wrapped(title), fontsize=8.5)
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -117,6 +124,6 @@ def measures(panels: Mapping[str, Sequence[Series]]) -> Figure:
         if title.startswith("dormant"):
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axis in axes[-columns_of(len(panels)) :]:
-        axis.set_xlabel("env steps per task")
+        axis.set_xlabel(label)
     legend_below(figure, ends(names))
     return figure

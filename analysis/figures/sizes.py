@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
@@ -45,6 +46,7 @@ class Series:
     curve: tuple[NDArray[Any], NDArray[Any]] | None = None
     dots: tuple[NDArray[Any], NDArray[Any]] | None = None  # single runs
     crosses: tuple[NDArray[Any], NDArray[Any]] | None = None  # of these, the diverged ones
+    runs: NDArray[Any] | None = None  # curves of single runs [runs, n]: thin lines in place of a band
 
 
 @styled
@@ -91,6 +93,20 @@ def _points(axis: Axes, series: Series, colour: str) -> None:
         axis.plot(*series.curve, color=colour, lw=1.4)
 
 
+def spread(axis: Axes, series: Series, colour: str) -> None:
+    """The band of a line, or its runs as thin lines."""
+    if series.runs is not None:
+        thin(axis, series.sizes, series.runs, colour)
+    elif series.low is not None and series.high is not None:
+        axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+
+
+def thin(axis: Axes, x: NDArray[Any], curves: NDArray[Any], colour: str) -> None:
+    """Single runs [runs, n] as thin lines."""
+    paths = [np.stack([x, curve], axis=-1)[np.isfinite(curve)] for curve in curves]
+    axis.add_collection(LineCollection(paths, colors=colour, linewidths=0.6, alpha=0.7))
+
+
 @styled
 def lines(
     panels: Mapping[str, Sequence[Series]], *, x: str, y: str, log: bool = True, dots: bool = True
@@ -106,20 +122,52 @@ def lines(
             colour = PALE if series.label.startswith(PAPER) else shade
             style = "o-" if dots else "-"
             axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
-            if series.low is not None and series.high is not None:
-                axis.fill_between(series.sizes, series.low, series.high, color=colour, alpha=0.15, lw=0)
+            spread(axis, series, colour)
         axis.set_title(wrapped(title))
         axis.set_xlabel(x)
         if log:
             axis.set_xscale("log")
             ticks = sorted({float(size) for series in group for size in series.sizes})
+            axis.xaxis.set_major_formatter(FuncFormatter(thousands))  # matplotlib's own sets formulas, slowly
+            axis.minorticks_off()
             if len(ticks) <= 6:
                 axis.set_xticks(
                     ticks, [thousands(tick, None) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
                 )
-                axis.minorticks_off()
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if len(group) <= MANY_LINES:
             axis.legend(fontsize=8, loc="best")
     axes[0].set_ylabel(y)
+    return figure
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its interval at each size, [n] each."""
+
+    label: str
+    sizes: NDArray[Any]
+    shares: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+
+
+@styled
+def rates(panels: Mapping[str, Sequence[Rate]], *, x: str, y: str) -> Figure:
+    """Shares of runs with their intervals against size, a panel per title."""
+    figure, axes = panel_axes(len(panels), height=2.6, share_y=True)
+    names: dict[str, Any] = {}
+    for axis, (title, group) in zip(axes, panels.items(), strict=True):
+        for rate, colour in zip(group, colours([rate.label for rate in group]), strict=True):
+            ends = [rate.shares - rate.low, rate.high - rate.shares]
+            names[rate.label] = axis.errorbar(
+                rate.sizes, rate.shares, ends, fmt="o-", ms=5, lw=1, elinewidth=1.4, color=colour
+            )
+        size_axis(axis)
+        success_axis(axis)
+        axis.set_title(wrapped(title))
+        axis.set_xlabel(x)
+    for axis in axes[:: columns_of(len(panels))]:
+        axis.set_ylabel(y)
+    legend_below(figure, names)
     return figure

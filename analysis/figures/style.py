@@ -139,7 +139,10 @@ def per_cent(value: float, _: Any) -> str:
     return f"{float(f'{100 * value:.2g}'):g}%"
 
 
-def thousands(value: float, _: Any) -> str:
+def thousands(value: float, _: Any = None) -> str:
+    """`20k`, `3M`; FLOPs as `2e17`."""
+    if abs(value) >= 1e10:
+        return f"{value:.2g}".replace("e+", "e")
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from analysis import compute_study
+from analysis.errors import SweepError
 from analysis.frames import open_sweep
+from analysis.history_table import open_histories
 from analysis.report import Drawing, Table
 from analysis.sweep_study import study
 from analysis.variants import variants
@@ -47,7 +50,7 @@ def test_a_sweep_of_curves_has_its_laws_in_data_and_compute(tmp_path: Path) -> N
     )
     (section,) = [section for section in page.sections if section.title == "Data and compute"]
     names = {item.name for item in section.items if isinstance(item, Drawing)}
-    assert names == {"iso_flop", "success_against_compute"}
+    assert names == {"iso_flop", "success_against_compute", "success_against_steps_times_size"}
     (budgets,) = [i for i in section.items if isinstance(i, Table) and i.caption.startswith("What a budget")]
     assert {row[2] for row in budgets.rows} == {"additive", "bounded"}
 
@@ -76,3 +79,25 @@ def test_few_widths_and_seeds_have_no_law_in_data(tmp_path: Path) -> None:
     page = study(open_sweep(tmp_path), "x")
     said = "MT10: a law in env steps and compute is not identified: 1 seed at some width, 2 needed."
     assert said in page.does_not_show
+
+
+def test_figures_over_compute(tmp_path: Path) -> None:
+    """The widest run ends at the FLOPs of its 2M updates, one per vector step."""
+    sweep(tmp_path, widths=(128, 256), seeds=2)
+    page = study(open_sweep(tmp_path), "x", x_axis="compute")
+    drawn = {i.name: i.figure for section in page.sections for i in section.items if isinstance(i, Drawing)}
+    whole = update_flops(config_of("MT10", 256)) * 2_000_000
+    for name in ("learning_curves", "success_against_parameters"):
+        (axis,) = drawn[name].axes
+        assert "FLOPs" in axis.get_xlabel()
+        ends = [max(line.get_xdata()) for line in axis.get_lines() if len(line.get_xdata()) > 1]
+        assert any(abs(end / whole - 1) < 1e-6 for end in ends)
+    assert "success_against_parts" not in drawn
+
+
+def test_compute_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    rows = [f"r{n},{step},{step / 10},{n * 100}" for n in (1, 2) for step in (1, 2, 3)]
+    file = tmp_path / "h.csv"
+    file.write_text("\n".join(["run,step,success,parameters_total", *rows]))
+    with pytest.raises(SweepError, match="a column batch_per_task"):
+        study(open_histories([file], None), "x", x_axis="compute")

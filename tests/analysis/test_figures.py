@@ -7,8 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.contour import ContourSet
 
 from analysis import figures
@@ -29,6 +31,7 @@ from analysis.figures import (
 from analysis.frames import open_sweep
 from analysis.variants import Variant, variants
 from mtrl.run_writer import RunFileWriter
+from mtrl.tasks import resolve_tasks
 from tests.analysis.reference_analysis import DIVERGED, config_of, write_sweep
 
 
@@ -198,3 +201,49 @@ def test_long_panel_titles_wrap() -> None:
     drawn = [figures.measures({title: series}), figures.lines({title: series}, x="x", y="y")]
     for figure in drawn:
         assert max(map(len, figure.axes[0].get_title(loc="left").split("\n"))) <= 38
+
+
+@pytest.mark.parametrize(("seeds", "bands", "lines"), [(1, 0, 0), (2, 0, 1), (3, 1, 0)])
+def test_two_runs_are_lines_and_three_a_band(tmp_path: Path, seeds: int, bands: int, lines: int) -> None:
+    write_sweep(tmp_path, [config_of("drawer-close-v3", 16, seed) for seed in range(seeds)])
+    (axis,) = learning_curves(variants(open_sweep(tmp_path))).axes
+    assert sum(isinstance(drawn, PolyCollection) for drawn in axis.collections) == bands
+    thin = [drawn for drawn in axis.collections if isinstance(drawn, LineCollection)]
+    assert len(thin) == lines
+    assert all(len(drawn.get_segments()) == seeds for drawn in thin)
+
+
+@pytest.mark.parametrize("count", [1, 5, 10, 50])
+def test_small_multiples_of_any_number_of_tasks(tmp_path: Path, count: int) -> None:
+    write_sweep(tmp_path, [config_of("+".join(resolve_tasks("MT50")[:count]), width) for width in (16, 32)])
+    found = variants(open_sweep(tmp_path))
+    figure = figures.tasks(found, lambda variant: 1.0, "env steps per task")
+    FigureCanvasAgg(figure).draw()
+    (axis,) = figure.axes
+    titles = [text for text in axis.texts if text.get_text()[0].isalpha()]
+    assert len(titles) == count
+    boxes = [text.get_window_extent() for text in axis.texts]
+    for place, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:place])
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(box) for box in boxes)
+    first = axis.get_lines()[0]
+    assert np.isnan(first.get_ydata()).sum() == count  # a gap after each panel
+    heights = np.asarray(first.get_ydata(), float)[:4]
+    np.testing.assert_allclose(
+        (heights[-1] - heights[0]) / 0.62, 0.8, atol=1e-6
+    )  # success rises from .1 to .9
+
+
+def test_shares_of_lost_runs_have_their_intervals() -> None:
+    ends = np.array([0.0, 0.1]), np.array([0.3, 0.5])
+    rate = figures.Rate("MT10", np.array([1e5, 1e6]), np.array([0.0, 0.25]), *ends)
+    (axis,) = figures.rates({"MT10": [rate]}, x="parameters", y="runs lost").axes
+    (bars,) = axis.containers
+    tall = [segment[:, 1].tolist() for segment in bars[2][0].get_segments()]
+    np.testing.assert_allclose(tall, [[0, 0.3], [0.1, 0.5]])
+
+
+def test_flops_have_short_names() -> None:
+    assert [style.thousands(value) for value in (2e17, 3e6, 20_000, 500)] == ["2e17", "3M", "20k", "500"]
