@@ -1,9 +1,10 @@
 """The compiled kernels: prioritised multi-task replay and batched ensemble critics (csrc/).
 
 Arrays are NumPy arrays or torch tensors on the CPU, dense and row-major, of exactly the dtype and shape that is said;
-float32 where nothing is said. What is written to comes last and is the caller's. Everything is checked before a pointer
-is used: TypeError or ValueError name the argument. E critics, B batch rows, T tasks, D inputs, W width, O
-outputs, A action size, N any length. tests/mtrl/test_core_stub.py compares this file with the module.
+float32 where nothing is said. What is written to comes last, is the caller's, and shares no memory with other arrays of
+the call. Everything is checked before a pointer is used: TypeError or ValueError name the argument. E critics, B batch
+rows, T tasks, D inputs, W width, O outputs, A action size, N any length. tests/mtrl/test_core_stub.py compares this
+file with the module.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,8 +67,8 @@ def ensemble_linear_backward(
     dtask_row: Array | None,
     workspace: Array,
 ) -> None:
-    """The gradients of ensemble_linear_forward from y and dy [E, B, W]. dz [E, B, W] is scratch; dx is [E, B, D], also
-    where x is shared. None leaves a gradient out; dkernel needs dbias and, with tasks, dtask_row."""
+    """The gradients of ensemble_linear_forward from y and dy [E, B, W]. dz [E, B, W] is scratch and may be dy; dx is
+    [E, B, D], also where x is shared. None leaves a gradient out; dkernel needs dbias and, with tasks, dtask_row."""
 
 def head_gather_workspace(critics: int, rows: int, width: int, outputs: int, tasks: int) -> int:
     """Floats of workspace that the heads need, on the present matrix kernel."""

@@ -6,10 +6,13 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <string_view>
+#include <vector>
 
 // Arrays that arrive from Python: NumPy arrays and torch tensors, told apart without linking libtorch. About
 // 0.05 us for a NumPy array, 0.8 us for a tensor. Everything is checked before a pointer is used; what is
-// wrong raises TypeError or ValueError naming the argument.
+// wrong raises TypeError or ValueError naming the argument. `Call` sees to it that arrays which are written
+// share no memory with others of the same call.
 //
 // Not promised: that another thread does not resize or free an array while a call that was given it runs.
 namespace arrays {
@@ -94,6 +97,11 @@ struct Torch {
   }
 };
 
+inline bool is_tensor(py::handle object) {
+  const Torch* torch = Torch::loaded();
+  return torch != nullptr && PyObject_TypeCheck(object.ptr(), torch->tensor);
+}
+
 inline py::object checked(PyObject* result) {
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
@@ -122,6 +130,12 @@ inline int64_t bytes_of(Dtype dtype) {
   return kBytes[static_cast<int>(dtype)];
 }
 
+inline int64_t bytes_of(const Array& array) {
+  int64_t bytes = bytes_of(array.dtype);
+  for (int i = 0; i < array.ndim; ++i) bytes *= array.shape[i];
+  return bytes;
+}
+
 inline py::object call(py::handle object, PyObject* name) {
   return checked(PyObject_CallMethodNoArgs(object.ptr(), name));
 }
@@ -134,8 +148,7 @@ inline void* address(py::handle object, const Torch& torch) {
 
 // A tensor keeps its shape when its storage is resized or freed.
 inline void check_storage(const Array& array, py::handle tensor, const char* name, const Torch& torch) {
-  int64_t need = bytes_of(array.dtype);
-  for (int i = 0; i < array.ndim; ++i) need *= array.shape[i];
+  const int64_t need = bytes_of(array);
   if (need == 0) return;
   if (array.data == nullptr)
     throw py::value_error(std::string(name) + " has no memory: its storage was freed; pass a new tensor");
@@ -222,9 +235,7 @@ inline Array aligned(const Array& array, const char* name) {
 // The array behind a NumPy array or a torch tensor on any device. Raises for any other object, other dtypes,
 // strides, and places in memory that no compiler expects.
 inline Array view(py::handle object, const char* name) {
-  if (const Torch* torch = Torch::loaded();
-      torch != nullptr && PyObject_TypeCheck(object.ptr(), torch->tensor))
-    return aligned(from_tensor(object, name, *torch), name);
+  if (is_tensor(object)) return aligned(from_tensor(object, name, *Torch::loaded()), name);
   if (py::isinstance<py::array>(object))
     return aligned(from_numpy(py::reinterpret_borrow<py::array>(object), name), name);
   throw py::type_error(std::string(name) + " is a " + type_name(object) +
@@ -264,13 +275,20 @@ T* typed(const Array& array, const char* name) {
   return static_cast<T*>(array.data);
 }
 
-// The pointer of a CPU array of exactly this dtype and shape, to read from.
-template <class T>
-const T* input(py::handle object, const char* name, std::initializer_list<int64_t> shape) {
+using Shape = std::initializer_list<int64_t>;
+
+// A CPU array of exactly this shape.
+inline Array shaped(py::handle object, const char* name, Shape shape) {
   const Array array = view(object, name);
   check_cpu(array, name);
   check_shape(array, name, shape);
-  return typed<T>(array, name);
+  return array;
+}
+
+// The pointer of a CPU array of exactly this dtype and shape, to read from.
+template <class T>
+const T* input(py::handle object, const char* name, Shape shape) {
+  return typed<T>(shaped(object, name, shape), name);
 }
 
 // The same of bools. A byte that is neither 0 nor 1 (NumPy and torch can view any byte as a bool) is refused.
@@ -285,14 +303,52 @@ inline const bool* flags(py::handle object, const char* name, int64_t n) {
   return flags;
 }
 
-// The same, to write to.
-template <class T>
-T* output(py::handle object, const char* name, std::initializer_list<int64_t> shape) {
-  const Array array = view(object, name);
-  check_cpu(array, name);
-  check_shape(array, name, shape);
-  if (!array.writable) throw py::value_error(std::string(name) + " is read-only");
-  return typed<T>(array, name);
-}
+// The arrays of one call that writes to some of them. Raises ValueError, naming both, where one that is
+// written shares memory with another.
+class Call {
+ public:
+  Call() { spans_.reserve(32); }  // more than any call has
+
+  // As arrays::input.
+  template <class T>
+  const T* input(py::handle object, const char* name, Shape shape) {
+    const Array array = shaped(object, name, shape);
+    add(array, name, false);
+    return typed<T>(array, name);
+  }
+  // The same, to write to. It may be the very array called `in_place`, which must have been added before.
+  template <class T>
+  T* output(py::handle object, const char* name, Shape shape, const char* in_place = nullptr) {
+    const Array array = shaped(object, name, shape);
+    if (!array.writable) throw py::value_error(std::string(name) + " is read-only");
+    add(array, name, true, in_place);
+    return typed<T>(array, name);
+  }
+  // The same; nullptr for None.
+  template <class T>
+  T* output_or_null(py::handle object, const char* name, Shape shape) {
+    return object.is_none() ? nullptr : output<T>(object, name, shape);
+  }
+  // `name` must outlive the call.
+  void add(const Array& array, const char* name, bool is_written, const char* in_place = nullptr) {
+    const auto begin = reinterpret_cast<uintptr_t>(array.data);
+    const Span now{begin, begin + static_cast<uintptr_t>(bytes_of(array)), name, is_written};
+    for (const Span& before : spans_)
+      if ((before.is_written || is_written) && before.begin < now.end && now.begin < before.end &&
+          !(before.name == std::string_view(in_place == nullptr ? "" : in_place) &&
+            before.begin == now.begin && before.end == now.end))
+        throw py::value_error(std::string(before.name) + " and " + name +
+                              " share memory; pass a copy of one");
+    spans_.push_back(now);
+  }
+
+ private:
+  struct Span {
+    uintptr_t begin, end;
+    const char* name;
+    bool is_written;
+  };
+  std::vector<Span> spans_;
+};
 
 }  // namespace arrays

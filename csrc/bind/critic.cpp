@@ -18,12 +18,11 @@
 #include "critic/matmul.h"
 #include "critic/sac_update.h"
 #include "critic/td_target.h"
-#include "method.h"
+#include "function.h"
 #include "module.h"
 
 namespace py = pybind11;
-using arrays::input;
-using arrays::output;
+using arrays::Call;
 
 namespace {
 
@@ -54,9 +53,9 @@ class Products {
 
 // Task ids of `rows` rows, each below `tasks`; none for None. A copy: they are checked first and used later,
 // and another thread may write to the caller's.
-std::vector<int64_t> task_ids(py::handle object, int64_t rows, int64_t tasks) {
+std::vector<int64_t> task_ids(Call& call, py::handle object, int64_t rows, int64_t tasks) {
   if (object.is_none()) return {};
-  const int64_t* task = input<int64_t>(object, "task", {rows});
+  const int64_t* task = call.input<int64_t>(object, "task", {rows});
   std::vector<int64_t> ids(task, task + rows);
   for (int64_t b = 0; b < rows; ++b) {
     if (ids[b] < 0 || ids[b] >= tasks) {
@@ -67,9 +66,9 @@ std::vector<int64_t> task_ids(py::handle object, int64_t rows, int64_t tasks) {
   return ids;
 }
 
-std::vector<int64_t> needed_task_ids(py::handle object, int64_t rows, int64_t tasks) {
+std::vector<int64_t> needed_task_ids(Call& call, py::handle object, int64_t rows, int64_t tasks) {
   if (object.is_none()) throw py::value_error("task is None; every row belongs to a task");
-  return task_ids(object, rows, tasks);
+  return task_ids(call, object, rows, tasks);
 }
 
 void at_least(const std::string& name, int64_t value, int64_t least) {
@@ -97,11 +96,6 @@ arrays::Array shaped(py::handle object, const char* name, int axes) {
   return array;
 }
 
-template <class T>
-T* or_null(py::handle object, const char* name, std::initializer_list<int64_t> shape) {
-  return object.is_none() ? nullptr : output<T>(object, name, shape);
-}
-
 EnsembleLinear layer_of(py::handle x, py::handle kernel, py::handle task_row) {
   const arrays::Array k = shaped(kernel, "kernel", 3), in = arrays::view(x, "x");
   const bool shared = in.ndim == 2;
@@ -112,9 +106,9 @@ EnsembleLinear layer_of(py::handle x, py::handle kernel, py::handle task_row) {
   return {k.shape[0], in.shape[in.ndim - 2], k.shape[1], k.shape[2], tasks, shared};
 }
 
-const float* layer_input(const EnsembleLinear& l, py::handle x) {
-  return l.shared ? input<float>(x, "x", {l.rows, l.inputs})
-                  : input<float>(x, "x", {l.critics, l.rows, l.inputs});
+const float* layer_input(Call& call, const EnsembleLinear& l, py::handle x) {
+  return l.shared ? call.input<float>(x, "x", {l.rows, l.inputs})
+                  : call.input<float>(x, "x", {l.critics, l.rows, l.inputs});
 }
 
 // The task rows of a layer and the tasks of its rows.
@@ -124,24 +118,25 @@ struct TaskPart {
   const int64_t* task() const { return rows == nullptr ? nullptr : ids.data(); }
 };
 
-TaskPart task_part(const EnsembleLinear& l, py::handle task_row, py::handle task) {
+TaskPart task_part(Call& call, const EnsembleLinear& l, py::handle task_row, py::handle task) {
   if (task_row.is_none() != task.is_none())
     throw py::value_error("task_row and task go together; one is missing");
   if (task_row.is_none()) return {};
-  return {input<float>(task_row, "task_row", {l.critics, l.tasks, l.outputs}),
-          task_ids(task, l.rows, l.tasks)};
+  return {call.input<float>(task_row, "task_row", {l.critics, l.tasks, l.outputs}),
+          task_ids(call, task, l.rows, l.tasks)};
 }
 
 void linear_forward(py::object x, py::object kernel, py::object bias, py::object task_row, py::object task,
                     py::object y, py::object workspace) {
+  Call call;
   const EnsembleLinear l = layer_of(x, kernel, task_row);
-  const float* in = layer_input(l, x);
-  const float* weights = input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
-  const float* shift = input<float>(bias, "bias", {l.critics, l.outputs});
-  const TaskPart tasks = task_part(l, task_row, task);
-  float* out = output<float>(y, "y", {l.critics, l.rows, l.outputs});
+  const float* in = layer_input(call, l, x);
+  const float* weights = call.input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
+  const float* shift = call.input<float>(bias, "bias", {l.critics, l.outputs});
+  const TaskPart tasks = task_part(call, l, task_row, task);
+  float* out = call.output<float>(y, "y", {l.critics, l.rows, l.outputs});
   const Products products;
-  float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
+  float* space = call.output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   py::gil_scoped_release unlocked;
   ensemble_linear_forward(l, in, weights, shift, tasks.rows, tasks.task(), out, space);
 }
@@ -149,19 +144,20 @@ void linear_forward(py::object x, py::object kernel, py::object bias, py::object
 void linear_backward(py::object x, py::object kernel, py::object task_row, py::object task, py::object y,
                      py::object dy, py::object dz, py::object dx, py::object dkernel, py::object dbias,
                      py::object dtask_row, py::object workspace) {
+  Call call;
   const EnsembleLinear l = layer_of(x, kernel, task_row);
-  const float* in = layer_input(l, x);
-  const float* weights = input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
-  const TaskPart tasks = task_part(l, task_row, task);
-  const float* after = input<float>(y, "y", {l.critics, l.rows, l.outputs});
-  const float* gradient = input<float>(dy, "dy", {l.critics, l.rows, l.outputs});
-  float* before = output<float>(dz, "dz", {l.critics, l.rows, l.outputs});
-  float* din = or_null<float>(dx, "dx", {l.critics, l.rows, l.inputs});
-  float* dweights = or_null<float>(dkernel, "dkernel", {l.critics, l.inputs, l.outputs});
-  float* dshift = or_null<float>(dbias, "dbias", {l.critics, l.outputs});
-  float* drows = or_null<float>(dtask_row, "dtask_row", {l.critics, l.tasks, l.outputs});
+  const float* in = layer_input(call, l, x);
+  const float* weights = call.input<float>(kernel, "kernel", {l.critics, l.inputs, l.outputs});
+  const TaskPart tasks = task_part(call, l, task_row, task);
+  const float* after = call.input<float>(y, "y", {l.critics, l.rows, l.outputs});
+  const float* gradient = call.input<float>(dy, "dy", {l.critics, l.rows, l.outputs});
+  float* before = call.output<float>(dz, "dz", {l.critics, l.rows, l.outputs}, "dy");
+  float* din = call.output_or_null<float>(dx, "dx", {l.critics, l.rows, l.inputs});
+  float* dweights = call.output_or_null<float>(dkernel, "dkernel", {l.critics, l.inputs, l.outputs});
+  float* dshift = call.output_or_null<float>(dbias, "dbias", {l.critics, l.outputs});
+  float* drows = call.output_or_null<float>(dtask_row, "dtask_row", {l.critics, l.tasks, l.outputs});
   const Products products;
-  float* space = output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
+  float* space = call.output<float>(workspace, "workspace", {ensemble_linear_workspace(l)});
   if (dweights && (!dshift || (l.tasks && !drows)))
     throw py::value_error("dkernel needs dbias and dtask_row");
   py::gil_scoped_release unlocked;
@@ -179,30 +175,32 @@ HeadGather head_of(py::handle x, py::handle kernel) {
 
 void head_forward(py::object x, py::object kernel, py::object bias, py::object task, py::object y,
                   py::object workspace) {
+  Call call;
   const HeadGather h = head_of(x, kernel);
-  const float* in = input<float>(x, "x", {h.critics, h.rows, h.width});
-  const float* weights = input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
-  const float* shift = input<float>(bias, "bias", {h.critics, h.tasks, h.outputs});
-  const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
-  float* out = output<float>(y, "y", {h.critics, h.rows, h.outputs});
+  const float* in = call.input<float>(x, "x", {h.critics, h.rows, h.width});
+  const float* weights = call.input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
+  const float* shift = call.input<float>(bias, "bias", {h.critics, h.tasks, h.outputs});
+  const std::vector<int64_t> ids = needed_task_ids(call, task, h.rows, h.tasks);
+  float* out = call.output<float>(y, "y", {h.critics, h.rows, h.outputs});
   const Products products;
-  float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
+  float* space = call.output<float>(workspace, "workspace", {head_gather_workspace(h)});
   py::gil_scoped_release unlocked;
   head_gather_forward(h, in, weights, shift, ids.data(), out, space);
 }
 
 void head_backward(py::object x, py::object kernel, py::object task, py::object dy, py::object dx,
                    py::object dkernel, py::object dbias, py::object workspace) {
+  Call call;
   const HeadGather h = head_of(x, kernel);
-  const float* in = input<float>(x, "x", {h.critics, h.rows, h.width});
-  const float* weights = input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
-  const std::vector<int64_t> ids = needed_task_ids(task, h.rows, h.tasks);
-  const float* gradient = input<float>(dy, "dy", {h.critics, h.rows, h.outputs});
-  float* din = or_null<float>(dx, "dx", {h.critics, h.rows, h.width});
-  float* dweights = or_null<float>(dkernel, "dkernel", {h.critics, h.tasks, h.width, h.outputs});
-  float* dshift = or_null<float>(dbias, "dbias", {h.critics, h.tasks, h.outputs});
+  const float* in = call.input<float>(x, "x", {h.critics, h.rows, h.width});
+  const float* weights = call.input<float>(kernel, "kernel", {h.critics, h.tasks, h.width, h.outputs});
+  const std::vector<int64_t> ids = needed_task_ids(call, task, h.rows, h.tasks);
+  const float* gradient = call.input<float>(dy, "dy", {h.critics, h.rows, h.outputs});
+  float* din = call.output_or_null<float>(dx, "dx", {h.critics, h.rows, h.width});
+  float* dweights = call.output_or_null<float>(dkernel, "dkernel", {h.critics, h.tasks, h.width, h.outputs});
+  float* dshift = call.output_or_null<float>(dbias, "dbias", {h.critics, h.tasks, h.outputs});
   const Products products;
-  float* space = output<float>(workspace, "workspace", {head_gather_workspace(h)});
+  float* space = call.output<float>(workspace, "workspace", {head_gather_workspace(h)});
   if ((dweights == nullptr) != (dshift == nullptr)) throw py::value_error("dkernel and dbias go together");
   py::gil_scoped_release unlocked;
   head_gather_backward(h, in, weights, ids.data(), gradient, din, dweights, dshift, space);
@@ -210,16 +208,17 @@ void head_backward(py::object x, py::object kernel, py::object task, py::object 
 
 void td_target_of(py::object reward, py::object terminated, py::object next_q, py::object log_prob,
                   py::object temperature, py::object discount, py::object target) {
+  Call call;
   const arrays::Array q = shaped(next_q, "next_q", 2);
   const int64_t critics = q.shape[0], rows = q.shape[1];
   at_least("next_q's critics", critics, 1);
-  const float* r = input<float>(reward, "reward", {rows});
-  const float* d = input<float>(terminated, "terminated", {rows});
-  const float* values = input<float>(next_q, "next_q", {critics, rows});
-  const float* density = input<float>(log_prob, "log_prob", {rows});
-  const float* heat = input<float>(temperature, "temperature", {rows});
-  const float* future = input<float>(discount, "discount", {rows});
-  float* y = output<float>(target, "target", {rows});
+  const float* r = call.input<float>(reward, "reward", {rows});
+  const float* d = call.input<float>(terminated, "terminated", {rows});
+  const float* values = call.input<float>(next_q, "next_q", {critics, rows});
+  const float* density = call.input<float>(log_prob, "log_prob", {rows});
+  const float* heat = call.input<float>(temperature, "temperature", {rows});
+  const float* future = call.input<float>(discount, "discount", {rows});
+  float* y = call.output<float>(target, "target", {rows});
   py::gil_scoped_release unlocked;
   td_target(critics, rows, r, d, values, density, heat, future, y);
 }
@@ -227,31 +226,27 @@ void td_target_of(py::object reward, py::object terminated, py::object next_q, p
 double adam(py::object value, py::object gradient, py::object mean, py::object square, py::object target,
             double lr, double beta1, double beta2, double eps, double weight_decay, double clip,
             double polyak, int64_t steps) {
+  Call call;
   const int64_t n = shaped(value, "value", 1).shape[0];
   if (steps < 1) throw py::value_error("steps is " + std::to_string(steps) + "; the first step is 1");
-  float* v = output<float>(value, "value", {n});
-  const float* g = input<float>(gradient, "gradient", {n});
-  float* m = output<float>(mean, "mean", {n});
-  float* s = output<float>(square, "square", {n});
-  float* t = or_null<float>(target, "target", {n});
+  float* v = call.output<float>(value, "value", {n});
+  const float* g = call.input<float>(gradient, "gradient", {n});
+  float* m = call.output<float>(mean, "mean", {n});
+  float* s = call.output<float>(square, "square", {n});
+  float* t = call.output_or_null<float>(target, "target", {n});
   py::gil_scoped_release unlocked;
   return adam_polyak({lr, beta1, beta2, eps, weight_decay, clip, polyak, steps}, n, g, m, s, v, t);
 }
 
-// A number of a dictionary that Python gives.
+// What a dictionary that Python gives has under `name`.
 template <class T>
-T number(const py::dict& values, const char* name) {
+T entry(const py::dict& values, const char* name) {
   if (!values.contains(name)) throw py::value_error(std::string("no '") + name + "' is given");
-  try {
-    return values[name].cast<T>();
-  } catch (const py::cast_error&) {
-    throw py::type_error(std::string(name) + " is " + std::string(py::repr(values[name])) +
-                         "; expected a number");
-  }
+  return bind::As<T>::read(values[name], {name});
 }
 
 SacSettings settings_of(const py::dict& values) {
-  const auto get = [&](const char* name) { return number<double>(values, name); };
+  const auto get = [&](const char* name) { return entry<double>(values, name); };
   return {get("polyak"),     get("actor_lr"),    get("critic_lr"),      get("temperature_lr"),
           get("beta1"),      get("beta2"),       get("adam_eps"),       get("weight_decay"),
           get("actor_clip"), get("critic_clip"), get("target_entropy"), get("log_std_min"),
@@ -262,7 +257,7 @@ constexpr int64_t kMostUnits = int64_t{1} << 20, kMostFloats = int64_t{1} << 40;
 
 MultiHeadShape shape_of(const py::dict& values) {
   const auto get = [&](const char* name) {
-    const auto value = number<int64_t>(values, name);
+    const auto value = entry<int64_t>(values, name);
     at_least(name, value, 1);
     if (value > kMostUnits)
       throw py::value_error(std::string(name) + " is " + std::to_string(value) + "; the most is " +
@@ -275,7 +270,7 @@ MultiHeadShape shape_of(const py::dict& values) {
                        get("tasks"),
                        get("width"),
                        get("depth"),
-                       number<std::vector<int64_t>>(values, "start")};
+                       entry<std::vector<int64_t>>(values, "start")};
   for (size_t i = 0; i < shape.start.size(); ++i) {
     const std::string name = "start[" + std::to_string(i) + "]";
     at_least(name, shape.start[i], 0);
@@ -307,21 +302,30 @@ int64_t end_of(const MultiHeadShape& s) {
   return end;
 }
 
-AdamState adam_of(const py::tuple& state, int64_t size, const char* name) {
-  if (state.size() != 5) throw py::value_error(std::string(name) + " has not 5 entries");
-  const int64_t n = shaped(state[0], name, 1).shape[0];
+// What the parts of an optimiser's state are called.
+struct AdamNames {
+  const char *value, *gradient, *mean, *square, *step;
+};
+constexpr AdamNames kActor{"actor", "actor's gradient", "actor's mean", "actor's square", "actor's step"};
+constexpr AdamNames kCritic{"critic", "critic's gradient", "critic's mean", "critic's square",
+                            "critic's step"};
+constexpr AdamNames kLogTemperature{"log_temperature", "log_temperature's gradient", "log_temperature's mean",
+                                    "log_temperature's square", "log_temperature's step"};
+
+AdamState adam_of(Call& call, const py::tuple& state, int64_t size, const AdamNames& names) {
+  if (state.size() != 5) throw py::value_error(std::string(names.value) + " has not 5 entries");
+  const int64_t n = shaped(state[0], names.value, 1).shape[0];
   if (n < size) {
-    throw py::value_error(std::string(name) + " has " + std::to_string(n) + " numbers; expected " +
+    throw py::value_error(std::string(names.value) + " has " + std::to_string(n) + " numbers; expected " +
                           std::to_string(size));
   }
-  const std::string of = std::string(name) + "'s ";
-  if (!py::isinstance<py::int_>(state[4])) throw py::type_error(of + "step is not an int");
-  const auto steps = state[4].cast<int64_t>();
-  if (steps < 1) throw py::value_error(of + "step is " + std::to_string(steps) + "; the first step is 1");
-  return {output<float>(state[0], name, {n}),
-          output<float>(state[1], (of + "gradient").c_str(), {n}),
-          output<float>(state[2], (of + "mean").c_str(), {n}),
-          output<float>(state[3], (of + "square").c_str(), {n}),
+  const auto steps = bind::As<int64_t>::read(state[4], {names.step});
+  if (steps < 1)
+    throw py::value_error(std::string(names.step) + " is " + std::to_string(steps) + "; the first step is 1");
+  return {call.output<float>(state[0], names.value, {n}),
+          call.output<float>(state[1], names.gradient, {n}),
+          call.output<float>(state[2], names.mean, {n}),
+          call.output<float>(state[3], names.square, {n}),
           n,
           steps};
 }
@@ -335,23 +339,24 @@ std::vector<double> sac_update(SacUpdate& self, const py::tuple& actor, const py
   const MultiHeadShape &a = self.actor_shape(), &c = self.critic_shape();
   const int64_t actions = a.outputs / 2, rows = shaped(reward, "reward", 1).shape[0];
   if (rows == 0) throw py::value_error("the batch has no rows");
-  const AdamState actor_state = adam_of(actor, end_of(a), "actor"),
-                  critic_state = adam_of(critic, end_of(c), "critic");
-  const AdamState temperature = adam_of(log_temperature, a.tasks, "log_temperature");
-  float* slow = output<float>(target, "target", {critic_state.size});
-  const std::vector<int64_t> ids = needed_task_ids(task, rows, a.tasks);
+  Call call;
+  const AdamState actor_state = adam_of(call, actor, end_of(a), kActor),
+                  critic_state = adam_of(call, critic, end_of(c), kCritic),
+                  temperature = adam_of(call, log_temperature, a.tasks, kLogTemperature);
+  float* slow = call.output<float>(target, "target", {critic_state.size});
+  const std::vector<int64_t> ids = needed_task_ids(call, task, rows, a.tasks);
   const SacBatch batch{rows,
-                       input<float>(observation, "observation", {rows, a.inputs}),
-                       input<float>(action, "action", {rows, actions}),
-                       input<float>(reward, "reward", {rows}),
-                       input<float>(terminated, "terminated", {rows}),
-                       input<float>(next_observation, "next_observation", {rows, a.inputs}),
-                       input<float>(weight, "weight", {rows}),
-                       input<float>(discount, "discount", {rows}),
+                       call.input<float>(observation, "observation", {rows, a.inputs}),
+                       call.input<float>(action, "action", {rows, actions}),
+                       call.input<float>(reward, "reward", {rows}),
+                       call.input<float>(terminated, "terminated", {rows}),
+                       call.input<float>(next_observation, "next_observation", {rows, a.inputs}),
+                       call.input<float>(weight, "weight", {rows}),
+                       call.input<float>(discount, "discount", {rows}),
                        ids.data(),
-                       input<float>(next_noise, "next_noise", {rows, actions}),
-                       input<float>(noise, "noise", {rows, actions})};
-  float* errors = output<float>(priority, "priority", {rows});
+                       call.input<float>(next_noise, "next_noise", {rows, actions}),
+                       call.input<float>(noise, "noise", {rows, actions})};
+  float* errors = call.output<float>(priority, "priority", {rows});
   const Products products;
   py::gil_scoped_release unlocked;
   const SacMetrics m = self.run(actor_state, critic_state, slow, temperature, batch, errors);
@@ -364,12 +369,13 @@ void sac_act(SacUpdate& self, py::object actor, py::object observation, py::obje
   const MultiHeadShape& a = self.actor_shape();
   const arrays::Array flat = shaped(actor, "actor", 1);
   if (flat.shape[0] < end_of(a)) throw py::value_error("actor is shorter than its shape");
-  const float* value = input<float>(actor, "actor", {flat.shape[0]});
+  Call call;
+  const float* value = call.input<float>(actor, "actor", {flat.shape[0]});
   const int64_t rows = shaped(observation, "observation", 2).shape[0];
-  const float* seen = input<float>(observation, "observation", {rows, a.inputs});
-  const std::vector<int64_t> ids = needed_task_ids(task, rows, a.tasks);
-  const float* draws = or_null<float>(noise, "noise", {rows, a.outputs / 2});
-  float* chosen = output<float>(action, "action", {rows, a.outputs / 2});
+  const float* seen = call.input<float>(observation, "observation", {rows, a.inputs});
+  const std::vector<int64_t> ids = needed_task_ids(call, task, rows, a.tasks);
+  const float* draws = noise.is_none() ? nullptr : call.input<float>(noise, "noise", {rows, a.outputs / 2});
+  float* chosen = call.output<float>(action, "action", {rows, a.outputs / 2});
   const Products products;
   py::gil_scoped_release unlocked;
   self.act(value, rows, seen, ids.data(), draws, chosen);
@@ -423,34 +429,27 @@ std::unique_ptr<SacUpdate> make_update(const py::dict& settings, const py::dict&
 }  // namespace
 
 void bind_critic(py::module_& m) {
-  using py::arg;
-  m.def("matmul_kernel", &matmul_kernel);
-  m.def("choose_matmul_kernel", &choose_kernel, arg("name"));
-  m.def("offer_blas", &offer_blas_capsule, arg("sgemm"));
-  m.def("ensemble_linear_workspace", &linear_workspace, arg("critics"), arg("rows"), arg("inputs"),
-        arg("outputs"));
-  m.def("ensemble_linear_forward", &linear_forward, arg("x"), arg("kernel"), arg("bias"), arg("task_row"),
-        arg("task"), arg("y"), arg("workspace"));
-  m.def("ensemble_linear_backward", &linear_backward, arg("x"), arg("kernel"), arg("task_row"), arg("task"),
-        arg("y"), arg("dy"), arg("dz"), arg("dx"), arg("dkernel"), arg("dbias"), arg("dtask_row"),
-        arg("workspace"));
-  m.def("head_gather_workspace", &head_workspace, arg("critics"), arg("rows"), arg("width"), arg("outputs"),
-        arg("tasks"));
-  m.def("head_gather_forward", &head_forward, arg("x"), arg("kernel"), arg("bias"), arg("task"), arg("y"),
-        arg("workspace"));
-  m.def("head_gather_backward", &head_backward, arg("x"), arg("kernel"), arg("task"), arg("dy"), arg("dx"),
-        arg("dkernel"), arg("dbias"), arg("workspace"));
-  m.def("td_target", &td_target_of, arg("reward"), arg("terminated"), arg("next_q"), arg("log_prob"),
-        arg("temperature"), arg("discount"), arg("target"));
-  m.def("adam_polyak", &adam, arg("value"), arg("gradient"), arg("mean"), arg("square"), arg("target"),
-        arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("clip"), arg("polyak"),
-        arg("steps"));
-  py::class_<SacUpdate>(m, "SacUpdate")
-      .def(py::init(&make_update), arg("settings"), arg("actor"), arg("critic"), arg("threads"))
-      .def("__call__", bind::method(&sac_update), arg("actor"), arg("critic"), arg("target"),
-           arg("log_temperature"), arg("observation"), arg("action"), arg("reward"), arg("terminated"),
-           arg("next_observation"), arg("task"), arg("weight"), arg("discount"), arg("next_noise"),
-           arg("noise"), arg("priority"))
-      .def("act", bind::method(&sac_act), arg("actor"), arg("observation"), arg("task"), arg("noise"),
-           arg("action"));
+  using bind::def;
+  def(m, "matmul_kernel", &matmul_kernel);
+  def(m, "choose_matmul_kernel", &choose_kernel, "name");
+  def(m, "offer_blas", &offer_blas_capsule, "sgemm");
+  def(m, "ensemble_linear_workspace", &linear_workspace, "critics", "rows", "inputs", "outputs");
+  def(m, "ensemble_linear_forward", &linear_forward, "x", "kernel", "bias", "task_row", "task", "y",
+      "workspace");
+  def(m, "ensemble_linear_backward", &linear_backward, "x", "kernel", "task_row", "task", "y", "dy", "dz",
+      "dx", "dkernel", "dbias", "dtask_row", "workspace");
+  def(m, "head_gather_workspace", &head_workspace, "critics", "rows", "width", "outputs", "tasks");
+  def(m, "head_gather_forward", &head_forward, "x", "kernel", "bias", "task", "y", "workspace");
+  def(m, "head_gather_backward", &head_backward, "x", "kernel", "task", "dy", "dx", "dkernel", "dbias",
+      "workspace");
+  def(m, "td_target", &td_target_of, "reward", "terminated", "next_q", "log_prob", "temperature", "discount",
+      "target");
+  def(m, "adam_polyak", &adam, "value", "gradient", "mean", "square", "target", "lr", "beta1", "beta2", "eps",
+      "weight_decay", "clip", "polyak", "steps");
+  bind::Class<SacUpdate>(m, "SacUpdate")
+      .init(&make_update, "settings", "actor", "critic", "threads")
+      .def("__call__", &sac_update, "actor", "critic", "target", "log_temperature", "observation", "action",
+           "reward", "terminated", "next_observation", "task", "weight", "discount", "next_noise", "noise",
+           "priority")
+      .def("act", &sac_act, "actor", "observation", "task", "noise", "action");
 }

@@ -2,13 +2,16 @@
 #include "module.h"
 
 #include "cpu_features.h"
+#include "function.h"
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernels of mtrl: prioritised multi-task replay and batched ensemble critics.";
   bind_replay(m);
   bind_critic(m);
-  m.def(
-      "instruction_set", [] { return name_of(best_instruction_set()); },
-      "The widest instruction set of this machine that the kernels know: avx512, avx2 or portable.");
+  bind::def(
+      m, "instruction_set",
+      bind::Doc{
+          "The widest instruction set of this machine that the kernels know: avx512, avx2 or portable."},
+      +[] { return name_of(best_instruction_set()); });
   bind_cuda(m);
 }

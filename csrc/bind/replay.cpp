@@ -1,4 +1,3 @@
-#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -11,7 +10,7 @@
 #include <vector>
 
 #include "arrays.h"
-#include "method.h"
+#include "function.h"
 #include "module.h"
 #include "replay/checked_file.h"
 #include "replay/replay_buffer.h"
@@ -98,16 +97,17 @@ class Outputs {
     check_sizes(0, {{"next", next}});
     if (tensors.size() != 9) throw py::value_error("a batch has 9 tensors");
     const int64_t following = next > 0 ? next : observation;
+    arrays::Call call;
     view_ = {rows,
-             column<float>(0, "observation", {rows, observation}),
-             column<float>(1, "action", {rows, action}),
-             column<float>(2, "reward", {rows}),
-             column<float>(3, "terminated", {rows}),
-             column<float>(4, "next_observation", {rows, following}),
-             column<int64_t>(5, "task", {rows}),
-             column<float>(6, "weight", {rows}),
-             column<int64_t>(7, "id", {rows}),
-             column<float>(8, "discount", {rows}),
+             column<float>(call, 0, "observation", {rows, observation}),
+             column<float>(call, 1, "action", {rows, action}),
+             column<float>(call, 2, "reward", {rows}),
+             column<float>(call, 3, "terminated", {rows}),
+             column<float>(call, 4, "next_observation", {rows, following}),
+             column<int64_t>(call, 5, "task", {rows}),
+             column<float>(call, 6, "weight", {rows}),
+             column<int64_t>(call, 7, "id", {rows}),
+             column<float>(call, 8, "discount", {rows}),
              next};
   }
 
@@ -136,8 +136,8 @@ class Outputs {
   }
 
   template <class T>
-  T* column(size_t i, const char* name, std::initializer_list<int64_t> shape) {
-    T* data = arrays::output<T>(tensors_[i], name, shape);
+  T* column(arrays::Call& call, size_t i, const char* name, std::initializer_list<int64_t> shape) {
+    T* data = call.output<T>(tensors_[i], name, shape);
     columns_.push_back(arrays::view(tensors_[i], name));
     int64_t n = 1;
     for (int64_t length : shape) n *= length;
@@ -213,20 +213,24 @@ ReplayBuffer::Bytes state_bytes(py::handle state) {
 
 class PyReplay {
  public:
-  PyReplay(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, int64_t frame,
-           const std::string& mode, double alpha, double beta, const std::string& normalization,
-           int64_t steps, float discount, uint64_t seed, const std::string& set, const std::string& folder,
-           int64_t next)
-      : buffer_({{tasks, capacity, observation, action, frame},
-                 mode_of(mode),
-                 alpha,
-                 beta,
-                 seed,
-                 instruction_set_of(set),
-                 folder,
-                 normalization_of(normalization),
-                 {steps, discount},
-                 next}) {}
+  explicit PyReplay(const ReplayBuffer::Settings& settings) : buffer_(settings) {}
+
+  static std::unique_ptr<PyReplay> make(int64_t tasks, int64_t capacity, int64_t observation, int64_t action,
+                                        int64_t frame, const std::string& mode, double alpha, double beta,
+                                        const std::string& normalization, int64_t steps, float discount,
+                                        uint64_t seed, const std::string& set, const std::string& folder,
+                                        int64_t next) {
+    return std::make_unique<PyReplay>(ReplayBuffer::Settings{{tasks, capacity, observation, action, frame},
+                                                             mode_of(mode),
+                                                             alpha,
+                                                             beta,
+                                                             seed,
+                                                             instruction_set_of(set),
+                                                             folder,
+                                                             normalization_of(normalization),
+                                                             {steps, discount},
+                                                             next});
+  }
 
   void add(py::handle observation, py::handle action, py::handle reward, py::handle terminated,
            py::handle truncated, py::handle next_observation) {
@@ -375,6 +379,7 @@ class PyReplay {
       segments = buffer_.load_elsewhere(replay, {file.data(), file.size()}, files.find());
     } else {
       const ReplayBuffer::Bytes bytes = state_bytes(state);
+      images.call.add(arrays::view(state, "state"), "state", false);
       const py::gil_scoped_release release;
       segments = buffer_.load_elsewhere(replay, bytes, no_segments);
     }
@@ -399,7 +404,8 @@ class PyReplay {
   struct Images {
     PyReplay& replay;
     py::function image_of, filled;
-    py::tuple held{};  // the image at work
+    arrays::Call call{};  // what else the call is given
+    py::tuple held{};     // the image at work
 
     ReplayBuffer::Elsewhere of(const Elsewhere& numbers) {
       const auto& [tasks, seed, draws, alpha] = numbers;
@@ -420,10 +426,10 @@ class PyReplay {
       const auto& shape = replay.buffer_.settings().shape;
       const int64_t rows = replay.buffer_.rows(), stride = replay.buffer_.stride();
       const bool prioritized = is_prioritized(replay.buffer_.settings().mode);
-      return {arrays::output<int64_t>(held[0], "numbers", {5}),
-              arrays::output<float>(held[1], "row", {rows, stride}),
-              arrays::output<float>(held[2], "final", {rows, shape.observation}),
-              prioritized ? arrays::output<float>(held[3], "leaves", {rows}) : nullptr};
+      arrays::Call all = call;
+      return {all.output<int64_t>(held[0], "numbers", {5}), all.output<float>(held[1], "row", {rows, stride}),
+              all.output<float>(held[2], "final", {rows, shape.observation}),
+              prioritized ? all.output<float>(held[3], "leaves", {rows}) : nullptr};
     }
   };
 
@@ -494,49 +500,46 @@ class PyReplay {
   ReplayBuffer buffer_;
 };
 
+std::unique_ptr<Outputs> make_outputs(const py::array& memory, int64_t rows, int64_t observation,
+                                      int64_t action, int64_t next, const py::tuple& tensors) {
+  return std::make_unique<Outputs>(memory, rows, observation, action, next, tensors);
+}
+
+std::string name_of_segment(int64_t first, int64_t last, uint32_t checksum) {
+  return segment_name({first, last, checksum});
+}
+
 }  // namespace
 
 void bind_replay(py::module_& m) {
-  using bind::method;
-  py::class_<Outputs>(m, "ReplayOutputs")
-      .def(py::init<py::array, int64_t, int64_t, int64_t, int64_t, py::tuple>(), py::arg("memory"),
-           py::arg("rows"), py::arg("observation"), py::arg("action"), py::arg("next"), py::arg("tensors"))
-      .def("is_intact", method(&Outputs::is_intact));
-  m.def(
-      "segment_name",
-      [](int64_t first, int64_t last, uint32_t checksum) { return segment_name({first, last, checksum}); },
-      py::arg("first"), py::arg("last"), py::arg("checksum"));
-  py::class_<PyReplay>(m, "ReplayBuffer")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, double, double,
-                    const std::string&, int64_t, float, uint64_t, const std::string&, const std::string&,
-                    int64_t>(),
-           py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
-           py::arg("frame"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
-           py::arg("n_step"), py::arg("discount"), py::arg("seed"), py::arg("instruction_set"),
-           py::arg("folder"), py::arg("next"))
-      .def("set_alpha", method(&PyReplay::set_alpha), py::arg("alpha"))
-      .def("set_beta", method(&PyReplay::set_beta), py::arg("beta"))
-      .def("add", method(&PyReplay::add), py::arg("observation"), py::arg("action"), py::arg("reward"),
-           py::arg("terminated"), py::arg("truncated"), py::arg("next_observation"))
-      .def("sample", method(&PyReplay::sample), py::arg("counts"), py::arg("batch"))
-      .def("prefetch", method(&PyReplay::prefetch), py::arg("counts"), py::arg("batch"), py::arg("on_thread"))
-      .def("prefetched", method(&PyReplay::prefetched))
-      .def("update_priorities", method(&PyReplay::update_priorities), py::arg("id"), py::arg("priority"))
-      .def("size", method(&PyReplay::size))
-      .def("state", method(&PyReplay::state))
-      .def("load_state", method(&PyReplay::load_state), py::arg("state"))
-      .def("settled_rows", method(&PyReplay::settled_rows))
-      .def("save_rows", method(&PyReplay::save_rows), py::arg("path"), py::arg("first"), py::arg("last"))
-      .def("save", method(&PyReplay::save), py::arg("path"), py::arg("segments"))
-      .def("load", method(&PyReplay::load), py::arg("path"), py::arg("folder"))
-      .def("save_rows_elsewhere", method(&PyReplay::save_rows_elsewhere), py::arg("path"), py::arg("first"),
-           py::arg("last"), py::arg("replay"), py::arg("image_of"))
-      .def("save_elsewhere", method(&PyReplay::save_elsewhere), py::arg("path"), py::arg("segments"),
-           py::arg("replay"), py::arg("image_of"), py::arg("counts"), py::arg("batch"))
-      .def("elsewhere_state", method(&PyReplay::elsewhere_state), py::arg("replay"), py::arg("image_of"),
-           py::arg("counts"), py::arg("batch"))
-      .def("load_elsewhere", method(&PyReplay::load_elsewhere), py::arg("state"), py::arg("folder"),
-           py::arg("tasks"), py::arg("image_of"), py::arg("filled"))
-      .def("take_prefetched", method(&PyReplay::take_prefetched), py::arg("batch"))
-      .def("check", method(&PyReplay::check));
+  bind::def(m, "segment_name", &name_of_segment, "first", "last", "checksum");
+  bind::Class<Outputs>(m, "ReplayOutputs")
+      .init(&make_outputs, "memory", "rows", "observation", "action", "next", "tensors")
+      .def("is_intact", &Outputs::is_intact);
+  bind::Class<PyReplay>(m, "ReplayBuffer")
+      .init(&PyReplay::make, "tasks", "capacity", "observation", "action", "frame", "mode", "alpha", "beta",
+            "normalization", "n_step", "discount", "seed", "instruction_set", "folder", "next")
+      .def("set_alpha", &PyReplay::set_alpha, "alpha")
+      .def("set_beta", &PyReplay::set_beta, "beta")
+      .def("add", &PyReplay::add, "observation", "action", "reward", "terminated", "truncated",
+           "next_observation")
+      .def("sample", &PyReplay::sample, "counts", "batch")
+      .def("prefetch", &PyReplay::prefetch, "counts", "batch", "on_thread")
+      .def("prefetched", &PyReplay::prefetched)
+      .def("update_priorities", &PyReplay::update_priorities, "id", "priority")
+      .def("size", &PyReplay::size)
+      .def("state", &PyReplay::state)
+      .def("load_state", &PyReplay::load_state, "state")
+      .def("settled_rows", &PyReplay::settled_rows)
+      .def("save_rows", &PyReplay::save_rows, "path", "first", "last")
+      .def("save", &PyReplay::save, "path", "segments")
+      .def("load", &PyReplay::load, "path", "folder")
+      .def("save_rows_elsewhere", &PyReplay::save_rows_elsewhere, "path", "first", "last", "replay",
+           "image_of")
+      .def("save_elsewhere", &PyReplay::save_elsewhere, "path", "segments", "replay", "image_of", "counts",
+           "batch")
+      .def("elsewhere_state", &PyReplay::elsewhere_state, "replay", "image_of", "counts", "batch")
+      .def("load_elsewhere", &PyReplay::load_elsewhere, "state", "folder", "tasks", "image_of", "filled")
+      .def("take_prefetched", &PyReplay::take_prefetched, "batch")
+      .def("check", &PyReplay::check);
 }

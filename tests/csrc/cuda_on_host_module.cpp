@@ -11,5 +11,6 @@ OnDevice::~OnDevice() {}
 
 PYBIND11_MODULE(cuda_on_host, m) {
   bind_cuda(m);
-  m.attr("cuda").cast<py::module_>().def("launches", [] { return cuda_on_host::launches; });
+  auto kernels = m.attr("cuda").cast<py::module_>();
+  bind::def(kernels, "launches", +[] { return cuda_on_host::launches; });
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import itertools
 import os
 import subprocess
@@ -135,7 +136,7 @@ class TestAgent:
         for name, value in (("width", 1 << 40), ("inputs", -1), ("depth", 0), ("start", [1 << 62] * 5)):
             with pytest.raises(ValueError, match=name):
                 _core.SacUpdate(settings, {**shape, name: value}, critic, 1)
-        with pytest.raises(TypeError, match="polyak is 'x'; expected a number"):
+        with pytest.raises(TypeError, match="polyak is a str; expected a number"):
             _core.SacUpdate({**settings, "polyak": "x"}, shape, critic, 1)
 
 
@@ -187,6 +188,152 @@ class TestTensors:
         new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
         with pytest.raises(TypeError, match="sgemm has the signature"):
             _core.offer_blas(new(1, None, None))
+
+
+def freed(*shape: int) -> torch.Tensor:
+    """A tensor whose storage was freed: torch crashes when it prints or reads it."""
+    tensor = torch.rand(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def update_of(**settings: Any) -> Any:
+    sizes = {"critics": 1, "inputs": 3, "outputs": 4, "tasks": 1, "width": 2, "depth": 1, "start": [0] * 5}
+    critic = {**sizes, "inputs": 5, "outputs": 1}
+    return _core.SacUpdate(
+        {**dict.fromkeys([*ops.SAC_SETTINGS, "beta1", "beta2"], 0.1), **settings}, sizes, critic, 1
+    )
+
+
+class TestCalls:
+    """A refused call prints no argument."""
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: _core.td_target(freed(2)), r"td_target\(\) needs terminated"),
+            (lambda: _core.td_target(*[freed(2)] * 8), r"td_target\(\) takes 7 arguments; 8 are given"),
+            (lambda: _core.td_target(freed(2), rewards=freed(2)), "no argument 'rewards'; it takes reward, "),
+            (lambda: _core.td_target(freed(2), reward=freed(2)), "td_target.. has reward twice"),
+            (lambda: _core.adam_polyak(*[freed(2)] * 5, "x", *[0] * 7), "lr is a str; expected a number"),
+            (lambda: _core.adam_polyak(*[freed(2)] * 5, freed(), *[0] * 7), "lr is a Tensor; expected a"),
+            (lambda: _core.segment_name(freed(), 1, 2), "first is a Tensor; expected a whole number"),
+            (lambda: _core.choose_matmul_kernel(freed()), "name is a Tensor; expected a str"),
+            (lambda: _core.offer_blas(freed()), "sgemm is a Tensor; expected a .*[cC]apsule"),
+            (lambda: _core.matmul_kernel(freed()), r"matmul_kernel\(\) takes 0 arguments"),
+            (lambda: update_of()([], freed(9), *[freed(2)] * 13), "actor is a list; expected a tuple"),
+            (lambda: update_of(polyak=freed()), "polyak is a Tensor; expected a number"),
+            (lambda: update_of().act(freed(2)), "act.. needs observation"),
+            (lambda: _core.ReplayBuffer(freed(2)), "ReplayBuffer.. needs capacity"),
+            (lambda: _core.ReplayBuffer.add(reward=freed(2)), "add.. needs self"),
+            (lambda: _core.ReplayBuffer.add(freed(2), *[freed(2)] * 6), "self is a Tensor; expected a Repl"),
+            (lambda: _core.ReplayOutputs(freed(2), 1, 3, 2, 0, ()), "memory is a Tensor; expected a numpy"),
+            (lambda: make_replay()._core.sample(freed(2), 0), "counts is a Tensor; expected a sequence"),
+            (
+                lambda: make_replay()._core.sample([1, freed()], 0),
+                r"counts\[1\] is a Tensor; expected a whole",
+            ),
+            (lambda: make_replay()._core.sample([1, 2.0], freed()), r"counts\[1\] is a float; expected a w"),
+            (lambda: make_replay()._core.save("x", [(1, 2)]), r"segments\[0\] has 2 entries; expected 3"),
+            (
+                lambda: make_replay()._core.save("x", [(1, 2, -1)]),
+                r"segments\[0\]\[2\] is a int; .* 0 to 42949",
+            ),
+            (lambda: make_replay()._core.save(b"x", freed()), "path is a bytes; expected a str"),
+        ],
+    )
+    def test_a_call_that_does_not_fit(self, call: Any, message: str) -> None:
+        def child() -> None:
+            with pytest.raises(TypeError, match=message):
+                call()
+
+        in_child(child)
+
+    def test_help_shows_the_arguments(self) -> None:
+        assert str(inspect.signature(_core.td_target)).startswith("(reward, terminated, next_q, log_prob, ")
+        assert str(inspect.signature(_core.ReplayBuffer.sample)) == "(self, counts, batch)"
+
+
+class TestAliases:
+    """What a call writes shares no memory with anything else that it is given."""
+
+    @staticmethod
+    def refused(one: str, other: str) -> Any:
+        return pytest.raises(ValueError, match=f"{one} and {other} share memory; pass a copy of one")
+
+    def test_an_output_that_is_an_input(self) -> None:
+        one, x, y, kernel = torch.rand(2), torch.rand(1, 2, 2), torch.rand(1, 2, 2), torch.rand(1, 2, 2)
+        space = torch.empty(_core.ensemble_linear_workspace(1, 2, 2, 2))
+        with self.refused("x", "y"):
+            _core.ensemble_linear_forward(x, kernel, torch.rand(1, 2), None, None, x, space)
+        with self.refused("y", "workspace"):
+            _core.ensemble_linear_forward(
+                x, kernel, torch.rand(1, 2), None, None, space[:4].view(1, 2, 2), space
+            )
+        gradients = (x.clone(), kernel.clone(), torch.rand(1, 2))
+        with self.refused("kernel", "dkernel"):
+            _core.ensemble_linear_backward(
+                x,
+                kernel,
+                None,
+                None,
+                y,
+                y.clone(),
+                y.clone(),
+                gradients[0],
+                kernel,
+                gradients[2],
+                None,
+                space,
+            )
+        with self.refused("next_q", "target"):
+            _core.td_target(one, one, x[0], one, one, one, x[0, 1])
+
+    def test_dz_may_be_dy_and_only_as_a_whole(self) -> None:
+        x, y, dy = torch.rand(1, 3, 2), torch.rand(1, 3, 2), torch.rand(9)
+        kernel, space = torch.rand(1, 2, 2), torch.empty(_core.ensemble_linear_workspace(1, 3, 2, 2))
+        apart, together, none = dy[:6].clone().view(1, 3, 2), dy[:6].view(1, 3, 2), (None,) * 3
+        expected, got = torch.empty(1, 3, 2), torch.empty(1, 3, 2)
+        _core.ensemble_linear_backward(
+            x, kernel, None, None, y, apart, torch.empty_like(y), expected, *none, space
+        )
+        with self.refused("dy", "dz"):
+            _core.ensemble_linear_backward(
+                x, kernel, None, None, y, together, dy[2:8].view(1, 3, 2), got, *none, space
+            )
+        _core.ensemble_linear_backward(x, kernel, None, None, y, together, together, got, *none, space)
+        assert torch.equal(got, expected)
+
+    def test_vectors_of_an_update(self) -> None:
+        a, b, c, d = torch.rand(4, 5)
+        numbers = (1e-3, 0.9, 0.999, 1e-5, 0.0, 1.0, 0.1, 1)
+        for vectors, names in (
+            ((a, b, b, c, None), ("gradient", "mean")),
+            ((a, b, c, d, a), ("value", "target")),
+        ):
+            with self.refused(*names):
+                _core.adam_polyak(*vectors, *numbers)
+        actor, critic, temperature = ((*torch.rand(4, n), 1) for n in (40, 40, 1))
+        rows = [torch.rand(2, 3), torch.rand(2, 2), torch.rand(2), torch.rand(2), torch.rand(2, 3)]
+        rows += [torch.zeros(2, dtype=torch.int64), *torch.rand(2, 2), *torch.rand(2, 2, 2)]
+        with self.refused("critic", "target"):
+            update_of()(actor, critic, critic[0], temperature, *rows, torch.rand(2))
+        with self.refused("reward", "priority"):
+            update_of()(actor, critic, torch.rand(40), temperature, *rows, rows[2])
+        with self.refused("actor's mean", "critic's square"):
+            shared = (*critic[:3], actor[2], 1)
+            update_of()(actor, shared, torch.rand(40), temperature, *rows, torch.rand(2))
+        with self.refused("noise", "action"):
+            update_of().act(actor[0], rows[0], rows[5], rows[1], rows[1])
+
+    def test_columns_of_a_batch(self) -> None:
+        memory = np.zeros(999, np.float32)
+        block = torch.from_numpy(memory)
+        flat = [block[:1]] * 9
+        flat[0], flat[1], flat[4] = block[:3].view(1, 3), block[2:4].view(1, 2), block[8:11].view(1, 3)
+        flat[5] = flat[7] = block[:2].view(torch.int64)
+        with self.refused("observation", "action"):
+            _core.ReplayOutputs(memory, 1, 3, 2, 0, tuple(flat))
 
 
 class TestObjects:

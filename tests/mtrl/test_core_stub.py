@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,10 @@ def module_names(module: Any) -> dict[str, list[str] | None]:
             names[name] = None
         elif isinstance(value, property):
             names[name] = None
-        elif name == "__init__" and not value.__doc__.startswith("__init__("):
-            continue  # object's own: Python cannot make one
-        else:
-            (signature,) = re.findall(rf"^{name}\((.*)\) ->", value.__doc__, re.MULTILINE)
-            names[name] = re.findall(r"(?:^|, )(\w+): ", re.sub(r"\[.*?\](?=[,\]]|$)|\[.*?\]", "", signature))
-            names[name] = [argument for argument in names[name] or [] if argument != "self"]
+        elif not isinstance(
+            value, types.WrapperDescriptorType
+        ):  # object's own __init__: Python cannot make one
+            names[name] = [argument for argument in inspect.signature(value).parameters if argument != "self"]
     return names
 
 

@@ -2,6 +2,7 @@
 // the GPU. What only the GPU could check without waiting (task ids, where rows begin) is the caller's to get
 // right.
 #include "bind/cuda/call.h"
+#include "bind/function.h"
 #include "bind/module.h"
 #include "critic/adam_polyak.cuh"
 #include "critic/ensemble_linear.cuh"
@@ -147,6 +148,10 @@ void bias_gradient(py::object dz, py::object start, py::object order, py::object
   });
 }
 
+int64_t linear_workspace(int64_t critics, int64_t rows, int64_t outputs) {
+  return ensemble_linear_cuda_workspace({critics, rows, outputs, 0}) * static_cast<int64_t>(sizeof(float));
+}
+
 void route(py::object q, py::object start, py::object row, py::object least, py::object workspace,
            uintptr_t stream) {
   Call call(stream);
@@ -284,43 +289,29 @@ void adam(py::object value, py::object gradient, py::object mean, py::object squ
 }  // namespace
 
 void bind_cuda_critic(py::module_& m) {
-  using py::arg;
-  m.def("td_target_workspace", &td_target_cuda_workspace, arg("rows"));
-  m.def("td_target", &td_target, arg("reward"), arg("terminated"), arg("next_q"), arg("log_prob"),
-        arg("temperature"), arg("q"), arg("weight"), arg("discount"), arg("target"), arg("dq"),
-        arg("priority"), arg("mean"), arg("workspace"), arg("stream"));
-  m.def("rows_by_task", &rows_by_task, arg("task"), arg("start"), arg("order"), arg("stream"));
-  m.def("head_gather_forward", &head_forward, arg("x"), arg("kernel"), arg("bias"), arg("task"), arg("y"),
-        arg("stream"));
-  m.def("head_gather_input_gradient", &head_input_gradient, arg("kernel"), arg("task"), arg("dy"), arg("dx"),
-        arg("stream"));
-  m.def("head_gather_weight_gradient", &head_weight_gradient, arg("x"), arg("start"), arg("order"), arg("dy"),
-        arg("dkernel"), arg("dbias"), arg("stream"));
-  m.def("ensemble_linear_bias_relu", &bias_relu, arg("bias"), arg("task_row"), arg("task"), arg("y"),
-        arg("stream"));
-  m.def("ensemble_linear_mask", &mask, arg("y"), arg("dy"), arg("dz"), arg("stream"));
-  m.def("ensemble_linear_bias_gradient", &bias_gradient, arg("dz"), arg("start"), arg("order"), arg("dbias"),
-        arg("dtask_row"), arg("workspace"), arg("stream"));
-  m.def(
-      "ensemble_linear_workspace",
-      [](int64_t critics, int64_t rows, int64_t outputs) {
-        return ensemble_linear_cuda_workspace({critics, rows, outputs, 0}) *
-               static_cast<int64_t>(sizeof(float));
-      },
-      arg("critics"), arg("rows"), arg("outputs"));
-  m.def("route_rows", &route, arg("q"), arg("start"), arg("row"), arg("least"), arg("workspace"),
-        arg("stream"));
-  m.def("routed_head", &routed_head, arg("start"), arg("row"), arg("task"), arg("kernel"), arg("dq"),
-        arg("y"), arg("dz"), arg("stream"));
-  m.def("routed_layer", &routed_layer, arg("start"), arg("row"), arg("dz"), arg("kernel"), arg("y"),
-        arg("dx"), arg("stream"));
-  m.def("least_gradient", &least_gradient, arg("q"), arg("slope"), arg("dq"), arg("least"), arg("stream"));
-  m.def("tanh_gaussian_sample", &gaussian_sample, arg("output"), arg("noise"), arg("log_std_min"),
-        arg("log_std_max"), arg("action"), arg("log_prob"), arg("stream"));
-  m.def("tanh_gaussian_backward", &gaussian_backward, arg("output"), arg("noise"), arg("log_std_min"),
-        arg("log_std_max"), arg("action"), arg("daction"), arg("dlog_prob"), arg("doutput"), arg("stream"));
-  m.def("adam_polyak_workspace", &adam_polyak_cuda_workspace, arg("size"));
-  m.def("adam_polyak", &adam, arg("value"), arg("gradient"), arg("mean"), arg("square"), arg("target"),
-        arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("clip"), arg("polyak"),
-        arg("steps"), arg("norm"), arg("workspace"), arg("stream"));
+  using bind::def;
+  def(m, "td_target_workspace", &td_target_cuda_workspace, "rows");
+  def(m, "td_target", &td_target, "reward", "terminated", "next_q", "log_prob", "temperature", "q", "weight",
+      "discount", "target", "dq", "priority", "mean", "workspace", "stream");
+  def(m, "rows_by_task", &rows_by_task, "task", "start", "order", "stream");
+  def(m, "head_gather_forward", &head_forward, "x", "kernel", "bias", "task", "y", "stream");
+  def(m, "head_gather_input_gradient", &head_input_gradient, "kernel", "task", "dy", "dx", "stream");
+  def(m, "head_gather_weight_gradient", &head_weight_gradient, "x", "start", "order", "dy", "dkernel",
+      "dbias", "stream");
+  def(m, "ensemble_linear_bias_relu", &bias_relu, "bias", "task_row", "task", "y", "stream");
+  def(m, "ensemble_linear_mask", &mask, "y", "dy", "dz", "stream");
+  def(m, "ensemble_linear_bias_gradient", &bias_gradient, "dz", "start", "order", "dbias", "dtask_row",
+      "workspace", "stream");
+  def(m, "ensemble_linear_workspace", &linear_workspace, "critics", "rows", "outputs");
+  def(m, "route_rows", &route, "q", "start", "row", "least", "workspace", "stream");
+  def(m, "routed_head", &routed_head, "start", "row", "task", "kernel", "dq", "y", "dz", "stream");
+  def(m, "routed_layer", &routed_layer, "start", "row", "dz", "kernel", "y", "dx", "stream");
+  def(m, "least_gradient", &least_gradient, "q", "slope", "dq", "least", "stream");
+  def(m, "tanh_gaussian_sample", &gaussian_sample, "output", "noise", "log_std_min", "log_std_max", "action",
+      "log_prob", "stream");
+  def(m, "tanh_gaussian_backward", &gaussian_backward, "output", "noise", "log_std_min", "log_std_max",
+      "action", "daction", "dlog_prob", "doutput", "stream");
+  def(m, "adam_polyak_workspace", &adam_polyak_cuda_workspace, "size");
+  def(m, "adam_polyak", &adam, "value", "gradient", "mean", "square", "target", "lr", "beta1", "beta2", "eps",
+      "weight_decay", "clip", "polyak", "steps", "norm", "workspace", "stream");
 }

@@ -4,7 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/cuda/call.h"
-#include "bind/method.h"
+#include "bind/function.h"
 #include "bind/module.h"
 
 namespace py = pybind11;
@@ -44,19 +44,23 @@ void run(const py::object& library, const py::object& chosen, py::object left, p
   call.run([&](cudaStream_t s) { lt.run(plan, t, s); });
 }
 
+std::unique_ptr<CublasLt> make_library(const std::vector<std::string>& sonames) {
+  return std::make_unique<CublasLt>(sonames);
+}
+
+int64_t workspace_of(LtPlan& plan) { return static_cast<int64_t>(plan.workspace); }
+
 }  // namespace
 
 void bind_cublaslt(py::module_& m) {
-  using py::arg;
-  py::class_<CublasLt>(m, "CublasLt", py::module_local())
-      .def(py::init<const std::vector<std::string>&>(), arg("sonames"))
-      .def_property_readonly("version", bind::method(&CublasLt::version));
-  py::class_<LtPlan>(m, "LtPlan", py::module_local())
-      .def_property_readonly(
-          "workspace", [](const py::object& self) { return bind::made<LtPlan>(self, "self").workspace; });
-  m.def("cublaslt_mask_bytes", &lt_mask_bytes, arg("critics"), arg("rows"), arg("width"));
-  m.def("cublaslt_choose", &choose, arg("library"), arg("backward"), arg("mask"), arg("critics"), arg("rows"),
-        arg("width"), arg("tf32"), arg("device"));
-  m.def("cublaslt_run", &run, arg("library"), arg("plan"), arg("left"), arg("kernel"), arg("bias"),
-        arg("mask"), arg("out"), arg("workspace"), arg("stream"));
+  using bind::def;
+  bind::Class<CublasLt>(m, "CublasLt", py::module_local())
+      .init(&make_library, "sonames")
+      .property("version", &CublasLt::version);
+  bind::Class<LtPlan>(m, "LtPlan", py::module_local()).property("workspace", &workspace_of);
+  def(m, "cublaslt_mask_bytes", &lt_mask_bytes, "critics", "rows", "width");
+  def(m, "cublaslt_choose", &choose, "library", "backward", "mask", "critics", "rows", "width", "tf32",
+      "device");
+  def(m, "cublaslt_run", &run, "library", "plan", "left", "kernel", "bias", "mask", "out", "workspace",
+      "stream");
 }

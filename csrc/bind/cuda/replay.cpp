@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "bind/cuda/call.h"
-#include "bind/method.h"
+#include "bind/function.h"
 #include "bind/module.h"
 #include "replay/replay_buffer.cuh"
 
@@ -147,47 +147,42 @@ ReplayShapeCuda shape_of(int64_t tasks, int64_t capacity, int64_t observation, i
           seed};
 }
 
+std::unique_ptr<PyReplayCuda> make_replay(py::object memory, int64_t tasks, int64_t capacity,
+                                          int64_t observation, int64_t action, const std::string& mode,
+                                          double alpha, double beta, const std::string& normalization,
+                                          int64_t n_step, float discount, uint64_t seed) {
+  return std::make_unique<PyReplayCuda>(
+      std::move(memory), shape_of(tasks, capacity, observation, action, mode, alpha, beta, normalization,
+                                  n_step, discount, seed));
+}
+
+int64_t replay_bytes(int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
+  check_sizes(tasks, capacity, observation, action);
+  ReplayShapeCuda shape{};
+  shape.tasks = tasks;
+  shape.capacity = capacity;
+  shape.observation = observation;
+  shape.action = action;
+  shape.prioritized = prioritized;
+  return replay_cuda_bytes(shape);
+}
+
 }  // namespace
 
 void bind_cuda_replay(py::module_& m) {
-  m.def(
-      "replay_bytes",
-      [](int64_t tasks, int64_t capacity, int64_t observation, int64_t action, bool prioritized) {
-        check_sizes(tasks, capacity, observation, action);
-        ReplayShapeCuda shape{};
-        shape.tasks = tasks;
-        shape.capacity = capacity;
-        shape.observation = observation;
-        shape.action = action;
-        shape.prioritized = prioritized;
-        return replay_cuda_bytes(shape);
-      },
-      py::arg("tasks"), py::arg("capacity"), py::arg("observation"), py::arg("action"),
-      py::arg("prioritized"));
-  using bind::method;
-  using py::arg;
-  py::class_<PyReplayCuda>(m, "ReplayBuffer", py::module_local())
-      .def(py::init([](py::object memory, int64_t tasks, int64_t capacity, int64_t observation,
-                       int64_t action, const std::string& mode, double alpha, double beta,
-                       const std::string& normalization, int64_t n_step, float discount, uint64_t seed) {
-             return PyReplayCuda(std::move(memory),
-                                 shape_of(tasks, capacity, observation, action, mode, alpha, beta,
-                                          normalization, n_step, discount, seed));
-           }),
-           py::arg("memory"), py::kw_only(), py::arg("tasks"), py::arg("capacity"), py::arg("observation"),
-           py::arg("action"), py::arg("mode"), py::arg("alpha"), py::arg("beta"), py::arg("normalization"),
-           py::arg("n_step"), py::arg("discount"), py::arg("seed"))
-      .def("add", method(&PyReplayCuda::add), arg("observation"), arg("action"), arg("reward"),
-           arg("terminated"), arg("truncated"), arg("next_observation"), arg("stream"))
-      .def("sample", method(&PyReplayCuda::sample), arg("first"), arg("batch"), arg("workspace"),
-           arg("stream"))
-      .def("sample_workspace", method(&PyReplayCuda::workspace), arg("rows"))
-      .def("update_priorities", method(&PyReplayCuda::update_priorities), arg("id"), arg("priority"),
-           arg("workspace"), arg("stream"))
-      .def("rebuild", method(&PyReplayCuda::rebuild), arg("stream"))
-      .def("set_alpha", method(&PyReplayCuda::set_alpha), arg("alpha"), arg("stream"))
-      .def("set_beta", method(&PyReplayCuda::set_beta), arg("beta"))
-      .def("offsets", method(&PyReplayCuda::offsets))
-      .def_property_readonly("stride", method(&PyReplayCuda::stride))
-      .def_property_readonly("blocks", method(&PyReplayCuda::blocks));
+  bind::def(m, "replay_bytes", &replay_bytes, "tasks", "capacity", "observation", "action", "prioritized");
+  bind::Class<PyReplayCuda>(m, "ReplayBuffer", py::module_local())
+      .init(&make_replay, "memory", "tasks", "capacity", "observation", "action", "mode", "alpha", "beta",
+            "normalization", "n_step", "discount", "seed")
+      .def("add", &PyReplayCuda::add, "observation", "action", "reward", "terminated", "truncated",
+           "next_observation", "stream")
+      .def("sample", &PyReplayCuda::sample, "first", "batch", "workspace", "stream")
+      .def("sample_workspace", &PyReplayCuda::workspace, "rows")
+      .def("update_priorities", &PyReplayCuda::update_priorities, "id", "priority", "workspace", "stream")
+      .def("rebuild", &PyReplayCuda::rebuild, "stream")
+      .def("set_alpha", &PyReplayCuda::set_alpha, "alpha", "stream")
+      .def("set_beta", &PyReplayCuda::set_beta, "beta")
+      .def("offsets", &PyReplayCuda::offsets)
+      .property("stride", &PyReplayCuda::stride)
+      .property("blocks", &PyReplayCuda::blocks);
 }
