@@ -18,9 +18,12 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic_core import from_json
 
 from mtrl.results import RunFileError, read_run
 
@@ -154,19 +157,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def parse_lines(lines: Sequence[bytes]) -> list[Any]:
-    """The JSON value of each line; None for a damaged line. If none is damaged, one call parses all: twice as fast."""
-    try:
-        parsed: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
-        return parsed
-    except ValueError:
-        return [_parse_line(line) for line in lines]
+    """The JSON value of each line; None for a damaged line."""
+    return [_parse_line(line) for line in lines]
 
 
 def _parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    for parse in (
+        from_json,
+        json.loads,
+    ):  # the first takes half the time, the second also half a surrogate pair
+        with suppress(ValueError):
+            return parse(line)
+    return None
 
 
 def cancelled_cells(sweep: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """Files and queue put together: one state per cell."""
 
+import math
 import time
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import pytest
 
 from slurm.queue import Queue, QueuedTask
 from slurm.records import Record, Task, write_record
-from slurm.state import cell_directory, read_json, write_cancelled, write_done, write_failed, write_json
+from slurm.state import (
+    cell_directory,
+    parse_lines,
+    read_json,
+    write_cancelled,
+    write_done,
+    write_failed,
+    write_json,
+)
 from slurm.survey import survey
 
 RUN = "aaaaaaaaaaaa"
@@ -163,3 +172,11 @@ def test_a_torn_line_of_the_memory_is_skipped(sweep: Path) -> None:
     (sweep / "finished.jsonl").write_text('{"run_id": "aaaa')
     assert state(sweep, None) == ("diverged", "")
     assert state(sweep, None) == ("diverged", "")
+
+
+def test_lines_are_read_whatever_they_hold() -> None:
+    lines = [b'{"label": "a"}', b"", b'{"cut', b'{"label": "\\udcff"}', b'{"rate": NaN}', b"\xff"]
+    read = parse_lines(lines)
+    assert read[:4] == [{"label": "a"}, None, None, {"label": "\udcff"}]
+    assert math.isnan(read[4]["rate"])
+    assert read[5] is None
