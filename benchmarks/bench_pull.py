@@ -1,6 +1,6 @@
 """Jobs that pull against jobs with fixed lists: cells of unequal length on a real Slurm (slurm/mini), beside the ideal.
 
-    python benchmarks/bench_pull.py --cells 150 --slots 8
+    python benchmarks/bench_pull.py --cells 150 --slots 8 --json benchmarks/results/pull.json
 
 The cells sleep instead of training, each as long as its steps say, so that slots do not compete for this machine's
 cores. The ideal is the sum of the sleeps over the slots; all else (Slurm, Python, imports, forks) counts against it.
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -69,6 +68,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--mean-seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="Write the result to this file.")
     options = parser.parse_args()
     generator = random.Random(options.seed)
     seconds = [generator.lognormvariate(0, 1) for _ in range(options.cells)]
@@ -90,9 +90,11 @@ def main() -> None:
                 took[name] = seconds_of(Path(place) / name.replace(" ", "-"), seconds, profile)
         finally:
             cluster.stop()
-    row = {"cells": options.cells, "slots": options.slots, "ideal": round(ideal, 1)}
-    json.dump(row | {name: round(one, 1) for name, one in took.items()}, sys.stdout)
-    print(f"\npull: {took['pull'] / ideal:.3f} of the ideal")
+    row = {"cells": options.cells, "slots": options.slots, "mean_seconds": options.mean_seconds}
+    row |= {"ideal_s": round(ideal, 1), **{f"{name}_s": round(one, 1) for name, one in took.items()}}
+    print(json.dumps(row), f"pull: {took['pull'] / ideal:.3f} of the ideal", sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(row, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -99,31 +99,27 @@ def pace(facts: Facts) -> str:
 
 def what_next(facts: Facts) -> list[tuple[str, str]]:
     """(command, reason) for each command that may help now."""
-    count, name = facts.counts.get, shlex.quote(name_of(facts))
-    steps: dict[str, list[str]] = {}
-    if failed := count("failed", 0):
-        steps[f"mtrl-sweep tail {name} {facts.troubles[0].rows[0].run_id}"] = ["the end of a log"]
-        steps.setdefault(f"mtrl-sweep retry {name}", []).append(
-            f"runs the {failed:,} failed cells again, if a retry can help"
-        )
-    if held := count("held", 0):
-        steps.setdefault(f"mtrl-sweep retry {name}", []).append(f"submits the {held:,} held cells again")
-    if not facts.counts.keys() & {"running", "pending"} and (
-        idle := count("stopped", 0) + count("missing", 0)
-    ):
-        steps.setdefault(f"mtrl-sweep retry {name}", []).append(
-            f"resumes the {idle:,} cells that wait; no cell is at work"
-        )
-    if cancelled := count("cancelled", 0):
-        steps[f"mtrl-sweep retry {name} --cancelled"] = [f"resumes the {cancelled:,} cancelled cells"]
+    name = shlex.quote(name_of(facts))
+    steps, retries = [], []
+    if "failed" in facts.counts:
+        steps.append((f"mtrl-sweep tail {name} {facts.troubles[0].rows[0].run_id}", "the end of a log"))
+        retries.append("runs again what failed, if a retry can help")
+    if "held" in facts.counts:
+        retries.append("submits again what is held")
+    if facts.counts.keys() & {"stopped", "missing"} and not facts.counts.keys() & {"running", "pending"}:
+        retries.append("resumes what is stopped or missing; no cell is at work")
+    if retries:
+        steps.append((f"mtrl-sweep retry {name}", "; ".join(retries)))
+    if "cancelled" in facts.counts:
+        steps.append((f"mtrl-sweep retry {name} --cancelled", "resumes what was cancelled"))
     if facts.over:
         words = (
             "fits the laws: all cells are over"
             if not facts.unfinished
             else "a report on the cells that are over"
         )
-        steps[f"mtrl-fit {shlex.quote(str(facts.sweep))}"] = [words]
-    return [(command, "; ".join(reasons)) for command, reasons in steps.items()]
+        steps.append((f"mtrl-fit {shlex.quote(str(facts.sweep))}", words))
+    return steps
 
 
 escape = lru_cache(maxsize=10_000)(html.escape)
