@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -12,14 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mtrl import devices, ops
-from mtrl.adam import BETA1, BETA2, Adam, flatten
+from mtrl.adam import Adam, flatten
 from mtrl.config import Config
-from mtrl.cpus import allowed_threads
-from mtrl.fused import why_not_fused
-from mtrl.matmul import choose_matmul
+from mtrl.fused_update import FusedUpdate, build_fused
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
-from mtrl.networks.mtmhsac import MultiHead
 from mtrl.noise import Noise
 from mtrl.objective import losses
 from mtrl.objective.gradient_surgery import Counts, GradientRule, RowLoss, build_gradient_rule
@@ -31,13 +28,13 @@ from mtrl.tasks import ACTION_SIZE
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
     from mtrl.cuda.replay import ReplayCuda
-    from mtrl.cuda.sac_update import LateMetrics, SacUpdateCuda
+    from mtrl.cuda.sac_update import LateMetrics
 
 log = logging.getLogger(__name__)
 
 
 class Transitions(Protocol):
-    """Transitions, one row each; what `mtrl.replay` returns. `task` is int64, the others float32."""
+    """A batch of transitions, one per row, as `mtrl.replay` returns it. `task` is int64, the others float32."""
 
     @property
     def observation(self) -> Tensor: ...  # [B, 39]
@@ -46,39 +43,41 @@ class Transitions(Protocol):
     @property
     def reward(self) -> Tensor: ...  # [B]
     @property
-    def terminated(self) -> Tensor: ...  # [B]; 1 where the episode really ended, not where it was cut off
+    def terminated(self) -> Tensor: ...  # [B]; 1 if the episode ended for good; 0 if it was cut off
     @property
     def next_observation(self) -> Tensor: ...  # [B, 39]
     @property
     def task(self) -> Tensor: ...  # [B]
     @property
-    def weight(self) -> Tensor: ...  # [B]; importance weights, 1 where sampling is uniform
+    def weight(self) -> Tensor: ...  # [B]; importance weights, 1 if sampling is uniform
     @property
     def discount(self) -> Tensor: ...  # [B]; of the value of next_observation
 
 
 class Update(NamedTuple):
+    """The result of one update."""
+
     names: tuple[str, ...]  # UPDATE_METRICS and those of the value head
-    # of these metrics; a tensor [M] where torch computed them
+    # of these metrics; a tensor [M] if torch computed them
     values: list[float] | Tensor | LateMetrics
     priority: Tensor  # [B], mean over critics of |Q - y|
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics as numbers. On a GPU this waits for the update, unless they came with later actions."""
+        """The metrics as numbers. On a GPU this waits for the update, unless later actions brought them."""
         values = self.values if isinstance(self.values, list) else self.values.tolist()
         return dict(zip(self.names, values, strict=True))
 
 
 class _CriticLoss(NamedTuple):
-    of_rows: RowLoss  # fills q and error, too
-    target: Tensor  # [B], the soft target
+    of_rows: RowLoss  # also fills q and error
+    target: Tensor  # [B], the TD target
     q: Tensor  # [E, B]
     error: Tensor  # [B], mean over critics of |Q - y|
 
 
 class _ActorLoss(NamedTuple):
-    of_rows: RowLoss  # fills log_prob, too
+    of_rows: RowLoss  # also fills log_prob
     log_prob: Tensor  # [B]
 
 
@@ -90,8 +89,8 @@ class _Shared(TypedDict):
 class Agent:
     """Actor, critic ensemble, its Polyak average, and one temperature per task.
 
-    Every random number comes from `config.train.seed` through generators of the agent's own: for the initial
-    weights (drawn on the CPU, so a seed gives the same networks on any device), for acting, for updates.
+    All random numbers come from `config.train.seed`, through separate generators for the initial weights, for actions
+    and for updates. The weights are drawn on the CPU, so a seed gives the same networks on any device.
     """
 
     def __init__(self, config: Config, *, device: torch.device | str = "cpu") -> None:
@@ -141,7 +140,8 @@ class Agent:
         )
         self.loss_weight = self.loss_weight.to(self.device)
         self.return_scale = ReturnScale(len(config.env.tasks), settings.discount)
-        self.fused = self._build_fused(actor_starts, critic_starts)
+        networks = (self.actor, actor_starts), (self.critic, critic_starts)
+        self.fused = build_fused(config, self.backend, *networks, self.device)
         self.tasks = torch.arange(len(config.env.tasks), device=self.device)
         self.act_noise = Noise(_generator(config.train.seed, 1, device=self.device))
         self.update_noise = Noise(_generator(config.train.seed, 2, device=self.device))
@@ -158,7 +158,7 @@ class Agent:
     ) -> NDArray[np.float32]:
         """Actions [N, 4] for observations [N, 39] of `tasks` [N]; by default row i is task i's.
 
-        Deterministic ones draw nothing.
+        Deterministic actions use no random number.
         """
         rows = np.ascontiguousarray(observation, dtype=np.float32)
         noise = None if deterministic else self.act_noise.draw(len(rows), ACTION_SIZE)
@@ -184,7 +184,8 @@ class Agent:
     def update(self, batch: Transitions, counts: Counts = None) -> Update:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature.
 
-        counts: how many rows each task has, where they are ordered by task; per-task gradients then need not ask a GPU.
+        counts [T]: the number of rows of each task, if the rows are ordered by task. Then per-task gradients need not
+        wait for a GPU.
         """
         if self.config.run.check_inputs:
             _check_finite(batch)
@@ -201,7 +202,7 @@ class Agent:
         return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
 
     def learns_in_one_graph(self, replay: Replay | ReplayCuda) -> TypeGuard[ReplayCuda]:
-        """Whether `learn` can be used: the host decides nothing between sampling and new priorities."""
+        """Whether `learn` can be used: if the host decides nothing between sampling and the new priorities."""
         settings = self.config.replay
         return (
             not isinstance(replay, Replay)
@@ -218,9 +219,9 @@ class Agent:
         )
 
     def learn(self, replay: ReplayCuda, counts: Sequence[int]) -> tuple[Batch, Update]:
-        """`replay.sample`, `update` and `replay.update_priorities` as one CUDA graph, where `learns_in_one_graph`.
+        """`replay.sample`, `update` and `replay.update_priorities` as one CUDA graph. Needs `learns_in_one_graph`.
 
-        Batch and update are written again by the next call. The same replay and counts in every call.
+        Pass the same replay and counts [T] in every call. The next call overwrites the batch and the update.
         """
         assert self.fused is not None
         assert not isinstance(self.fused, ops.SacUpdate)
@@ -252,7 +253,7 @@ class Agent:
 
     def _update_fused(
         self,
-        fused: ops.SacUpdate | SacUpdateCuda,
+        fused: FusedUpdate,
         batch: Transitions,
         reward: Tensor,
         next_noise: Tensor,
@@ -272,28 +273,6 @@ class Agent:
         for adam in adams:
             adam.steps += 1
         return Update(UPDATE_METRICS, metrics, priority)
-
-    def _build_fused(
-        self, actor_starts: list[int], critic_starts: list[int]
-    ) -> ops.SacUpdate | SacUpdateCuda | None:
-        products = choose_matmul(self.config.run.matmul)  # those of the operators too
-        if reason := self._why_not_fused():
-            log.info("updates run through autograd: %s", reason)
-            return None
-        numbers = self.config.agent.model_dump(include=ops.SAC_SETTINGS) | {"beta1": BETA1, "beta2": BETA2}
-        actor = {**cast(MultiHead, self.actor).shape, "start": actor_starts}
-        critic = {**cast(MultiHead, self.critic).shape, "start": critic_starts}
-        if devices.is_gpu(self.device):
-            from mtrl.cuda.sac_update import SacUpdateCuda
-
-            graph, lt = self.config.agent.cuda_graph, self.config.run.cublaslt
-            return SacUpdateCuda(numbers, actor, critic, graph, lt, self.device)
-        threads = allowed_threads(self.config.run.threads)
-        log.info("updates run as one fused step, products on %s, %d threads", products, threads)
-        return ops.SacUpdate(numbers, actor, critic, threads)
-
-    def _why_not_fused(self) -> str:
-        return f"the backend is {self.backend}" if self.backend != "core" else why_not_fused(self.config)
 
     def _build_rule(self, stream: int) -> GradientRule:
         generator = _generator(self.config.train.seed, stream, device="cpu")
@@ -369,7 +348,7 @@ class Agent:
             observation, task = batch.observation[rows], batch.task[rows]
             action, density = self._sample(self.actor(observation, task)[0], noise[rows])
             log_prob[rows] = density.detach()
-            self.critic.requires_grad_(False)  # the actor's loss moves the actor alone
+            self.critic.requires_grad_(False)  # the actor's loss must not change the critics
             q = self.value_head.value(self.critic(torch.cat((action, observation), 1), task))
             self.critic.requires_grad_(True)
             loss = losses.actor_loss(density, q, temperature[rows], self.config.agent.critic_reduction)
@@ -401,9 +380,9 @@ class Agent:
         return {"actor": [layer[0] for layer in actor], "critic": [layer[0] for layer in critic]}
 
     def row_losses(self, batch: Transitions) -> dict[str, tuple[Adam, RowLoss]]:
-        """Of each network its optimiser and the losses that it has on the batch now.
+        """For each network its optimiser, and a function that returns its loss for rows of the batch.
 
-        Noise comes from a generator of its own, the same at every call: losses differ by the networks alone.
+        Every call uses the same noise, so that losses on one batch differ only because the networks do.
         """
         generator = _generator(self.config.train.seed, 6, device=self.device)
         next_noise, noise = Noise(generator).draw(2, len(batch.reward), ACTION_SIZE)
@@ -415,11 +394,12 @@ class Agent:
 
     @property
     def adams(self) -> dict[str, Adam]:
+        """The optimisers of the actor and of the critics."""
         return {"actor": self.actor_adam, "critic": self.critic_adam}
 
     @property
     def layers(self) -> int:
-        """Hidden layers of the deeper network."""
+        """The number of hidden layers of the deeper network."""
         return max(self.actor.hidden_layers, self.critic.hidden_layers)
 
     @property
@@ -434,7 +414,7 @@ class Agent:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Counts: actor, critic (all of them together), target, total = actor + critic."""
+        """The numbers of parameters: actor, critic (all critics together), target, total = actor + critic."""
         actor = sum(p.numel() for p in self.actor.parameters())
         critic = sum(p.numel() for p in self.critic.parameters())
         return {"actor": actor, "critic": critic, "target": critic, "total": actor + critic}
@@ -451,10 +431,10 @@ class Agent:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a `state_dict`: the same bits follow on the same device kind.
+        """Continues from a `state_dict`, bit for bit on the same kind of device.
 
-        On another kind the random numbers are those of a new agent there. Between GPUs, products stay as they were:
-        raises ConfigError where this GPU lacks TF32.
+        On another kind of device the random numbers are those of a new agent. On a GPU the products stay those of the
+        state: raises ConfigError if this GPU lacks TF32.
         """
         if devices.is_gpu(self.device) and "products" in state:
             self._use_products(state["products"])
@@ -488,7 +468,7 @@ class Agent:
 
 
 def _check_finite(batch: Transitions) -> None:
-    """Raises ValueError naming the first column and row with NaN or infinity."""
+    """Raises ValueError, which names the first column and row with NaN or infinity."""
     for name in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount"):
         column: Tensor = getattr(batch, name)
         bad = (~column.isfinite()).view(len(column), -1).any(1).nonzero()
@@ -500,6 +480,6 @@ def _check_finite(batch: Transitions) -> None:
 
 
 def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Generator:
-    """A generator of its own for each stream of random numbers of a seed."""
+    """The generator of one of a seed's independent streams of random numbers."""
     state = np.random.SeedSequence((seed, *stream)).generate_state(1)
     return torch.Generator(device).manual_seed(int(state[0]))

@@ -113,7 +113,7 @@ def test_training_stays_with_the_twin_for_hundreds_of_updates():
 
 
 def test_the_number_of_threads_does_not_show(monkeypatch):
-    monkeypatch.setattr("mtrl.agent.allowed_threads", lambda wished: wished)
+    monkeypatch.setattr("mtrl.fused_update.allowed_threads", lambda wished: wished)
     # tests/csrc has more than CPUs
     agents = [make_agent(width=300, agent__critics=3, run__threads=threads) for threads in (1, 2)]
     for step in range(3):
@@ -132,7 +132,7 @@ def test_the_number_of_threads_does_not_show(monkeypatch):
 def test_threads_stay_within_the_environments_wish_and_the_bound_cpus(
     monkeypatch, caplog, wished, bound, threads
 ):
-    caplog.set_level("INFO", logger="mtrl.agent")
+    caplog.set_level("INFO", logger="mtrl.fused_update")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(bound)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if wished is not None:
@@ -149,14 +149,14 @@ def blas():
 
 
 def test_an_update_on_scipys_blas_equals_the_transcription(blas, caplog):
-    caplog.set_level("INFO", logger="mtrl.agent")
+    caplog.set_level("INFO", logger="mtrl.fused_update")
     agent = make_agent(tasks=10, width=400, run__matmul="blas")
     assert "products on blas (" in caplog.text
     compare_with_reference(agent, make_batch(10, 128, seed=5), FIRST_STEP)
 
 
 def test_the_fused_step_is_taken_where_it_applies(caplog):
-    caplog.set_level("INFO", logger="mtrl.agent")
+    caplog.set_level("INFO", logger="mtrl.fused_update")
     assert make_agent("fused").fused is not None
     assert "one fused step" in caplog.text
     assert make_agent("torch").fused is None

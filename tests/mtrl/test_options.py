@@ -195,7 +195,7 @@ def test_a_reset_draws_networks_and_optimisers_anew(reset: str) -> None:
 
 @every_option
 def test_the_fused_step_is_taken_where_it_applies(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="mtrl.agent")
+    caplog.set_level("INFO", logger="mtrl.fused_update")
     assert (agent_with(name, "fused").fused is not None) == (name in FUSED)
     why = "one fused step" if name in FUSED else "updates run through autograd: agent."
     assert why in caplog.text

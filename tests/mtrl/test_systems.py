@@ -95,7 +95,7 @@ def test_bad_settings_are_named(overrides: dict[str, Any], message: str) -> None
 def test_the_fused_step_is_used_only_where_it_applies(
     overrides: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "mtrl.agent")
+    caplog.set_level(logging.INFO, "mtrl.fused_update")
     agent = make_agent(**overrides)
     assert (agent.fused is None) == bool(reason)
     (line,) = caplog.messages
