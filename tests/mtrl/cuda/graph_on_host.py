@@ -312,7 +312,7 @@ def take(monkeypatch: pytest.MonkeyPatch) -> CudaOnHost:
     cuda = CudaOnHost()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", cuda.make_graph)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))  # without TF32
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))  # with TF32
     for name in ("device", "current_stream", "set_stream", "stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     return cuda
