@@ -6,9 +6,9 @@ them, "compile" is the loop under torch.compile, "twin" is this project's own to
 with SciPy's BLAS (OpenBLAS in its wheels) in the place of our matrix kernels. "products" is only the
 matrix products of that usual step: an update that makes them all cannot be faster with the same library.
 
-All take turns in one process; each has a row of wall time and one of CPU time. JAX does not live well beside torch:
-name a Python that has jax and optax in MTRL_JAX_PYTHON, and it takes its turns in a process of its own
-(update_jax.py). MTRL_BENCH_THREADS lists the numbers of threads, "1,2" by default.
+All take turns in one process; each has a row of wall time and one of CPU time. JAX does not live well beside torch: it
+takes its turns in a process of its own (update_jax.py), of the Python that MTRL_JAX_PYTHON names, or of this one if it
+has jax and optax. MTRL_BENCH_THREADS lists the numbers of threads, "1,2" by default.
 
 With --device cuda all of it is on the GPU, ours as a CUDA graph, and "CUDA graph" is the peer's whole update captured
 as one too; "compile, CUDA graphs" are torch.compile's own. "ours without cuBLASLt" has run.cublaslt=off; whether ours
@@ -17,10 +17,12 @@ has it is in the log, printed here.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -230,28 +232,57 @@ def products(critics: int, width: int, batch: int, tasks: int) -> Callable[[], N
 
 
 class Jax:
-    """The update in another Python, which says how many CPU seconds each update took there."""
+    """The update in another Python, which says how many CPU seconds its updates took there."""
 
-    def __init__(self, python: str, shape: tuple[int, int, int, int], threads: int) -> None:
+    def __init__(
+        self, python: str, shape: tuple[int, int, int, int], threads: int, device: str = "cpu"
+    ) -> None:
         script = Path(__file__).parent / "update_jax.py"
         self.process = subprocess.Popen(
-            [python, str(script), *map(str, shape), str(threads)],
+            [python, str(script), *map(str, shape), str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.cpu_seconds = 0.0
+        self._started = 0
         self.update()  # compiles
 
     def update(self) -> None:
-        assert self.process.stdin
+        """Makes an update and waits for it."""
+        self.start()
+        self.wait()
+
+    def start(self) -> None:
+        """Starts an update and returns at once."""
+        self._write("\n")
+        self._started += 1
+
+    def wait(self) -> None:
+        """Waits for the updates that were started."""
+        if not self._started:
+            return
+        self._write("wait\n")
         assert self.process.stdout
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError("update_jax.py ended; its message is above")
         self.cpu_seconds += float(line)
+        self._started = 0
+
+    def _write(self, line: str) -> None:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError("update_jax.py ended; its message is above") from None
+
+
+def jax_python() -> str | None:
+    """A Python that has JAX and optax: MTRL_JAX_PYTHON, else this one if it has them."""
+    here = all(importlib.util.find_spec(name) for name in ("jax", "optax"))
+    return os.environ.get("MTRL_JAX_PYTHON") or (sys.executable if here else None)
 
 
 def compare(
@@ -322,7 +353,7 @@ def rows_of(shape: tuple[int, int, int, int], threads: int, runs: int) -> Iterat
         updates["torch compile"] = partial(Peer(Loop, critics, width, tasks, compiled="default").update, rows)
         updates["torch twin"] = agent(agent__backend="torch")
     updates["products"] = products(critics, width, batch, tasks)
-    python = os.environ.get("MTRL_JAX_PYTHON")
+    python = jax_python()
     jax = Jax(python, shape, threads) if python and width < 2048 else None
     if jax:
         updates["jax"] = jax.update
@@ -393,6 +424,23 @@ def cuda_cases_of(shape: tuple[int, int, int, int], device: str = "cuda") -> Ite
             click.echo(f"{name:32} {peer:24} left out: {str(error)[:100]}")
             continue
         yield case(peer=peer, theirs=theirs)
+    if python := jax_python():
+        try:
+            jax = Jax(python, shape, threads=1, device=device)
+        except RuntimeError as error:
+            click.echo(f"{name:32} {'jax':24} left out: {error}")
+        else:
+            yield jax_case(case, jax)
+
+
+def jax_case(case: Callable[..., Case], jax: Jax) -> Case:
+    """Ours against JAX on the same GPU: both start their updates, and then wait for them."""
+
+    def clock() -> float:
+        jax.wait()
+        return gpu_clock()
+
+    return case(peer="jax", theirs=jax.start, clock=clock)
 
 
 def cuda_cases(quick: bool) -> Iterator[Case]:

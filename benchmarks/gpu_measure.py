@@ -364,12 +364,17 @@ def second(m: Machine) -> Iterator[Found]:
 
 def peers(m: Machine) -> Iterator[Found]:
     """The update against torch's ways to write it, at width 256 and MT10; JAX where it is installed."""
-    from bench_update import cuda_cases_of
+    from bench_update import cuda_cases_of, jax_python
     from interleave import measure
 
     if m.on_host:
         yield {"state": "left out", "words": "peers are timed on a GPU alone"}
         return
+    if jax_python() is None:
+        yield {
+            "state": "left out",
+            "words": "JAX and optax are not installed; MTRL_JAX_PYTHON may name a Python with them",
+        }
     for case in cuda_cases_of((2, 256, 1280, 10)):
         row = measure(case, runs=5)
         words = f"{row.ratio:.1f} times as quick as {row.peer}"

@@ -1,8 +1,8 @@
-"""The SAC update in JAX, for bench_update.py: `python update_jax.py CRITICS WIDTH BATCH TASKS THREADS`.
+"""The SAC update in JAX, for bench_update.py: `python update_jax.py CRITICS WIDTH BATCH TASKS THREADS cpu|cuda`.
 
-One update for each line on standard input; answers with the CPU seconds that it took. Critics are mapped with vmap, and
-the
-whole update is one jitted function, as in the paper's own code.
+An empty line on standard input starts an update. `wait` waits for those that were started, and answers with the CPU
+seconds that they took. Critics are mapped with vmap, and the whole update is one jitted function, as in the paper's own
+code.
 """
 
 import os
@@ -10,12 +10,13 @@ import sys
 import time
 from itertools import pairwise
 
-critics, width, batch, tasks, threads = map(int, sys.argv[1:])
-os.environ["JAX_PLATFORMS"] = "cpu"
+critics, width, batch, tasks, threads = map(int, sys.argv[1:6])
+os.environ["JAX_PLATFORMS"] = platform = sys.argv[6]
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other peers are on the same GPU
 os.environ["XLA_FLAGS"] = (
     "" if threads > 1 else "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
-if hasattr(os, "sched_setaffinity"):
+if platform == "cpu" and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
 
 import jax  # noqa: E402
@@ -100,8 +101,13 @@ rows = jax.device_put(
     (normal(batch, 39), np.tanh(normal(batch, 4)), abs(normal(batch)), normal(batch, 39), task)
 )
 key = jax.random.key(0)
-for _ in sys.stdin:
+start = None
+for line in sys.stdin:
+    if line == "wait\n":
+        jax.block_until_ready(state)
+        print(time.process_time() - start, flush=True)
+        start = None
+        continue
     key, now = jax.random.split(key)
-    start = time.process_time()
-    state = jax.block_until_ready(update(state, rows, now))
-    print(time.process_time() - start, flush=True)
+    start = start or time.process_time()
+    state = update(state, rows, now)
