@@ -98,8 +98,8 @@ def sentences(where: str, group: Sequence[Variant]) -> list[str]:
     places = np.arange(len(lost))
     up = np.cov(places, [each.count / each.runs for each in lost])[0, 1] > 0
     said = (
-        f"the rate {'rises' if up else 'falls'} with size (exact trend test, p = {p:.3f})"
+        f"the rate {'rises' if up else 'falls'} with size (Cochran-Armitage trend, mid-p = {p:.3f})"
         if p < TREND
-        else f"whether the rate changes with size is open (exact trend test, p = {p:.2f})"
+        else f"whether the rate changes with size is open (Cochran-Armitage trend, mid-p = {p:.2f})"
     )
     return [line, f"{where}: {said}."]

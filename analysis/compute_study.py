@@ -22,9 +22,10 @@ from analysis.data_laws import (
     optimum,
 )
 from analysis.figures import Series
-from analysis.law_study import interval_words, short, span
+from analysis.law_study import estimate_words, interval_words, short
 from analysis.models import Array
 from analysis.report import Drawing, Table, Text
+from analysis.slopes import WIDEST, doubt
 from analysis.time_laws import TimeLaw, time_law, times_of
 from analysis.variants import Variant
 from mtrl.config import Config
@@ -32,7 +33,6 @@ from mtrl.sizing import flops_by_parameters, update_flops
 
 FORMS = ("additive", "bounded")
 LEVELS = (0.25, 0.5, 0.75)  # J, of D_J
-WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
 SAME = 0.05  # success: two laws that differ by more disagree
 BEYOND = 10.0  # times the largest compute that was run
 
@@ -165,19 +165,22 @@ def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
     not_shown: list[str] = []
     for law in found.laws:
         a, b = law.exponent("parameters"), law.exponent("steps")
-        line = (
-            f"{where}: over parameters N and env steps D, the {law.name} law has exponents {a.value:.2f} of N "
-            f"({interval_words(a)}) and {b.value:.2f} of D ({interval_words(b)})"
-        )
-        open_ = _unknown(law)
-        (not_shown if open_ else shows).append(f"{line}{f'; not identified: {open_}' if open_ else ''}.")
+        said = f"{where}: over parameters N and env steps D, the {law.name} law"
+        if _unknown(law):
+            words = f"exponent of N: {estimate_words(a)}, of D: {estimate_words(b)}"
+            not_shown.append(f"{said} does not know its exponent of {_unknown(law)} ({words}).")
+        else:
+            shows.append(
+                f"{said} has exponents {a.value:.2f} of N ({interval_words(a)}) and {b.value:.2f} of D "
+                f"({interval_words(b)})."
+            )
     if any(_unknown(law) for law in found.laws):
         not_shown.append(f"{where}: what compute buys; for that both laws must know both exponents.")
     if found.optima:
         yes, no = _optimum_sentences(found)
         shows, not_shown = shows + yes, not_shown + no
     for times in found.times:
-        if times.exponent is not None and times.exponent.clear:
+        if times.exponent is not None and not doubt(times.exponent):
             shows.append(
                 f"{where}: env steps to {times.success:.0%} success go as N^{-times.exponent.value:.2f}; "
                 f"{interval_words(times.exponent)} of the exponent ({times.censored} of {times.runs} runs censored)."
@@ -252,11 +255,10 @@ def _exponent_table(studies: Sequence[CurveStudy]) -> Table:
     for found in studies:
         for law in found.laws:
             values = [law.exponent(name) for name in ("parameters", "steps")]
-            words = [f"{e.value:.2f}  ({span(e.low, e.high)})" for e in values]
+            words = [estimate_words(e) for e in values]
             grow = "–"
             if law.name == "additive" and found.optima:
-                e = growth(law, found.curves)
-                grow = f"{e.value:.2f}  ({span(e.low, e.high)})"
+                grow = estimate_words(growth(law, found.curves))
             rows.append(
                 [found.group, law.name, str(law.runs), str(law.points), *words, grow, f"{law.rms:.2f}"]
             )
@@ -306,7 +308,7 @@ def _budget_table(studies: Sequence[CurveStudy]) -> Table:
 def _time_table(studies: Sequence[CurveStudy]) -> Table:
     rows = [
         [found.group, f"{t.success:.0%}", f"{t.runs - t.censored} of {t.runs}",
-         f"{t.exponent.value:.2f}  ({span(t.exponent.low, t.exponent.high)})" if t.exponent else "–", t.refusal]
+         estimate_words(t.exponent) if t.exponent else "–", t.refusal]
         for found in studies
         for t in found.times
     ]  # fmt: skip

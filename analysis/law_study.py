@@ -29,7 +29,7 @@ from analysis.scaling_laws import (
     floor_interval,
     largest,
 )
-from analysis.slopes import Slopes, best_share, critic_minus_actor, slopes
+from analysis.slopes import WIDEST, Slopes, best_share, critic_minus_actor, slopes
 from analysis.statistics import trend_p
 from analysis.variants import Variant
 from mtrl.sizing import flops_by_parameters
@@ -386,6 +386,13 @@ def _elasticity_sentences(where: str, line: Slopes) -> list[tuple[str, bool]]:
 
 def interval_words(found: Estimate, digits: int = 2) -> str:
     return f"95% interval {found.low:.{digits}f} to {found.high:.{digits}f}"
+
+
+def estimate_words(found: Estimate) -> str:
+    """`0.42  (0.27 – 0.56)`, or that the data do not say, where the interval is too wide to say anything."""
+    if not found.high - found.low <= WIDEST:
+        return "not identified by these data"
+    return f"{found.value:.2f}  ({span(found.low, found.high)})"
 
 
 def short(count: float) -> str:

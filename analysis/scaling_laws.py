@@ -22,6 +22,7 @@ from mtrl.sizing import ACTOR_FLOPS, CRITIC_FLOPS
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 STARTS = 16  # of a fit: 500 of 500 fits of the Chinchilla form found with as many the best of 4,500
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
+FIRST_STEPS = 20  # of a profile's three starts, before the best goes on
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
 
 
@@ -403,7 +404,10 @@ def _held(
     tries[2, :, 1 : max(place, 2) : 2] -= 2  # or less of what else falls
     flat = model.inside(tries.reshape(-1, len(theta))[:, : len(model.numbers)])
     flat = np.concatenate([flat, tries.reshape(-1, len(theta))[:, len(model.numbers) :]], axis=1)
-    losses = minimise(model, x, seen, flat, fixed=(place,))[1].reshape(3, -1).min(0)
+    theta_early, early = minimise(model, x, seen, flat, fixed=(place,), steps=FIRST_STEPS)
+    valley = early.reshape(3, -1).argmin(0)  # the best of each value goes on alone
+    chosen = theta_early.reshape(3, len(grid), -1)[valley, np.arange(len(grid))]
+    losses = minimise(model, x, seen, chosen, fixed=(place,), tolerance=1e-8)[1]
     if theta[place] in grid:
         here = np.searchsorted(grid, theta[place])
         losses[here] = min(loss, losses[here])

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis import figures
 from analysis.figures import StepsLine
-from analysis.law_study import interval_words, short, span
+from analysis.law_study import estimate_words, interval_words, short
 from analysis.report import Drawing, Table, Text
 from analysis.time_laws import times_of
 from analysis.update_laws import NAMES, UpdateLaw, UpdateTimes, update_law
@@ -86,7 +86,7 @@ def _line_words(where: str, name: str, law: UpdateLaw, shows: list[str], not_sho
             f"({law.censored} of {len(law.seen.sigma)} runs censored)."
         )
     else:
-        not_shown.append(f"{where}: whether they change {over}; {interval_words(found)} of the exponent.")
+        not_shown.append(f"{where}: whether they change {over}; exponent {estimate_words(found)}.")
 
 
 def _law_words(where: str, name: str, law: UpdateLaw, shows: list[str], not_shown: list[str]) -> None:
@@ -115,12 +115,9 @@ def _table(found: Laws) -> Table:
             if law.refusal:
                 rows.append([*row, *["–"] * 5, law.refusal])
                 continue
-            line = [f"{e.value:.2f}  ({span(e.low, e.high)})" for e in law.line.values()]
+            line = [estimate_words(e) for e in law.line.values()]
             open_ = {name: law.refused(name) for name in NAMES}
-            above = [
-                "–" if open_[name] else f"{e.value:.2f}  ({span(e.low, e.high)})"
-                for name, e in law.law.items()
-            ]
+            above = ["–" if open_[name] else estimate_words(e) for name, e in law.law.items()]
             least = "–" if any(open_.values()) else short(law.least)
             why = "; ".join(f"{SYMBOLS[name]}: {text}" for name, text in open_.items() if text)
             rows.append([*row, *line, *above, least, why])

@@ -1,5 +1,6 @@
 """Learning curves of a sweep -> laws in data and compute on its page."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from analysis import compute_study
 from analysis.errors import SweepError
 from analysis.frames import open_sweep
 from analysis.history_table import open_histories
+from analysis.law_study import estimate_words
 from analysis.report import Drawing, Table
+from analysis.sandwich import Estimate
 from analysis.sweep_study import study
 from analysis.variants import variants
 from mtrl.sizing import update_flops
@@ -65,6 +68,26 @@ def test_what_is_not_identified_predicts_nothing(tmp_path: Path) -> None:
     page = study(open_sweep(tmp_path), "x")
     assert "MT10: what compute buys; for that both laws must know both exponents." in page.does_not_show
     assert not any("ten times the largest compute" in line for line in page.shows + page.does_not_show)
+
+
+def test_an_interval_that_says_nothing_is_not_printed(tmp_path: Path) -> None:
+    """Flat curves of few runs: neither sentences nor tables have an exponent of 40, from -389 to 468."""
+    wide = Estimate(40.0, -389.0, 468.0, 0.9, 3.0)
+    assert estimate_words(wide) == "not identified by these data"
+    assert estimate_words(Estimate(0.4, 0.3, 0.5, 0.01, 30.0)) == "0.40  (0.30 – 0.50)"
+    for width in (128, 256, 512, 1024):
+        for seed in range(2):
+            config = config_of("MT10", width, seed, train__vector_steps=2_000, evaluate__every=200)
+            curve = 0.5 + np.random.default_rng([width, seed]).normal(0, 0.02, 10)
+            write_run(tmp_path / "cells" / config.run_id / "run.h5", config, success=curve)
+    page = study(open_sweep(tmp_path), "x")
+    (line,) = [line for line in page.does_not_show if "the bounded law does not know its exponent of" in line]
+    (section,) = [section for section in page.sections if section.title == "Data and compute"]
+    (table,) = [i for i in section.items if isinstance(i, Table) and i.caption.startswith("Laws over")]
+    words = [line, *(cell for row in table.rows for cell in row[4:6])]
+    assert any("not identified by these data" in each for each in words)
+    numbers = [float(n) for each in words for n in re.findall(r"-?\d+\.\d+", each)]
+    assert all(abs(number) < 5 for number in numbers)
 
 
 def test_compute_is_that_of_the_updates(tmp_path: Path) -> None:
