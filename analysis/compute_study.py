@@ -325,7 +325,7 @@ def _compute_drawing(studies: Sequence[CurveStudy]) -> Drawing:
         if not (found.curves.cost > 0).all():
             continue
         panels[found.group] = [Series(line.name, line.compute, line.success) for line in found.lines]
-    caption = "Success against compute: FLOPs of the updates up to each evaluation, mean over runs, a line per size."
+    caption = "FLOPs of the updates up to each evaluation, mean over runs, a line per size."
     drawing = figures.lines(panels, x="FLOPs of updates", y="success", dots=False)
     return Drawing("success_against_compute", "Success against compute", caption, drawing)
 
@@ -360,7 +360,7 @@ def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
     if not panels:
         return []
     caption = (
-        "Iso-FLOP curves: success against size where all sizes get the same compute. Dots are the mean curves of the "
+        "Success against size where all sizes get the same compute. Dots are the mean curves of the "
         "runs, read off at that compute; lines the additive law."
     )
     return [Drawing("iso_flop", "Iso-FLOP curves", caption, figures.success_against_parameters(panels))]

@@ -86,6 +86,7 @@ def columns_of(number: int) -> int:
 def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
     """One legend for all panels, in as many columns as fit."""
     columns = max(1, min(len(names), 120 // (8 + max(map(len, names)))))
+    columns = -(-len(names) // -(-len(names) // columns))  # rows of about one length
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
 
 
@@ -105,7 +106,7 @@ def colours(labels: Sequence[str]) -> list[str]:
 
 
 def shades_of(count: int) -> list[str]:
-    places = np.linspace(0.15, 0.85, count) if count > 1 else [0.45]
+    places = np.linspace(0.25, 0.85, count) if count > 1 else [0.45]
     return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in places]
 
 
