@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +19,15 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from mtrl.cli import CleanErrors
 from sweeps.completion import complete_cell, complete_profile, complete_sweep, complete_words
 
 if TYPE_CHECKING:
     from sweeps.manifest import Entry
 
 
-class Commands(click.Group):
-    """Takes `launch` if no command is named. Shows errors that a user can mend as one line, without a traceback."""
+class Commands(CleanErrors):
+    """Takes `launch` if no command is named."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
@@ -44,10 +44,6 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except BrokenPipeError:  # the reader closed the pipe, as `head` does; click exits silently
-            raise
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from error
         except RuntimeError as error:
             if type(error).__name__ != "SlurmError":
                 raise
@@ -237,12 +233,12 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
     Without CELL: of the cell that wrote last.
     """
     from sweeps.manifest import find_sweep, read_manifest
-    from sweeps.tail import last_at_work, last_lines, where_it_stands
+    from sweeps.tail import follow_log, last_at_work, last_lines, show_job_output, where_it_stands
 
     sweep = find_sweep(name, runs)
     folder = last_at_work(sweep, _choose(read_manifest(sweep), [cell] if cell else []))
     if folder is None:
-        _show_output(sweep, lines, as_json)
+        show_job_output(sweep, lines, as_json)
         return
     log, stands = folder / "log.txt", where_it_stands(folder)
     if as_json:
@@ -253,7 +249,7 @@ def tail(name: str, cell: str | None, runs: Path, as_json: bool, lines: int, fol
     for line in last_lines(folder, lines):
         click.echo(line)
     if follow:
-        _follow(log)
+        follow_log(log)
 
 
 @main.command()
@@ -361,29 +357,6 @@ def doctor(words: tuple[str, ...], as_json: bool) -> None:
         click.echo(
             f"profile {profile.name}: ok, {profile.cells_per_job} cells per job, {profile.minutes} minutes"
         )
-
-
-def _show_output(sweep: Path, lines: int, as_json: bool) -> None:
-    """Prints the end of the latest job's own output, for a job that failed before a cell began."""
-    outputs = sorted((sweep / "slurm").glob("*.out"), key=lambda path: path.stat().st_mtime)
-    if not outputs:
-        raise click.ClickException(f"no cell of {sweep} has written anything yet")
-    with outputs[-1].open(errors="replace") as file:
-        text = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
-    if as_json:
-        click.echo(json.dumps({"run_id": None, "log": str(outputs[-1]), "stands": "", "lines": text}))
-        return
-    click.echo(f"== {outputs[-1]}\nno cell has written anything yet; this is the job's own output", err=True)
-    click.echo("\n".join(text))
-
-
-def _follow(log: Path) -> None:
-    """Prints new text of the log as it comes, until Ctrl-C."""
-    with log.open(errors="replace") as file:
-        file.seek(0, 2)
-        while True:
-            click.echo(file.read(), nl=False)
-            time.sleep(0.5)
 
 
 def _profile_names(words: Sequence[str]) -> list[str]:

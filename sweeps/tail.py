@@ -1,12 +1,18 @@
-"""The end of a cell's log, and its progress: a run without errors prints nothing until it ends."""
+"""The end of a cell's log or of a job's output, and a cell's progress.
+
+A run without errors prints nothing until it ends, so the progress comes from its heartbeat.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import click
 
 from slurm.state import cell_directory, read_json
 from sweeps.manifest import Entry
@@ -23,8 +29,7 @@ def last_at_work(sweep: Path, entries: Sequence[Entry]) -> Path | None:
 def last_lines(folder: Path, count: int) -> list[str]:
     """The last lines of the cell's log, without line ends; none if it has no log yet."""
     try:
-        with (folder / "log.txt").open(errors="replace") as file:
-            return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+        return _last_lines_of(folder / "log.txt", count)
     except FileNotFoundError:
         return []
 
@@ -39,6 +44,33 @@ def where_it_stands(folder: Path) -> str:
         parts.append(f"success {beat['success']:.2f}")
     parts.append(f"as of {duration(max(0.0, time.time() - beat.get('time', 0)))} ago")
     return ", ".join(parts)
+
+
+def show_job_output(sweep: Path, lines: int, as_json: bool) -> None:
+    """Prints the end of the latest job's own output, for a job that failed before a cell began."""
+    outputs = sorted((sweep / "slurm").glob("*.out"), key=lambda path: path.stat().st_mtime)
+    if not outputs:
+        raise click.ClickException(f"no cell of {sweep} has written anything yet")
+    text = _last_lines_of(outputs[-1], lines)
+    if as_json:
+        click.echo(json.dumps({"run_id": None, "log": str(outputs[-1]), "stands": "", "lines": text}))
+        return
+    click.echo(f"== {outputs[-1]}\nno cell has written anything yet; this is the job's own output", err=True)
+    click.echo("\n".join(text))
+
+
+def follow_log(log: Path) -> None:
+    """Prints new text of the log as it comes, until Ctrl-C."""
+    with log.open(errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            click.echo(file.read(), nl=False)
+            time.sleep(0.5)
+
+
+def _last_lines_of(path: Path, count: int) -> list[str]:
+    with path.open(errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
 
 
 def _steps(beat: dict[str, Any]) -> str:

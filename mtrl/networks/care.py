@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.networks.layers import Blueprint, Mlp, Network, embedding
+from mtrl.networks.layers import Blueprint, EncodedNetwork, Mlp, embedding
 
 
-class Care(Network):
+class Care(EncodedNetwork):
     """Encoders of the observation, mixed by attention from the task, then an MLP over [encoding, context].
 
     The context is c = MLP(ReLU(embedding of the task)), and the attention softmax(MLP(c)). The encoding is the mean of
@@ -29,20 +29,6 @@ class Care(Network):
         torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
         self.torso = Mlp(critics, torso, generator, plan.head_bound)
 
-    @property
-    def hidden_layers(self) -> int:
-        return len(self.torso.linear) - 1
-
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
-        output: Tensor = self.torso(self._encode(x, task), self.kernels)[0]
-        return output
-
-    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
-        """Activations of the torso's hidden layers, each [E, B, W]."""
-        hidden: list[Tensor] = self.torso(self._encode(x, task), self.kernels)[1]
-        return hidden
-
     def weights(self) -> Tensor:
         """The attention of each task over the experts, [E, T, experts]; rows sum to 1."""
         return self._attend()[1]
@@ -52,7 +38,7 @@ class Care(Network):
         logits, _ = self.attention(context, self.kernels)
         return context, logits.softmax(2)
 
-    def _encode(self, x: Tensor, task: Tensor) -> Tensor:
+    def encode(self, x: Tensor, task: Tensor) -> Tensor:
         context, attention = (of_task.index_select(1, task) for of_task in self._attend())
         y, _ = self.expert(x, self.kernels)
         y = y.unflatten(0, (len(self.embedding), self.experts))

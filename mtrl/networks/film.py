@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtrl.networks.layers import Blueprint, Mlp, Network, embedding
+from mtrl.networks.layers import Blueprint, EncodedNetwork, Mlp, embedding
 
 ENCODER_LAYERS = 3
 
 
-class Film(Network):
+class Film(EncodedNetwork):
     """An encoder of the observation whose layers the task scales and shifts, then an MLP over [encoding, context].
 
     The context is c = ReLU(embedding of the task). The encoder has two hidden layers and an output; each is followed by
@@ -30,21 +30,7 @@ class Film(Network):
         torso = (2 * width, *[settings.width] * settings.depth, plan.outputs)
         self.torso = Mlp(critics, torso, generator, plan.head_bound)
 
-    @property
-    def hidden_layers(self) -> int:
-        return len(self.torso.linear) - 1
-
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
-        output: Tensor = self.torso(self._encode(x, task), self.kernels)[0]
-        return output
-
-    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
-        """Activations of the torso's hidden layers, each [E, B, W]."""
-        hidden: list[Tensor] = self.torso(self._encode(x, task), self.kernels)[1]
-        return hidden
-
-    def _encode(self, x: Tensor, task: Tensor) -> Tensor:
+    def encode(self, x: Tensor, task: Tensor) -> Tensor:
         context = self.embedding.relu()
         modulation, _ = self.modulation(context, self.kernels)
         own = modulation.index_select(1, task).unflatten(2, (ENCODER_LAYERS, 2, 1))  # [E, B, layer, 2, 1]

@@ -115,6 +115,30 @@ class Mlp(nn.Module):
         return last(x), hidden
 
 
+class EncodedNetwork(Network):
+    """Networks that encode their input and the task, followed by an MLP, the `torso`, over the encoding."""
+
+    torso: Mlp
+
+    @abstractmethod
+    def encode(self, x: Tensor, task: Tensor) -> Tensor:
+        """The torso's input [E, B, D'] for the rows x [B, D] of the tasks [B]."""
+
+    @property
+    def hidden_layers(self) -> int:
+        return len(self.torso.linear) - 1
+
+    def forward(self, x: Tensor, task: Tensor) -> Tensor:
+        """Outputs [E, B, O] of the rows x [B, D] of the tasks [B]."""
+        output: Tensor = self.torso(self.encode(x, task), self.kernels)[0]
+        return output
+
+    def features(self, x: Tensor, task: Tensor) -> list[Tensor]:
+        """Activations of the torso's hidden layers, each [E, B, W]."""
+        hidden: list[Tensor] = self.torso(self.encode(x, task), self.kernels)[1]
+        return hidden
+
+
 class TaskLinear(nn.Module):
     """E linear layers of the task's one-hot: row `task` of the kernel plus a bias. Starts He-uniform, biases 0."""
 
