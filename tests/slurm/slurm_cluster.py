@@ -23,6 +23,8 @@ from slurm.survey import survey
 from sweeps.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = 1_000_000  # vector steps: never over within a test
+STEPS = 4_000  # some seconds, and two on the quickest machine: what strikes in the middle must not come late
 GRID = """
 preset = "debug"
 [fixed]
@@ -189,6 +191,9 @@ class Sweep:
     def output(self) -> str:
         """What the jobs printed."""
         return "".join(path.read_text() for path in sorted((self.place / "slurm").glob("*.out")))
+
+
+Make = Callable[..., Sweep]
 
 
 @contextmanager
