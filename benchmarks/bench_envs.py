@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,50 @@ def physics(benchmark: str, runs: int) -> Row:
     return Row(**{**asdict(row), "threads": 1})
 
 
+def by_task(benchmark: str, turns: int) -> Iterator[Row]:
+    """Each task's env step in this process beside two of its parts alone, in CPU time: the simulation, as `physics` has
+    it, and reward with success. What is left reads the observation, and keeps count of the episode."""
+    import mujoco
+
+    from mtrl.envs import VectorEnv
+
+    env = VectorEnv(EnvSettings(tasks=benchmark), seed=1, workers=0)
+    env.reset()
+    for each in env._group._envs.values():
+        actions = np.random.default_rng(0).uniform(-1, 1, (HORIZON, 4)).astype(np.float32)
+        action, coming = actions[0], iter(actions[1:])
+        observation, simulator = each.step(action)[0], each._env
+
+        def simulate(model: Any = simulator.model, data: Any = simulator.data) -> None:
+            mujoco.mj_step(model, data, nstep=5)
+            mujoco.mj_forward(model, data)
+
+        def step(env: Any = each, coming: Iterator[Any] = coming) -> None:
+            env.step(next(coming))
+
+        ways: dict[str, Callable[[], object]] = {
+            "step": step,
+            "MuJoCo alone (floor)": simulate,
+            "reward alone": partial(simulator.evaluate_state, observation, action),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(turns):  # through one episode
+            for name, work in ways.items():
+                times[name].append(thread_seconds(work, 20) * 1e6)
+        for part in list(ways)[1:]:
+            row = compare(f"{benchmark} {each.task} env step", part, tuple(times["step"]), tuple(times[part]))
+            yield Row(**{**asdict(row), "threads": 1})
+    env.close()
+
+
+def thread_seconds(work: Callable[[], object], calls: int) -> float:
+    """CPU seconds of a call in this thread: what else runs on the machine hardly counts."""
+    start = time.thread_time()
+    for _ in range(calls):
+        work()
+    return (time.thread_time() - start) / calls
+
+
 def few(benchmark: str, quick: bool, most: int, least: int) -> int:
     return least if quick or benchmark == "MT50" else most
 
@@ -270,6 +315,7 @@ PARTS: dict[str, Callable[[str, bool], Iterable[Row]]] = {
     "starting": lambda benchmark, quick: starting(benchmark, few(benchmark, quick, 2, 1)),
     "layer": lambda benchmark, quick: [layer(benchmark, 30 if quick else 100)],
     "physics": lambda benchmark, quick: [physics(benchmark, 3 if quick else 9)],
+    "by_task": lambda benchmark, quick: by_task(benchmark, 5 if quick else 24),
     "envpool": lambda benchmark, quick: (
         pool(benchmark, 2 if quick else 3, steps_of(quick)) if benchmark == "MT10" else []
     ),
