@@ -132,7 +132,7 @@ def lines(
             axis.minorticks_off()
             if len(ticks) <= 6:
                 axis.set_xticks(
-                    ticks, [thousands(tick, None) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
+                    ticks, [thousands(float(f"{tick:.3g}")) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
                 )
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if len(group) <= MANY_LINES:

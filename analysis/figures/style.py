@@ -142,8 +142,8 @@ def per_cent(value: float, _: Any) -> str:
 
 def thousands(value: float, _: Any = None) -> str:
     """`20k`, `3M`; FLOPs as `2e17`."""
-    if abs(value) >= 1e10:
-        return f"{value:.2g}".replace("e+", "e")
+    if abs(value) >= 1e9:
+        return f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

@@ -246,4 +246,10 @@ def test_shares_of_lost_runs_have_their_intervals() -> None:
 
 
 def test_flops_have_short_names() -> None:
-    assert [style.thousands(value) for value in (2e17, 3e6, 20_000, 500)] == ["2e17", "3M", "20k", "500"]
+    assert [style.thousands(value) for value in (2e17, 4.52e9, 3e6, 20_000, 500)] == [
+        "2e17",
+        "4.5e9",
+        "3M",
+        "20k",
+        "500",
+    ]
