@@ -1,110 +1,23 @@
+// The steps of an update, in the order of `SacUpdate::run`.
 #include "critic/sac_update.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "critic/adam_polyak.h"
-#include "critic/ensemble_linear.h"
-#include "critic/even_block.h"
-#include "critic/head_gather.h"
-#include "critic/matmul.h"
 #include "critic/min_routing.h"
+#include "critic/sac_network.h"
 #include "critic/td_target.h"
 
 namespace {
-
-constexpr int64_t kRows = 252;  // at most so many rows go through all layers together
-constexpr int64_t kAlign = 16;  // floats of a cache line
-
-// Activations of a power-of-two width would fall on the same few cache sets, row upon row.
-int64_t padded(int64_t width) {
-  const int64_t lines = (width + kAlign - 1) / kAlign;
-  return (lines % 8 == 0 && lines > 8 ? lines + 1 : lines) * kAlign;
-}
-
-// Rows cut into blocks of almost one size.
-struct Blocks {
-  int64_t rows, size;
-
-  explicit Blocks(int64_t n) : rows(n), size(even_block(n, kRows, 14)) {}
-  int64_t count() const { return (rows + size - 1) / size; }
-  int64_t length(int64_t begin) const { return std::min(size, rows - begin); }
-};
-
-// The parameters of a multi-head ensemble in a flat vector (or their gradients, in the vector of gradients).
-template <class T>
-struct Parameters {
-  const MultiHeadShape& shape;
-  T* flat;
-
-  int64_t inputs(int64_t layer) const { return layer ? shape.width : shape.inputs; }
-  T* task_row(int64_t e) const { return flat + shape.start[0] + e * shape.tasks * shape.width; }
-  T* head_kernel(int64_t e) const {
-    return flat + shape.start[1] + e * shape.tasks * shape.width * shape.outputs;
-  }
-  T* head_bias(int64_t e) const { return flat + shape.start[2] + e * shape.tasks * shape.outputs; }
-  T* kernel(int64_t layer, int64_t e) const {
-    return flat + shape.start[3 + layer] + e * inputs(layer) * shape.width;
-  }
-  T* bias(int64_t layer, int64_t e) const {
-    return flat + shape.start[3 + shape.depth + layer] + e * shape.width;
-  }
-};
-
-HeadGather head_of(const MultiHeadShape& shape, int64_t rows) {
-  return {1, rows, shape.width, shape.outputs, shape.tasks, padded(shape.width)};
-}
 
 void copy_rows(int64_t rows, int64_t cols, const float* from, float* to, int64_t to_row) {
   for (int64_t r = 0; r < rows; ++r) std::copy(from + r * cols, from + (r + 1) * cols, to + r * to_row);
 }
 
-// Floats on a boundary of huge pages: walks over many rows then miss the address cache less.
-float* allocate(int64_t floats) {
-  constexpr int64_t kHuge = int64_t{1} << 21;
-  const int64_t bytes = (floats * static_cast<int64_t>(sizeof(float)) + kHuge - 1) / kHuge * kHuge;
-  void* room = std::aligned_alloc(kHuge, bytes);
-  if (!room) throw std::bad_alloc();
-#if defined(__linux__)
-  madvise(room, bytes, MADV_HUGEPAGE);  // a wish: without huge pages all is the same, only slower
-#endif
-  return static_cast<float*>(room);
-}
-
 }  // namespace
-
-// A network's activations and gradients before the ReLUs, [layer][critic][rows][padded width], the sums of
-// the latter over each block of rows, [layer][critic][block][padded width] (the first layer's biases go by
-// task and need none), and where its kernels are packed.
-struct SacUpdate::Network {
-  MultiHeadShape shape;
-  int64_t row;
-  std::vector<float*> hidden, dz, sums;
-  std::vector<Packed> forward, backward;  // [layer][critic]
-
-  explicit Network(MultiHeadShape s)
-      : shape(std::move(s)),
-        row(padded(shape.width)),
-        hidden(shape.depth),
-        dz(shape.depth),
-        sums(shape.depth),
-        forward(shape.depth * shape.critics),
-        backward(shape.depth * shape.critics) {}
-
-  // The same layers, from critic e's row (or block) b on.
-  std::vector<float*> from(const std::vector<float*>& layers, int64_t e, int64_t rows, int64_t b) const {
-    std::vector<float*> at(layers);
-    for (float*& layer : at) layer += (e * rows + b) * row;
-    return at;
-  }
-};
 
 SacUpdate::SacUpdate(const SacSettings& settings, MultiHeadShape actor, MultiHeadShape critic, int threads)
     : settings_(settings),
@@ -121,162 +34,11 @@ SacUpdate::~SacUpdate() = default;
 const MultiHeadShape& SacUpdate::actor_shape() const { return actor_->shape; }
 const MultiHeadShape& SacUpdate::critic_shape() const { return critic_->shape; }
 
-void SacUpdate::reserve(int64_t rows) {
-  if (rows == rows_ && kernel_ == matmul_kernel()) return;  // the room depends on both
-  rows_ = 0;                                                // until there is room again
-  const int64_t inputs = critic_->shape.inputs, critics = critic_->shape.critics, tall = Blocks(rows).size;
-  const int64_t head = std::max(head_gather_workspace(head_of(actor_->shape, rows)),
-                                head_gather_workspace(head_of(critic_->shape, rows)));
-  scratch_size_ = 2 * tall * std::max(actor_->row, critic_->row) + tall * 2 * actions_ + kAlign +
-                  std::max(head, weight_block_workspace());
-  // The first pass over the list counts, the second hands out.
-  for (const bool count : {true, false}) {
-    int64_t used = 0;
-    auto take = [&](int64_t n) {
-      float* at = count ? nullptr : room_.get() + used;
-      used += (n + kAlign - 1) / kAlign * kAlign;
-      return at;
-    };
-    for (float** x : {&x_, &next_x_, &new_x_}) *x = take(rows * inputs);
-    for (float** column : {&alpha_, &log_prob_, &next_log_prob_, &y_, &least_, &dlog_prob_})
-      *column = take(rows);
-    for (float** values : {&next_q_, &q_, &dq_}) *values = take(critics * rows);
-    daction_ = take(rows * actions_);
-    for (float** output : {&output_, &doutput_}) *output = take(rows * 2 * actions_);
-    int64_t forward = 0, backward = 0;
-    for (Network* network : {actor_.get(), critic_.get(), target_.get()}) {
-      const MultiHeadShape& s = network->shape;
-      const int64_t inner = (s.depth - 1) * packed_size(s.width, s.width);
-      forward = std::max(forward, s.critics * (packed_size(s.inputs, s.width) + inner));
-      if (network == target_.get()) continue;
-      backward = std::max(backward, s.critics * (packed_size(s.width, s.inputs) + inner));
-      for (float*& layer : network->hidden) layer = take(s.critics * rows * network->row);
-      const int64_t together = network == critic_.get() ? group_size() : 1;
-      for (float*& layer : network->dz) layer = take(together * rows * network->row);
-      for (float*& layer : network->sums) layer = take(together * Blocks(rows).count() * network->row);
-    }
-    forward_room_ = take(forward);
-    backward_room_ = take(backward);
-    scratch_ = take(team_.size() * (scratch_size_ = (scratch_size_ + kAlign - 1) / kAlign * kAlign));
-    if (count) room_.reset(allocate(used));
-  }
-  route_.resize(rows);
-  route_start_.resize(critics + 1);
-  rows_ = rows;
-  kernel_ = matmul_kernel();
-}
-
 int64_t SacUpdate::group_size() const { return team_.size() > 1 ? critic_->shape.critics : 1; }
 
 TanhGaussian SacUpdate::gaussian(int64_t rows) const {
   return {rows, actions_, static_cast<float>(settings_.log_std_min),
           static_cast<float>(settings_.log_std_max)};
-}
-
-SacUpdate::Scratch SacUpdate::scratch(int thread) const {
-  const int64_t tall = Blocks(rows_).size, block = tall * std::max(actor_->row, critic_->row);
-  float* at = scratch_ + thread * scratch_size_;
-  const int64_t outputs = (tall * 2 * actions_ + kAlign - 1) / kAlign * kAlign;
-  return {{at, at + block}, at + 2 * block, at + 2 * block + outputs};
-}
-
-void SacUpdate::pack_forward(Network& network, const float* value) {
-  const MultiHeadShape& s = network.shape;
-  const Parameters<const float> at{s, value};
-  team_.run(s.depth * s.critics, [&](int64_t i, int) {
-    const int64_t layer = i / s.critics, e = i % s.critics, inputs = at.inputs(layer);
-    const int64_t first = packed_size(s.inputs, s.width), other = packed_size(s.width, s.width);
-    float* room = forward_room_ + (layer ? s.critics * first + (i - s.critics) * other : e * first);
-    network.forward[i] = pack(inputs, s.width, {at.kernel(layer, e), s.width, 1}, room);
-  });
-}
-
-void SacUpdate::pack_backward(Network& network, const float* value, int64_t first_inputs) {
-  const MultiHeadShape& s = network.shape;
-  const Parameters<const float> at{s, value};
-  team_.run(s.depth * s.critics, [&](int64_t i, int) {
-    const int64_t layer = i / s.critics, e = i % s.critics, inputs = layer ? s.width : first_inputs;
-    const int64_t first = packed_size(s.width, first_inputs), other = packed_size(s.width, s.width);
-    float* room = backward_room_ + (layer ? s.critics * first + (i - s.critics) * other : e * first);
-    network.backward[i] = pack(s.width, inputs, {at.kernel(layer, e), 1, s.width}, room);
-  });
-}
-
-void SacUpdate::forward_rows(const Network& network, const float* value, int64_t e, int64_t rows,
-                             const float* x, const int64_t* task, float* const* hidden, float* out,
-                             float* workspace) const {
-  const MultiHeadShape& s = network.shape;
-  const Parameters<const float> at{s, value};
-  for (int64_t layer = 0; layer < s.depth; ++layer) {
-    const float* left = layer ? hidden[layer - 1] : x;
-    matmul(rows, left, layer ? network.row : s.inputs, network.forward[layer * s.critics + e], hidden[layer],
-           network.row, false);
-    add_bias_relu(rows, s.width, at.bias(layer, e), layer ? nullptr : at.task_row(e), layer ? nullptr : task,
-                  hidden[layer], network.row);
-  }
-  head_gather_forward(head_of(s, rows), hidden[s.depth - 1], at.head_kernel(e), at.head_bias(e), task, out,
-                      workspace);
-}
-
-void SacUpdate::backward_rows(const Network& network, const float* value, int64_t e, int64_t rows,
-                              const int64_t* task, const float* dout, float* const* hidden, float* const* dz,
-                              float* const* sums, float* workspace) const {
-  const MultiHeadShape& s = network.shape;
-  const int64_t last = s.depth - 1;
-  head_gather_backward(head_of(s, rows), hidden[last], Parameters<const float>{s, value}.head_kernel(e), task,
-                       dout, dz[last], nullptr, nullptr, workspace);
-  mask_rows(rows, s.width, hidden[last], network.row, dz[last], network.row, sums[last]);
-  for (int64_t layer = last; layer > 0; --layer) {
-    matmul(rows, dz[layer], network.row, network.backward[layer * s.critics + e], dz[layer - 1], network.row,
-           false);
-    mask_rows(rows, s.width, hidden[layer - 1], network.row, dz[layer - 1], network.row,
-              layer > 1 ? sums[layer - 1] : nullptr);
-  }
-}
-
-void SacUpdate::weight_gradients(const Network& network, int64_t first, int64_t count, int64_t rows,
-                                 const float* x, const int64_t* task, const float* dout, float* gradient) {
-  const MultiHeadShape& s = network.shape;
-  const Parameters<float> at{s, gradient};
-  const int64_t blocks = Blocks(rows).count();
-  struct Job {
-    int64_t layer, e, i, j;  // layer -1: the head; j -1: the biases
-  };
-  std::vector<Job> jobs;
-  for (int64_t layer = s.depth - 1; layer >= 0; --layer) {
-    for (int64_t e = first; e < first + count; ++e) {
-      const WeightBlock block = weight_block(at.inputs(layer), s.width);
-      for (int64_t i = 0; i < at.inputs(layer); i += block.inputs) {
-        for (int64_t j = 0; j < s.width; j += block.outputs) jobs.push_back({layer, e, i, j});
-      }
-    }
-  }
-  for (int64_t e = first; e < first + count; ++e) {
-    for (int64_t layer = -1; layer < s.depth; ++layer) jobs.push_back({layer, e, 0, -1});
-  }
-  team_.run(static_cast<int64_t>(jobs.size()), [&](int64_t index, int thread) {
-    const auto [layer, e, i, j] = jobs[index];
-    float* workspace = scratch(thread).workspace;
-    if (layer < 0) {
-      const float* last = network.hidden[s.depth - 1] + (e - first) * rows * network.row;
-      head_gather_backward(head_of(s, rows), last, nullptr, task, dout + e * rows * s.outputs, nullptr,
-                           at.head_kernel(e), at.head_bias(e), workspace);
-      return;
-    }
-    const float* dz = network.dz[layer] + (e - first) * rows * network.row;
-    if (j < 0 && layer) {
-      const float* sums = network.sums[layer] + (e - first) * blocks * network.row;
-      bias_gradient(blocks, s.width, 0, sums, network.row, nullptr, at.bias(layer, e), nullptr);
-      return;
-    }
-    if (j < 0) {
-      bias_gradient(rows, s.width, s.tasks, dz, network.row, task, at.bias(0, e), at.task_row(e));
-      return;
-    }
-    const float* left = layer ? network.hidden[layer - 1] + (e - first) * rows * network.row : x;
-    weight_gradient_block(rows, at.inputs(layer), s.width, i, j, left, layer ? network.row : s.inputs, dz,
-                          network.row, at.kernel(layer, e), workspace);
-  });
 }
 
 double SacUpdate::step(const AdamState& state, double lr, double weight_decay, double clip, float* target) {
