@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernels of mtrl: prioritised multi-task replay and batched ensemble critics.";
   bind_replay(m);
   bind_critic(m);
+  bind_sac_update(m);
   bind::def(
       m, "instruction_set",
       bind::Doc{
