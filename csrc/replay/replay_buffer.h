@@ -76,8 +76,8 @@ class ReplayBuffer {
   std::vector<int64_t> size() const;
   std::string check() const;  // empty, or what is wrong
 
-  // checkpoint.cpp: the state as a stream of bytes and back, whole or without the rows that segments hold. A
-  // row is written once and then stays until it is overwritten, so a segment, the rows of transitions
+  // checkpoint_*.cpp: the state as a stream of bytes and back, whole or without the rows that segments hold.
+  // A row is written once and then stays until it is overwritten, so a segment, the rows of transitions
   // [first, last) of every task, serves all later checkpoints.
   struct Segment {
     int64_t first, last;
@@ -160,7 +160,7 @@ class ReplayBuffer {
   // Throws for a row of update_priorities that is wrong. `weight` is the priority to the power alpha.
   void check_priority(int64_t i, int64_t id, double priority, double weight) const;
 
-  // checkpoint.cpp. Rows are written and read in chunks of at most rows_of_chunk().
+  // checkpoint_*.cpp. Rows are written and read in chunks of at most rows_of_chunk().
   int64_t oldest_row() const;  // the first transition whose row is needed
   int64_t rows_of_chunk() const;
   void check_settled(int64_t first, int64_t last) const;

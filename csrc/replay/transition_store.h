@@ -107,7 +107,7 @@ class TransitionStore {
   // Empty, or what is wrong.
   std::string check() const;
 
-  // For checkpoint.cpp: the parts of a task's ring that are not derived.
+  // For checkpoint_*.cpp: the parts of a task's ring that are not derived.
   struct Ring {
     int64_t begin = 0, end = 0;             // sequence numbers of the oldest and one past the newest
     bool open = false;                      // the row after the newest holds its next observation
