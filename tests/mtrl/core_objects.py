@@ -48,6 +48,7 @@ def in_child(act: Callable[[], object]) -> None:
     """Runs `act` in a forked child, which is killed where it hangs."""
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler in Python would wait for what hangs
         signal.alarm(60)
         status = 1
         try:

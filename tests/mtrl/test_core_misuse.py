@@ -109,12 +109,12 @@ class TestAgent:
         assert action.shape == (0, 4)
 
     def test_a_forked_child_updates_alone_and_its_agent_goes(self) -> None:
-        agent = self.agent(**{"run.threads": min(2, os.cpu_count() or 1)})
-        agent.update(self.batch(256))
+        agent, batch = self.agent(**{"run.threads": min(2, os.cpu_count() or 1)}), self.batch(256)
+        agent.update(batch)
 
         def child() -> None:
             nonlocal agent
-            agent.update(self.batch(256))
+            agent.update(batch)  # made before: torch's own threads (tanh) hang in a forked child
             del agent
 
         in_child(child)
