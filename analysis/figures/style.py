@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 P = ParamSpec("P")
 INK = "#1b1c1d"  # a colour that nothing else has
 MANY_LINES = 10
+LEGEND_ROW = 0.19  # inches
 PAPER = "the paper"
 DIVERGED = "#b3202a"  # of crosses
 ON_YELLOW = "#111111"  # not black: an SVG leaves black out, and the page's own colour would take its place
@@ -84,9 +85,11 @@ def columns_of(number: int) -> int:
 
 
 def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
-    """One legend for all panels, in as many columns as fit."""
+    """One legend for all panels, in as many columns as fit. The figure grows with its rows."""
     columns = max(1, min(len(names), 120 // (8 + max(map(len, names)))))
-    columns = -(-len(names) // -(-len(names) // columns))  # rows of about one length
+    rows = -(-len(names) // columns)
+    columns = -(-len(names) // rows)  # rows of about one length
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
 
 

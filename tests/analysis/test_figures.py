@@ -195,6 +195,17 @@ def test_two_groups_of_a_panel_never_share_a_colour() -> None:
     assert colours[1] == figures.BENCHMARK_COLOURS["MT10"]
 
 
+def test_panels_keep_their_height_under_a_long_legend() -> None:
+    heights = []
+    for count in (1, 6, 40):
+        names = [f"MT10, learning rate of the critic {number}" for number in range(count)]
+        sizes = np.array([1.0, 2])
+        figure = success_against_parameters({"a": [Series(name, sizes, sizes) for name in names]})
+        FigureCanvasAgg(figure).draw()
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert min(heights) > 0.9 * heights[0]
+
+
 def test_long_panel_titles_wrap() -> None:
     title = "dormant neurons of the critic on training batches"
     series = [figures.Series("a", np.array([1.0, 2]), np.array([0.1, 0.2]))]
