@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -248,6 +249,7 @@ def _ranks(values: Array) -> Array:
     return np.asarray((np.cumsum(count) - (count - 1) / 2)[place])
 
 
+@cache
 def fisher_p(won: int, trials: int, others_won: int, others: int) -> float:
     """The chance that of so many successes in all at least `won` fall on the first `trials`; Fisher's, one-sided."""
     successes, everything = won + others_won, trials + others
