@@ -38,6 +38,7 @@ def test_a_sweep(tmp_path: Path) -> None:
             "dormant",
             "plasticity_curves",
             "success_against_compute",
+            "success_against_steps_times_size",
         )
         for suffix in ("svg", "png")
     }
