@@ -93,10 +93,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Steps with `actions` [T, 4], clipped to [-1, 1]: (observations, rewards, terminated, truncated, info).
 
-        info["success"] [T]: whether the task is solved in this step. info["final_obs"] [T, 39]: the true next
-        observation; if the row's episode ended, info["_final_obs"] is true and the returned observation starts the next
-        episode instead. info["episode"]: return, length and success (at any step) of each episode so far, complete if
-        info["_episode"]. Raises ValueError for an action that is not finite; nothing is stepped then.
+        `info["success"]`, of shape [T]: whether the task is solved in this step. `info["final_obs"]`, [T, 39]: the true
+        next observation; if the row's episode ended, `info["_final_obs"]` is true and the returned observation starts
+        the next episode instead. `info["episode"]`: return, length and success (at any step) of each episode so far,
+        complete if `info["_episode"]`. Raises ValueError for an action that is not finite; nothing is stepped then.
         """
         self.step_async(actions)
         return self.step_wait()
