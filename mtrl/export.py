@@ -43,7 +43,9 @@ def export_policy(agent: Agent, path: Path) -> None:
     config = agent.config
     actor = build_actor(config, torch.Generator().manual_seed(0), "torch")
     actor.load_state_dict(agent.actor.state_dict())
-    rows = torch.export.Dim("rows", min=1)
+    rows = torch.export.Dim(
+        "rows", min=1, max=2**31 - 1
+    )  # torch 2.6 stumbles over a row count without an end
     program = torch.export.export(
         DeterministicPolicy(actor.requires_grad_(False).eval()),
         (torch.zeros(2, OBSERVATION_SIZE), torch.zeros(2, dtype=torch.int64)),
@@ -62,7 +64,7 @@ def export_policy(agent: Agent, path: Path) -> None:
     try:
         torch.export.save(program, unfinished, extra_files={ABOUT: json.dumps(about)})
         unfinished.replace(path)
-    except RuntimeError as error:  # what torch makes of a missing folder or a full disk
+    except (RuntimeError, OSError) as error:  # what torch makes of a missing folder or a full disk
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)

@@ -170,7 +170,7 @@ def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -
             told = True
             for process, _, _ in running.values():
                 process.terminate()
-        for heard in wait(list(running), timeout=0.2):
+        for heard in wait(list(running), timeout=0.2) if running else ():
             assert isinstance(heard, Connection)
             process, job, _ = running.pop(heard)
             more = True

@@ -8,6 +8,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,20 @@ def test_slots_are_filled_and_not_overfilled(run: Callable[..., list[str]], tmp_
     spans = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/seen.json")]
     at_once = [sum(first <= start < last for first, last in spans) for start, _ in spans]
     assert max(at_once) <= 2
+
+
+def test_a_job_never_waits_for_no_cell(
+    run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_for = []
+
+    def wait(cells: list[Any], timeout: float) -> list[Any]:
+        waited_for.append(len(cells))
+        return connection.wait(cells, timeout)
+
+    monkeypatch.setattr("slurm.job.wait", wait)
+    assert run(lambda config, directory, *, stop, report: finish(directory, report), count=2) == ["done"] * 2
+    assert set(waited_for) == {1}
 
 
 def test_a_killed_cell_is_noted_and_the_next_one_runs(run: Callable[..., list[str]], tmp_path: Path) -> None:
