@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # When this file is run, Python puts its folder first on the path, and statistics.py would hide the standard
@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from analysis.sources import Source
+    from analysis.x_axis import Name
 
 # The modules that compute and draw are imported inside the command, so that `--help` answers at once.
 
@@ -84,7 +85,7 @@ def main(
     model: str,
     likelihood: str,
     score: str,
-    x_axis: str,
+    x_axis: Name,
     keep: Path | None,
     runs_table: Path | None,
     columns: tuple[str, ...],
@@ -107,7 +108,7 @@ def main(
         if paper:
             from analysis import paper_study
 
-            page, folder = paper_study.study(x_axis=cast(Any, x_axis), seed=seed), Path("runs/paper/report")
+            page, folder = paper_study.study(x_axis=x_axis, seed=seed), Path("runs/paper/report")
         else:
             source = source_of(paths)
             page, folder = _page(source, runs_table, known, keep, quiet=as_json, **options), source.folder

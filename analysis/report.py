@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jinja2
 from markupsafe import Markup
@@ -96,7 +96,7 @@ class Page:
     does_not_show: Sequence[str]
     sections: Sequence[Section]
     footer: str
-    fits: dict[str, object] = field(default_factory=dict)  # for fits.json
+    fits: dict[str, Any] = field(default_factory=dict)  # for fits.json
     claims: Sequence[Claim] = ()  # answered before anything else
 
 

@@ -28,12 +28,13 @@ import click
 import numpy as np
 import xarray as xr
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from analysis.frames import open_sweep, save
+from analysis.gridding import to_runs
 
-from analysis.frames import open_sweep, save  # noqa: E402
-from analysis.gridding import to_runs  # noqa: E402
-from tests.analysis.reference_analysis import config_of, write_run  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.analysis.reference_analysis import config_of, write_run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 LIMITS = {"paper": 3.0, "curves": 10.0, "many_runs": 15.0}  # seconds
 WIDTHS = (128, 256, 512, 1024, 2048)

@@ -43,9 +43,8 @@ def export_policy(agent: Agent, path: Path) -> None:
     config = agent.config
     actor = build_actor(config, torch.Generator().manual_seed(0), "torch")
     actor.load_state_dict(agent.actor.state_dict())
-    rows = torch.export.Dim(
-        "rows", min=1, max=2**31 - 1
-    )  # torch 2.6 stumbles over a row count without an end
+    # torch 2.6 cannot export FiLM for a number of rows without a maximum
+    rows = torch.export.Dim("rows", min=1, max=2**31 - 1)
     program = torch.export.export(
         DeterministicPolicy(actor.requires_grad_(False).eval()),
         (torch.zeros(2, OBSERVATION_SIZE), torch.zeros(2, dtype=torch.int64)),

@@ -1,7 +1,10 @@
 """D_J in samples per env step and parameters: planted laws, censored runs, refusals."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from analysis.time_laws import Times
 from analysis.update_laws import Censored, UpdateLaw, UpdateTimes, update_law
@@ -58,7 +61,7 @@ def test_where_size_does_nothing_nothing_is_claimed() -> None:
     (lambda s: s.times.size < 2e6, "2 widths, 3 needed"),
     (lambda s: (np.arange(len(s.sigma)) != 0), "1 seed of some variant, 2 needed"),
 ])  # fmt: skip
-def test_too_little_is_refused(kept, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_too_little_is_refused(kept: Callable[[UpdateTimes], NDArray[np.bool_]], reason: str) -> None:
     seen = planted(2, 0, 0.1)
     keep, times = kept(seen), seen.times
     few = UpdateTimes(seen.sigma[keep], Times(times.size[keep], times.steps[keep], times.censored[keep]))

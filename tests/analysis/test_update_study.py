@@ -33,7 +33,7 @@ def test_a_sweep_of_updates_has_its_law(tmp_path: Path) -> None:
     (line,) = [line for line in page.shows if line.startswith("MT10: env steps to 50% success go as sigma^-")]
     assert "from 128 to 1.02k samples per env step (sigma)" in line
     assert "of 36 runs censored" in line
-    (law,) = [each for each in page.fits["updates"]["MT10"] if each["success"] == 0.5]  # type: ignore[index]
+    (law,) = [each for each in page.fits["updates"]["MT10"] if each["success"] == 0.5]
     for name, truth in (("sigma", 0.7), ("N", 0.5)):
         found = law["law"][name]
         assert found["low"] < truth < found["high"]
