@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtrl import devices, ops
 from mtrl.adam import Adam, flatten
-from mtrl.config import Config
+from mtrl.config import Config, Products
 from mtrl.fused_update import FusedUpdate, build_fused
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
@@ -97,7 +97,7 @@ class Agent:
         self.config, self.device = config, torch.device(device)
         settings = config.agent
         self.backend: Literal["core", "torch"] = settings.backend
-        self.products: devices.Products = "float32"  # of this run, also where agent.products = auto
+        self.products: Products = "float32"  # of this run, also where agent.products = auto
         if devices.is_gpu(self.device):
             from mtrl.cuda import preflight
 
@@ -146,7 +146,7 @@ class Agent:
         self.act_noise = Noise(_generator(config.train.seed, 1, device=self.device))
         self.update_noise = Noise(_generator(config.train.seed, 2, device=self.device))
 
-    def _use_products(self, wanted: Literal["auto", "float32", "tf32", "bfloat16"]) -> None:
+    def _use_products(self, wanted: Literal["auto", Products]) -> None:
         """Sets how this process computes matrix products on the GPU."""
         from mtrl.cuda import ops as cuda_ops
 

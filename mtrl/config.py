@@ -19,6 +19,8 @@ from mtrl.networks.kinds import KINDS, kind_of
 from mtrl.run_ids import as_meant, flatten, run_id_of
 from mtrl.tasks import ACTION_SIZE, BENCHMARKS, NO_SUCCESS_WITH_V1, benchmark_name, resolve_tasks
 
+Products = Literal["float32", "tf32", "bfloat16"]  # how a device computes matrix products
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the field and the cure."""
@@ -151,7 +153,7 @@ class AgentSettings(Section):
     log_std_max: float = 2.0
     backend: Literal["core", "torch"] = "core"  # kernels of the extension, or their plain twin
     # matrix products on a GPU; auto: tf32 if the GPU has it, else float32 (docs/gpu.md)
-    products: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    products: Literal["auto", Products] = "auto"
     cuda_graph: Literal["auto", "on", "off"] = "auto"  # on a GPU; auto: if CUDA can capture the update
 
     @model_validator(mode="before")

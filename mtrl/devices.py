@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, Products
 
-Products = Literal["float32", "tf32", "bfloat16"]
 TF32_FROM = (8, 0)  # compute capability
 
 
@@ -43,9 +42,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_products(
-    wanted: Literal["auto", "float32", "tf32", "bfloat16"], device: torch.device
-) -> Products:
+def resolve_products(wanted: Literal["auto", Products], device: torch.device) -> Products:
     """How matrix products are computed on `device`: auto is TF32 on a GPU that has it, else float32.
 
     Raises ConfigError where the device cannot compute them as wanted.

@@ -27,16 +27,7 @@ _MT10 = (
 )
 
 _MT25 = (
-    "reach-v3",
-    "push-v3",
-    "pick-place-v3",
-    "door-open-v3",
-    "drawer-open-v3",
-    "drawer-close-v3",
-    "button-press-topdown-v3",
-    "peg-insert-side-v3",
-    "window-open-v3",
-    "window-close-v3",
+    *_MT10,
     "coffee-pull-v3",
     "pick-out-of-hole-v3",
     "disassemble-v3",

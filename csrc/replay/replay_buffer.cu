@@ -6,7 +6,7 @@
 #include "cuda/reduce.h"
 #include "cuda/rng.cuh"
 #include "replay/flat_sum_tree.cuh"
-#include "replay/power.cuh"
+#include "replay/power_body.h"
 #include "replay/replay_buffer.cuh"
 
 namespace {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(ReplayCuda r, BatchCuda 
 
 __device__ float weight_of(const ReplayCuda& r, const Drawn& drawn, int64_t i, int64_t task_of_row) {
   if (r.shape.normalization == NormalizationCuda::none)
-    return static_cast<float>(power(drawn.density[i], -r.shape.beta));
+    return static_cast<float>(power_of(drawn.density[i], -r.shape.beta));
   const bool own = r.shape.normalization == NormalizationCuda::task;
   double least = own ? drawn.least[task_of_row] : INFINITY;
   for (int64_t task = thread() % kWarp; !own && task < r.shape.tasks; task += kWarp)
@@ -177,7 +177,7 @@ __device__ float weight_of(const ReplayCuda& r, const Drawn& drawn, int64_t i, i
     const double other = __shfl_xor_sync(kAllLanes, least, apart);
     least = other < least ? other : least;
   }
-  return static_cast<float>(power(drawn.density[i] / least, -r.shape.beta));
+  return static_cast<float>(power_of(drawn.density[i] / least, -r.shape.beta));
 }
 
 __device__ void copy_lanes(float* to, const float* from, int64_t n) {
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= n) return;
   auto* report = reinterpret_cast<unsigned long long*>(r.report);
   const int64_t task = id[i] >> 48, sequence = id[i] & ((int64_t{1} << 48) - 1);
-  const double p = priority[i], powered = power(p, r.shape.alpha);
+  const double p = priority[i], powered = power_of(p, r.shape.alpha);
   const bool known = id[i] >= 0 && task < r.shape.tasks && sequence < r.end[task];
   if (!known || !(p >= 0) || p > FLT_MAX || powered > FLT_MAX) {
     atomicMax(&report[1], static_cast<unsigned long long>(n - i));
@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(kThreads) rebuild_kernel(ReplayCuda r, double 
   const FlatSumTreeCuda tree = tree_of(r, blockIdx.x);
   if (exponent != 1)
     for (int64_t i = thread(); i < tree.blocks * 256; i += kThreads)
-      if (tree.leaves[i] > 0) tree.leaves[i] = positive_weight(power(tree.leaves[i], exponent));
+      if (tree.leaves[i] > 0) tree.leaves[i] = positive_weight(power_of(tree.leaves[i], exponent));
   __syncthreads();
   for (int64_t i = thread(); i < tree.blocks * 16; i += kThreads) tree.update_group(i);
   __syncthreads();

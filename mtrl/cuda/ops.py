@@ -7,14 +7,13 @@ T tasks, D inputs, W width, O outputs.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtrl import _core
-
-Products = Literal["float32", "tf32", "bfloat16"]
+from mtrl.config import Products
 
 # With at least so many critics, rows are routed: a plain kernel differentiates each row through one critic, instead of
 # cuBLAS through all of them. No GPU has timed this bound (docs/decisions/0063).

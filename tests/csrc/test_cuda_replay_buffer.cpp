@@ -222,7 +222,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaReplay,
 TEST(CudaReplay, IsTheCpusTwinOverSeveralTreeBlocks) { compare({Mode::prioritized, 1, 300, 400}, 1, 20); }
 
 __global__ void power_kernel(const double* x, double exponent, double* out) {
-  out[threadIdx.x] = power(x[threadIdx.x], exponent);
+  out[threadIdx.x] = power_of(x[threadIdx.x], exponent);
 }
 
 TEST(CudaReplay, PowerAndRandomNumbersHaveTheCpusBits) {
