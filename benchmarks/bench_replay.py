@@ -63,9 +63,14 @@ def ours(tasks: int, capacity: int, mode: str) -> Work:
         seed=0,
         discount=0.99,
     )
+    return work_of(replay, stream, capacity, torch.device("cpu"))
+
+
+def work_of(replay: Replay, stream: Stream, capacity: int, device: torch.device) -> Work:
+    """What is timed of a full replay of ours on `device`."""
     for _ in range(capacity):
         replay.add(*stream.step())
-    priority = torch.from_numpy(stream.priority)
+    priority = torch.from_numpy(stream.priority).to(device)
     last = [replay.sample(PER_TASK)]
 
     def sample() -> None:
@@ -250,19 +255,7 @@ def on_gpu(tasks: int, capacity: int, mode: str, place: str) -> Work:
     stream, device = Stream(tasks), torch.device("cuda")
     settings = config.ReplaySettings(capacity=capacity, mode=mode, alpha=ALPHA, beta=BETA)
     replay = build_replay(settings, device=device, place=place, tasks=tasks, seed=0, discount=0.99)
-    for _ in range(capacity):
-        replay.add(*stream.step())
-    priority = torch.from_numpy(stream.priority).to(device)
-    last = [replay.sample(PER_TASK)]
-
-    def sample() -> None:
-        last[0] = replay.sample(PER_TASK)
-
-    return {
-        "add": lambda: replay.add(*stream.step()),
-        "sample": sample,
-        "update": lambda: replay.update_priorities(last[0].id, priority),
-    }
+    return work_of(replay, stream, capacity, device)
 
 
 def torch_on_gpu(tasks: int, capacity: int, mode: str) -> Work:

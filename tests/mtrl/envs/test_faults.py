@@ -16,28 +16,18 @@ from mtrl.overrides import build_config
 from mtrl.tasks import BENCHMARKS
 
 TASKS = ("reach-v3", "drawer-close-v3", "push-v3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def make():
-    made = []
-
+def make(made):
     def make(tasks=TASKS, **options):
         config = EnvSettings(tasks=tasks, horizon=20, goals_per_task=2)
         made.append(VectorEnv(config, **{"seed": 3, "workers": 2, **options}))
         made[-1].reset()
         return made[-1]
 
-    yield make
-    for env in made:
-        env.close()
+    return make
 
 
 def pids(env):

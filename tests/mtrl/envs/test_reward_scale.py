@@ -11,18 +11,15 @@ DISCOUNT = 0.9
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def make(made, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = []
 
     def make():
         env = VectorEnv(EnvSettings(tasks=TASKS, horizon=10, goals_per_task=2, fast=False), seed=0, workers=0)
         made.append(PerTaskRewardScale(env, discount=DISCOUNT))
         return made[-1]
 
-    yield make
-    for env in made:
-        env.close()
+    return make
 
 
 def run(env, steps, seed=0):

@@ -15,30 +15,17 @@ from mtrl.envs import VectorEnv
 from mtrl.tasks import FRAME_SIZE
 
 TASKS = ("reach-v3", "drawer-close-v3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        # envs of the same tasks copy its compiled models
-        living = VectorEnv(EnvSettings(tasks=TASKS), seed=0, workers=0)
-        yield
-        living.close()
+pytestmark = pytest.mark.usefixtures("compiled_models")
 
 
 @pytest.fixture
-def make():
-    made = []
-
+def make(made):
     def make(tasks=TASKS, *, seed=0, workers=0, **fields):
         config = EnvSettings(tasks=tasks, **{"horizon": 10, "goals_per_task": 6, **fields})
         made.append(VectorEnv(config, seed=seed, workers=workers))
         return made[-1]
 
-    yield make
-    for env in made:
-        env.close()
+    return make
 
 
 def goals_met(env, resets=8):

@@ -15,32 +15,19 @@ from mtrl.tasks import FRAME_SIZE
 from tests.mtrl.envs.reference_envs import StockEnv
 
 TASKS = ("drawer-close-v3", "push-v3", "door-open-v3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of this module's own, shared by its tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        # envs of the same tasks copy its compiled models
-        living = VectorEnv(EnvSettings(tasks=TASKS), seed=0, workers=0)
-        yield
-        living.close()
+pytestmark = pytest.mark.usefixtures("compiled_models")
 
 
 @pytest.fixture
-def make():
+def make(made):
     """Makes vector envs and closes them after the test."""
-    made = []
 
     def make(tasks=TASKS, *, seed=3, workers=0, **fields):
         config = EnvSettings(tasks=tasks, **{"horizon": 20, "goals_per_task": 4, **fields})
         made.append(VectorEnv(config, seed=seed, workers=workers))
         return made[-1]
 
-    yield make
-    for env in made:
-        env.close()
+    return make
 
 
 def rollout(env, steps, seed=0):
