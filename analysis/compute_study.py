@@ -355,7 +355,7 @@ def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
             curve = 1 - law.failure(grid, budget / cost.per_step(grid))
             seen = _seen_at(found, budget)
             panels.setdefault(found.group, []).append(
-                Series(f"{budget:.1e} FLOPs", seen[0], seen[1], curve=(grid, curve))
+                Series(f"{figures.thousands(budget)} FLOPs", seen[0], seen[1], curve=(grid, curve))
             )
     if not panels:
         return []

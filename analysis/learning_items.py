@@ -19,7 +19,7 @@ def drawings(found: Sequence[Variant], x: XAxis) -> list[Drawing]:
     """Learning curves, and for each benchmark of many tasks a small panel per task."""
     runs = sorted({variant.curves.shape[0] for variant in found})
     span = counted(runs[0], "run") if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
-    few = len({variant.name for variant in found}) <= figures.MANY_LINES
+    few = len({variant.name for variant in found}) <= figures.FEW_BANDS
     band = " The band spans the runs; of two runs thin lines show each." if runs[-1] > 1 and few else ""
     caption = (
         f"Success of the deterministic policy over {found[0].episodes} episodes per task; {span} per line, "

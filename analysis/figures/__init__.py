@@ -14,17 +14,17 @@ from analysis.figures.laws import (
     residuals,
     steps_by_updates,
 )
-from analysis.figures.learning import BAND_FROM, FEW_TASKS, learning_curves, measures
+from analysis.figures.learning import BAND_FROM, FEW_BANDS, FEW_TASKS, learning_curves, measures
 from analysis.figures.sizes import Rate, Series, lines, rates, success_against_parameters
-from analysis.figures.style import BENCHMARK_COLOURS, INK, MANY_LINES, OKABE_ITO, PALE, PAPER
+from analysis.figures.style import BENCHMARK_COLOURS, INK, OKABE_ITO, PALE, PAPER, thousands
 from analysis.figures.tasks import tasks
 
 __all__ = [
     "BAND_FROM",
     "BENCHMARK_COLOURS",
+    "FEW_BANDS",
     "FEW_TASKS",
     "INK",
-    "MANY_LINES",
     "OKABE_ITO",
     "PALE",
     "PAPER",
@@ -50,5 +50,6 @@ __all__ = [
     "success_against_parameters",
     "svg",
     "tasks",
+    "thousands",
     "write",
 ]

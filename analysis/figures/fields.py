@@ -54,7 +54,7 @@ def maps(panels: Mapping[str, NDArray[Any]], tasks: Sequence[int], widths: Seque
     figure, axes = panel_axes(len(panels), height=0.9 + 0.42 * len(tasks), share_y=False)
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         _fields(axis, values)
-        axis.set_title(wrapped(title))
+        axis.set_title(wrapped(title, len(panels)))
         axis.set_xticks(range(len(widths)), [str(width) for width in widths])
         axis.set_yticks(range(len(tasks)), [str(count) for count in tasks])
         axis.set_xlabel("width")

@@ -71,7 +71,7 @@ def failure(panels: Mapping[str, Failure], x: str = "parameters, actor + critics
         axis.yaxis.set_minor_formatter(FuncFormatter(per_cent if seen.max() < 8 * seen.min() else _nothing))
         axis.tick_params(axis="y", which="minor", labelsize=7.5)
         size_axis(axis)
-        axis.set_title(wrapped(title), fontsize=9)
+        axis.set_title(wrapped(title, len(panels)), fontsize=9)
         axis.set_xlabel(x)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel("failure")
@@ -182,7 +182,7 @@ def steps_by_updates(panels: Mapping[str, Sequence[StepsLine]]) -> Figure:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(thousands))
         axis.set_xlabel("samples per env step")
-        axis.set_title(wrapped(title), fontsize=9)
+        axis.set_title(wrapped(title, len(panels)), fontsize=9)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel("env steps to J")
     legend_below(figure, names)

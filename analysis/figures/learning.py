@@ -29,6 +29,7 @@ from analysis.figures.style import (
 from analysis.variants import Variant, short_name
 
 BAND_FROM = 3  # runs; a band of two would fill what lies between them
+FEW_BANDS = 5  # lines; the bands of more would hide one another
 FEW_TASKS = 4  # a benchmark of more shows the mean over its tasks
 
 
@@ -50,9 +51,8 @@ def learning_curves(
         )
         panels += [(variant.benchmark, place) for place in places]
     figure, axes = panel_axes(len(panels), height=2.5)
-    sizes: dict[
-        str, int
-    ] = {}  # the same name is the same colour in every panel, whatever its tasks add to it
+    # the same name is the same colour in every panel, whatever its tasks add to it
+    sizes: dict[str, int] = {}
     for variant in sorted(variants, key=lambda variant: variant.parameters["total"]):
         sizes.setdefault(variant.name, variant.parameters["total"])
     shades = dict(zip(sizes, shades_of(len(sizes)), strict=True))
@@ -61,14 +61,15 @@ def learning_curves(
         group = [variant for variant in variants if variant.benchmark == benchmark]
         for variant in group:
             names[variant.name] = _curve(
-                axis, variant, place, shades[variant.name], scale(variant), band=len(sizes) <= MANY_LINES
+                axis, variant, place, shades[variant.name], scale(variant), band=len(sizes) <= FEW_BANDS
             )
         random = float(
             np.mean([variant.random.mean() if place is None else variant.random[place] for variant in group])
         )
         if np.isfinite(random):
             reference(axis, random, "random policy")
-        axis.set_title(_panel_title(group[0], place), fontsize=9)
+        title = _panel_title(group[0], place, alone=len({name for name, _ in panels}) == 1)
+        axis.set_title(wrapped(title, len(panels)), fontsize=9)
         success_axis(axis)
         axis.set_xlabel(label)
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
@@ -99,11 +100,12 @@ def _curve(axis: Axes, variant: Variant, place: int | None, colour: str, scale: 
     return line
 
 
-def _panel_title(variant: Variant, place: int | None) -> str:
+def _panel_title(variant: Variant, place: int | None, *, alone: bool) -> str:
+    """The panel's task, with its benchmark unless that is the figure's only one; or the benchmark."""
     if place is None:
         return variant.benchmark if "+" not in variant.benchmark else f"{len(variant.tasks)} tasks, mean"
     task = short_name(variant.tasks[place])
-    return task if len(variant.tasks) == 1 else f"{task}\nin {short_name(variant.benchmark)}"
+    return task if alone or len(variant.tasks) == 1 else f"{task} in {short_name(variant.benchmark)}"
 
 
 @styled
@@ -116,7 +118,7 @@ def measures(panels: Mapping[str, Sequence[Series]], label: str = "env steps per
         for series, colour in zip(group, shades, strict=True):
             (names[series.label],) = axis.plot(series.sizes, series.scores, color=colour, lw=1.5)
             spread(axis, series, colour)
-        axis.set_title(wrapped(title), fontsize=8.5)
+        axis.set_title(wrapped(title, len(panels)), fontsize=8.5)
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         if axis.dataLim.ymin >= 0:

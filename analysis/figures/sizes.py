@@ -10,18 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
     BENCHMARK_COLOURS,
     DIVERGED,
-    MANY_LINES,
     PALE,
     PAPER,
     benchmark_of,
     colours,
     columns_of,
+    ends,
     legend_below,
     panel_axes,
     reference,
@@ -59,12 +59,14 @@ def success_against_parameters(
     """Success against parameters, a panel per title; `random` has the random policy's success by title."""
     names: dict[str, Any] = {}
     figure, axes = panel_axes(len(panels), height=3.3, share_y=True)
+    labels = list(dict.fromkeys(series.label for group in panels.values() for series in group))
+    palette = dict(zip(labels, colours(labels), strict=True))
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
-        for series, colour in zip(group, colours([series.label for series in group]), strict=True):
-            _points(axis, series, colour)
+        for series in group:
+            _points(axis, series, palette[series.label])
         if random and np.isfinite(random.get(title, np.nan)):
             reference(axis, random[title], "random policy")
-        axis.set_title(wrapped(title))
+        axis.set_title(wrapped(title, len(panels)))
         size_axis(axis)
         axis.set_xlabel(x)
         success_axis(axis)
@@ -113,32 +115,45 @@ def lines(
 ) -> Figure:
     """One panel per title, one line per series, with a band where it has an interval; x on a log scale."""
     figure, axes = panel_axes(len(panels), height=2.8)
+    palette = _palette([series.label for group in panels.values() for series in group])
+    names: dict[str, Any] = {}
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
-        ordered = len(group) > 3 and not any(
-            benchmark_of(series.label) in BENCHMARK_COLOURS for series in group
-        )
-        shades = shades_of(len(group)) if ordered else colours([series.label for series in group])
-        for series, shade in zip(group, shades, strict=True):
-            colour = PALE if series.label.startswith(PAPER) else shade
+        for series in group:
+            colour = palette[series.label]
             style = "o-" if dots else "-"
             axis.plot(series.sizes, series.scores, style, ms=4, color=colour, label=series.label, lw=1.5)
             spread(axis, series, colour)
-        axis.set_title(wrapped(title))
+        axis.set_title(wrapped(title, len(panels)))
         axis.set_xlabel(x)
         if log:
-            axis.set_xscale("log")
-            ticks = sorted({float(size) for series in group for size in series.sizes})
-            axis.xaxis.set_major_formatter(FuncFormatter(thousands))  # matplotlib's own sets formulas, slowly
-            axis.minorticks_off()
-            if len(ticks) <= 6:
-                axis.set_xticks(
-                    ticks, [thousands(float(f"{tick:.3g}")) if tick >= 1e4 else f"{tick:g}" for tick in ticks]
-                )
+            _log_axis(axis, sorted({float(size) for series in group for size in series.sizes}))
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        if len(group) <= MANY_LINES:
-            axis.legend(fontsize=8, loc="best")
-    axes[0].set_ylabel(y)
+        names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
+    if names:
+        legend_below(figure, ends(names))
+    for axis in axes[:: columns_of(len(panels))]:
+        axis.set_ylabel(y)
     return figure
+
+
+def _palette(labels: Sequence[str]) -> dict[str, str]:
+    """A colour for each label: shades where many lines are in order, else colours that are told apart."""
+    labels = list(dict.fromkeys(labels))
+    ordered = len(labels) > 3 and not any(benchmark_of(label) in BENCHMARK_COLOURS for label in labels)
+    shades = shades_of(len(labels)) if ordered else colours(labels)
+    return {
+        label: PALE if label.startswith(PAPER) else shade for label, shade in zip(labels, shades, strict=True)
+    }
+
+
+def _log_axis(axis: Axes, sizes: Sequence[float]) -> None:
+    """A log scale that names the sizes themselves where they are few."""
+    size_axis(axis)
+    if len(sizes) <= 7:
+        axis.minorticks_off()
+        axis.set_xticks(
+            sizes, [thousands(float(f"{size:.3g}")) if size >= 1e4 else f"{size:g}" for size in sizes]
+        )
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ def rates(panels: Mapping[str, Sequence[Rate]], *, x: str, y: str) -> Figure:
             )
         size_axis(axis)
         success_axis(axis)
-        axis.set_title(wrapped(title))
+        axis.set_title(wrapped(title, len(panels)))
         axis.set_xlabel(x)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel(y)

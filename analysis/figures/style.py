@@ -81,7 +81,7 @@ def panel_axes(number: int, *, height: float, share_y: bool = True) -> tuple[Fig
 
 
 def columns_of(number: int) -> int:
-    return min(number, 3)
+    return 2 if number == 4 else min(number, 3)
 
 
 def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
@@ -153,6 +153,6 @@ def thousands(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def wrapped(title: str, width: int = 38) -> str:
-    """The title in lines that fit a panel."""
-    return "\n".join(textwrap.wrap(title, width)) or title
+def wrapped(title: str, panels: int) -> str:
+    """The title in lines that fit one of so many panels."""
+    return "\n".join(textwrap.wrap(title, 84 // columns_of(panels))) or title

@@ -206,12 +206,24 @@ def test_panels_keep_their_height_under_a_long_legend() -> None:
     assert min(heights) > 0.9 * heights[0]
 
 
-def test_long_panel_titles_wrap() -> None:
-    title = "dormant neurons of the critic on training batches"
-    series = [figures.Series("a", np.array([1.0, 2]), np.array([0.1, 0.2]))]
-    drawn = [figures.measures({title: series}), figures.lines({title: series}, x="x", y="y")]
-    for figure in drawn:
-        assert max(map(len, figure.axes[0].get_title(loc="left").split("\n"))) <= 38
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_long_names_stay_in_their_panel(count: int) -> None:
+    titles = [f"dormant neurons of the critic on training batches {number}" for number in range(count)]
+    series = [
+        figures.Series("reach + drawer-close + door-open  (n = 35)", np.array([1.0, 2]), np.array([0.1, 0.2]))
+    ]
+    panels = dict.fromkeys(titles, series)
+    for figure in (figures.measures(panels), figures.lines(panels, x="x", y="y")):
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        boxes = [axis.get_window_extent() for axis in figure.axes]
+        for axis, box in zip(figure.axes, boxes, strict=True):
+            assert box.width > 0.8 * figure.bbox.width / figures.style.columns_of(count) - 60
+            assert axis._left_title.get_window_extent().x1 <= box.x1 + 12
+        assert min(box.y0 for box in boxes) > legend.get_window_extent().y1
+        assert (
+            figure.bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.x1
+        )
 
 
 @pytest.mark.parametrize(("seeds", "bands", "lines"), [(1, 0, 0), (2, 0, 1), (3, 1, 0)])
