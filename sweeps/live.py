@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +18,7 @@ from sweeps.manifest import Entry
 from sweeps.units import duration
 
 ROWS = 24  # at most so many running cells are drawn
+PACE_SECONDS = 60.0  # a pace is told after so long; heartbeats come every 30 s
 
 
 class LiveCells:
@@ -25,12 +27,21 @@ class LiveCells:
     A context manager. Within it call `tick` often, and `finish` for each cell that ends.
     """
 
-    def __init__(self, console: Console, sweep: Path, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, console: Console, sweep: Path, entries: Sequence[Entry], seconds: Sequence[float]
+    ) -> None:
+        """`seconds` are the planned seconds of each whole cell; only their ratios count."""
         self._console = console
         self._sweep = sweep
         self._labels = {entry.run_id: entry.label for entry in entries}
         self._outcomes: dict[str, str] = {}
         self._running: dict[str, float] = {}  # run id -> when it started, monotonic seconds
+        self._planned = dict(zip(self._labels, seconds, strict=True))
+        self._shares = {run_id: self._share_done(run_id) for run_id in self._labels}
+        self._work_before = self._work_left()
+        self._pace_from: tuple[float, float] | None = (
+            None  # when the first step was seen, and what was left then
+        )
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw, transient=True)
 
     def __enter__(self) -> LiveCells:
@@ -49,20 +60,44 @@ class LiveCells:
 
     def finish(self, run_id: str, outcome: str) -> None:
         """Prints the outcome of a cell that has ended."""
-        self._outcomes[run_id] = outcome
+        if outcome != "stopped":
+            self._outcomes[run_id] = outcome
         started = self._running.pop(run_id, None)
         took = "" if started is None else f"  {duration(time.monotonic() - started)}"
         place = f"[{len(self._outcomes)}/{len(self._labels)}]"
-        beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
+        beat = self._beat(run_id)
         success = f"  success {beat['success']:.2f}" if beat.get("success") is not None else ""
         self._console.print(
             f"{place} {outcome:8} {self._labels[run_id]}{success}{took}", highlight=False, markup=False
         )
 
+    def seconds_left(self) -> float | None:
+        """The seconds until all cells are over, by the pace since the first step; None in the first minute after it."""
+        self._shares |= {run_id: self._share_done(run_id) for run_id in self._running}
+        now, left = time.monotonic(), self._work_left()
+        if self._pace_from is None and left < self._work_before:
+            self._pace_from = (now, left)
+        if self._pace_from is None or now - self._pace_from[0] < PACE_SECONDS or left >= self._pace_from[1]:
+            return None
+        then, left_then = self._pace_from
+        return left / (left_then - left) * (now - then)
+
+    def _work_left(self) -> float:
+        """Planned seconds of what is not trained yet."""
+        waiting = self._labels.keys() - self._outcomes.keys()
+        return sum(self._planned[run_id] * (1 - self._shares[run_id]) for run_id in waiting)
+
+    def _share_done(self, run_id: str) -> float:
+        beat = self._beat(run_id)
+        return (beat.get("vector_step") or 0) / (beat.get("vector_steps") or 1)
+
+    def _beat(self, run_id: str) -> dict[str, Any]:
+        return read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
+
     def _draw(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         for run_id in list(self._running)[:ROWS]:
-            beat = read_json(cell_directory(self._sweep, run_id) / "heartbeat.json") or {}
+            beat = self._beat(run_id)
             steps, total = beat.get("vector_step") or 0, beat.get("vector_steps") or 1
             success = beat.get("success")
             table.add_row(
@@ -72,4 +107,6 @@ class LiveCells:
                 "" if success is None else f"success {success:.2f}",
             )
         over = f"{len(self._outcomes)} of {len(self._labels)} cells over, {len(self._running)} at work"
-        return Group(table, Text(over, style="dim"))
+        seconds = self.seconds_left()
+        left = "" if seconds is None else f", about {duration(seconds)} left"
+        return Group(table, Text(over + left, style="dim"))

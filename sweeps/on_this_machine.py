@@ -43,7 +43,9 @@ def run_here(sweep: Path, entries: Sequence[Entry], executor: str) -> Launched:
             # A copy of the standard error: while a cell runs in this process, the original writes to the cell's log.
             with (
                 open(os.dup(2), "w") as screen,  # noqa: PTH123
-                LiveCells(Console(file=screen), sweep, missing) as live,
+                LiveCells(
+                    Console(file=screen), sweep, missing, [item.estimate.seconds for item in planned]
+                ) as live,
             ):
 
                 def finished(job: CellJob, outcome: Outcome) -> None:
