@@ -8,7 +8,9 @@ step over tasks. N counts the parameters of actor and critics. Both laws are fit
 regression: a run that never reaches J is slower than its last step (time_laws.py).
 
 Intervals of the line are the jackknife's. Those of the law come from drawing whole runs with replacement: percentiles,
-stretched about the estimate from the normal to Student's quantile and by sqrt(n / (n - 5)), as few runs need.
+stretched about the estimate from the normal to Student's quantile and by sqrt(n / (n - 5)), as few runs need. alpha
+asks for as many seeds as it is covered at (benchmarks/README.md): with fewer, the intervals narrow enough to be shown
+are narrow by luck, and miss too often.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from analysis.time_laws import Times, censored_lines
 SIGMAS_NEEDED = 3
 WIDTHS_NEEDED = 3
 SEEDS_NEEDED = 2
+ALPHA_SEEDS = 10
 STARTS = 24
 RESAMPLES = 400
 DEEPER = 3.0  # by how much log D_min is lower in a resample's second start
@@ -46,19 +49,22 @@ class UpdateTimes:
     sigma: Array
     times: Times
 
+    @property
+    def seeds(self) -> int:
+        """The runs of the variant that has the fewest."""
+        return int(np.unique(np.stack([self.sigma, self.times.size]), axis=1, return_counts=True)[1].min())
+
     def refusal(self) -> str:
         """Why there is too little for a law, or an empty text."""
         times = self.times
-        variants = np.stack([self.sigma, times.size])
-        sigmas, widths = (len(np.unique(values)) for values in variants)
-        counts = np.unique(variants, axis=1, return_counts=True)[1]
+        sigmas, widths = (len(np.unique(values)) for values in (self.sigma, times.size))
         reached = int((~times.censored).sum())
         if sigmas < SIGMAS_NEEDED:
             return f"{sigmas} value{'' if sigmas == 1 else 's'} of sigma, {SIGMAS_NEEDED} needed"
         if widths < WIDTHS_NEEDED:
             return f"{widths} width{'' if widths == 1 else 's'}, {WIDTHS_NEEDED} needed"
-        if counts.min() < SEEDS_NEEDED:
-            return f"{counts.min()} seed of some variant, {SEEDS_NEEDED} needed"
+        if self.seeds < SEEDS_NEEDED:
+            return f"{self.seeds} seed of some variant, {SEEDS_NEEDED} needed"
         runs = len(self.sigma)
         return f"{reached} of {runs} runs reach it, half needed" if 2 * reached < runs else ""
 
@@ -87,7 +93,9 @@ class UpdateLaw:
 
     def refused(self, name: str) -> str:
         """Why the law's exponent says nothing, or an empty text."""
-        return self.refusal or doubt(self.law[name])
+        if self.refusal or name != "sigma" or self.seen.seeds >= ALPHA_SEEDS:
+            return self.refusal or doubt(self.law[name])
+        return f"{self.seen.seeds} seeds of some variant, {ALPHA_SEEDS} needed"
 
     def steps(self, sigma: Array, size: Array) -> Array:
         """D_J by the law. [n]"""

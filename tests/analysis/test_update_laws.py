@@ -44,10 +44,18 @@ def test_the_law_is_covered_with_a_quarter_of_the_runs_censored() -> None:
 
 def test_the_slopes_are_seen_where_the_law_is_open() -> None:
     """With noise of a quarter the least number of steps is not known: the law says so, the line still speaks."""
-    law = fitted(planted(3, 1, 0.25))
+    law = fitted(planted(10, 0, 0.9))
     assert "is wider than 1" in law.refused("sigma")
     assert law.line["sigma"].low > 0
     assert law.line["N"].low > 0
+
+
+def test_alpha_asks_for_as_many_seeds_as_it_is_covered_at() -> None:
+    few, many = (fitted(planted(seeds, 0, 0.05), resamples=50) for seeds in (9, 10))
+    assert few.refused("sigma") == "9 seeds of some variant, 10 needed"
+    assert not few.refused("N")
+    assert few.line["sigma"].low > 0
+    assert not many.refused("sigma")
 
 
 def test_where_size_does_nothing_nothing_is_claimed() -> None:

@@ -37,7 +37,8 @@ def test_a_sweep_of_updates_has_its_law(tmp_path: Path) -> None:
     for name, truth in (("sigma", 0.7), ("N", 0.5)):
         found = law["law"][name]
         assert found["low"] < truth < found["high"]
-        assert not found["refusal"]
+    assert law["law"]["sigma"]["refusal"] == "3 seeds of some variant, 10 needed"
+    assert not law["law"]["N"]["refusal"]
     (section,) = [section for section in page.sections if section.title == "Data and compute"]
     assert "steps_by_updates" in {item.name for item in section.items if isinstance(item, Drawing)}
     (table,) = [i for i in section.items if isinstance(i, Table) and "D_min" in i.header]
