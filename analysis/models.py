@@ -251,17 +251,20 @@ def minimise(
     """
     theta = theta.copy()
     numbers = theta.shape[1]
-    free = np.array([number not in fixed for number in range(numbers)])
+    movable = np.array([number not in fixed for number in range(numbers)])
+    lowest, highest = _bounded(model, seen, np.array([[-np.inf], [np.inf]]) * np.ones(numbers))
     damping = np.full(len(theta), 1e-3)
     active = np.arange(len(theta))
     loss, gradient, normal = _quadratic(model, x, seen, theta, weights)
     for _ in range(steps):
-        system = normal[active] * free[:, None] * free
+        here, pull = theta[active], gradient[active]
+        free = movable & ((here > lowest) | (pull < 0)) & ((here < highest) | (pull > 0))
+        system = normal[active] * free[:, :, None] * free[:, None]
         diagonal = np.arange(numbers)
         system[:, diagonal, diagonal] += damping[active, None] * system[:, diagonal, diagonal] + 1e-10
         system[:, diagonal, diagonal] += ~free
-        step = np.linalg.solve(system, -(gradient[active] * free)[..., None])[..., 0].clip(-2, 2)
-        tried = _bounded(model, seen, theta[active] + step)
+        step = np.linalg.solve(system, -(pull * free)[..., None])[..., 0].clip(-2, 2)
+        tried = _bounded(model, seen, here + step)
         count = None if weights is None else weights[active]
         new_loss, new_gradient, new_normal = _quadratic(model, x, seen, tried, count)
         better = new_loss < loss[active]

@@ -92,6 +92,18 @@ def test_the_minimum_is_scipys(likelihood: str) -> None:
     assert losses.min() == pytest.approx(known, rel=1e-3)  # scipy stops a little early
 
 
+def test_a_number_at_its_bound_does_not_hold_the_others_up() -> None:
+    """Without a floor the likeliest log floor is its lowest; the rest goes on as if it were not there."""
+    sizes = np.repeat(np.geomspace(1e4, 1e7, 5), 3)
+    rate = 0.2 * (sizes / 1e5) ** -0.2 * np.exp(0.2 * np.random.default_rng(5).normal(size=15))
+    seen = Seen(500 * rate, np.full(15, 500.0), "logit")
+    model, x = MODELS["power"], np.log(sizes / 1e5)[:, None]
+    start = np.array([[-6.0, np.log(0.3), 0.1]])
+    theta, soon = minimise(model, x, seen, start, steps=12)
+    assert theta[0, 0] == model.low[0]
+    assert soon[0] == pytest.approx(minimise(model, x, seen, start, steps=400)[1][0], rel=1e-8)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "constant"])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15)
