@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from analysis import figures, paper
 from analysis.figures import Series
 from analysis.report import Drawing, Table
-from analysis.statistics import Interval, interval, iqm_of_runs
+from analysis.statistics import Drawn, Interval, difference_of, draw, iqm_of_runs
 from analysis.variants import PLAIN, Variant, short_name
 
 IQM_EFFICIENCY = 0.885  # variance of a mean over that of an IQM, of 10 normal values
@@ -96,29 +95,17 @@ def _beside(variant: Variant, theirs: Published, generator: np.random.Generator)
     both = [(at, int(here[0])) for at, here in places if len(here) and np.isfinite(curves[:, here[0]]).all()]
     if not both:
         return None
-    ours = tuple(interval(curves[:, [e]], iqm_of_runs, generator, bounds=(0, 1)) for _, e in both)
-    quantile = float(special.stdtrit(theirs.seeds - 1, 0.975))
-    values = [float(theirs.success[at]) for at, _ in both]
-    shown = tuple(
-        Interval(
-            y, max(0.0, y - quantile * theirs.error()), y + quantile * theirs.error(), theirs.seeds, 0.95, "t"
-        )
-        for y in values
-    )
-    gaps = tuple(_difference(a, y, theirs) for a, y in zip(ours, values, strict=True))
+    ours = [draw(curves[:, [e]], iqm_of_runs, generator) for _, e in both]
+    error = theirs.error() ** 2
+    paper = [Drawn(float(theirs.success[at]), error, theirs.seeds, np.nan, np.nan) for at, _ in both]
     name = f"{short_name(variant.benchmark)}, width {variant.width}"
-    return Beside(name, theirs.steps[[at for at, _ in both]], ours, shown, gaps)
-
-
-def _difference(ours: Interval, theirs: float, published: Published) -> Interval:
-    """Our IQM minus the paper's, with the interval of Welch's t test."""
-    own = (ours.high - ours.estimate) / float(special.stdtrit(ours.runs - 1, 0.975))
-    parts = np.array([own**2, published.error() ** 2])
-    freedom = parts.sum() ** 2 / (parts**2 / [ours.runs - 1, published.seeds - 1]).sum()
-    error, gap = float(np.sqrt(parts.sum())), ours.estimate - theirs
-    spread = error * float(special.stdtrit(freedom, 0.975))
-    p = float(2 * special.stdtr(freedom, -abs(gap) / error))
-    return Interval(gap, gap - spread, gap + spread, min(ours.runs, published.seeds), 0.95, "Welch's t", p=p)
+    return Beside(
+        name,
+        theirs.steps[[at for at, _ in both]],
+        tuple(each.interval(bounds=(0, 1)) for each in ours),
+        tuple(each.interval(bounds=(0, np.inf)) for each in paper),
+        tuple(map(difference_of, ours, paper)),
+    )
 
 
 def items(found: Sequence[Beside]) -> list[Table | Drawing]:

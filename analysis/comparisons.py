@@ -13,11 +13,12 @@ from analysis.figures import OKABE_ITO, Row
 from analysis.report import Drawing, Table
 from analysis.statistics import (
     Interval,
-    difference,
+    difference_of,
+    draw,
     holm,
     improvement_interval,
-    interval,
     iqm_of_runs,
+    run_means,
 )
 
 RESAMPLES = 4_000  # behind each difference
@@ -99,17 +100,25 @@ def comparisons(pairs: Sequence[Pair], generator: np.random.Generator) -> list[C
     """The comparison of each pair, of all runs, with Holm's correction for all pairs together."""
     if not pairs:
         return []
-    found = [
-        difference(pair.scores, pair.others, iqm_of_runs, generator, resamples=RESAMPLES, bounds=(-1, 1))
-        for pair in pairs
-    ]
+    of = {id(scores): scores for pair in pairs for scores in (pair.scores, pair.others)}
+    drawn = {
+        key: draw(run_means(scores), iqm_of_runs, generator, resamples=RESAMPLES)
+        for key, scores in of.items()
+    }  # once for each side, however many pairs it is in
+    sides = [(drawn[id(pair.scores)], drawn[id(pair.others)]) for pair in pairs]
+    found = [difference_of(x, y, bounds=(-1, 1)) for x, y in sides]
     corrected = holm(np.array([each.p for each in found]))
-    made = []
-    for pair, each, p in zip(pairs, found, corrected, strict=True):
-        a, b = (interval(s, iqm_of_runs, generator, bounds=(0, 1)) for s in (pair.scores, pair.others))
-        better = improvement_interval(pair.scores, pair.others, generator)
-        made.append(Comparison(pair, (a, b), each, better, float(p), len(pairs)))
-    return made
+    return [
+        Comparison(
+            pair,
+            (x.interval(bounds=(0, 1)), y.interval(bounds=(0, 1))),
+            each,
+            improvement_interval(pair.scores, pair.others, generator),
+            float(p),
+            len(pairs),
+        )
+        for pair, (x, y), each, p in zip(pairs, sides, found, corrected, strict=True)
+    ]
 
 
 def table(compared: Sequence[Comparison], caption: str) -> Table:

@@ -22,6 +22,8 @@ Statistic = Callable[[Array], Array]
 Unit = Literal["run", "task"]
 Method = Literal["t", "bca", "percentile"]
 ROUNDING = 1e-24  # a variance below is that of rounding
+ONE_SEED = "1 seed: no interval"
+ALIKE = "all runs scored the same"
 EXACT_FROM = 4  # runs of each from which the exact test of two groups that are apart can show something
 
 
@@ -54,7 +56,12 @@ def iqm(scores: Array) -> Array:
 
 def iqm_of_runs(scores: Array) -> Array:
     """The interquartile mean over runs of each run's mean over tasks: the score that the paper reports."""
-    return iqm(scores.mean(-1, keepdims=True))
+    return iqm(run_means(scores))
+
+
+def run_means(scores: Array) -> Array:
+    """Each run's mean over tasks, [..., runs, 1]. What looks at nothing else is drawn much faster from it."""
+    return np.asarray(scores.mean(-1, keepdims=True))
 
 
 def mean(scores: Array) -> Array:
@@ -88,15 +95,59 @@ def interval(
     `bounds`; "bca" is Efron's (1987); "percentile" is rliable's, and covers too rarely with ten runs or fewer.
     One run has no interval.
     """
-    runs = scores.shape[0]
-    estimate = float(statistic(scores))
-    if runs < 2:
-        return Interval(estimate, np.nan, np.nan, runs, confidence, method, "1 seed: no interval")
+    if method == "t" or len(scores) < 2:
+        drawn = draw(scores, statistic, generator, resamples=resamples, unit=unit)
+        return drawn.interval(confidence=confidence, bounds=bounds, method=method)
     samples = statistic(resample(scores, generator, resamples, unit))
-    low, high = _ends(samples, estimate, scores, statistic, confidence, method)
-    low, high = max(low, bounds[0]), min(high, bounds[1])
-    note = "all runs scored the same" if low == high else ""
-    return Interval(estimate, low, high, runs, confidence, method, note)
+    estimate = float(statistic(scores))
+    levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    if method == "bca":
+        levels = _bca_levels(samples, estimate, scores, statistic, levels)
+    low, high = np.clip(np.quantile(samples, levels), *bounds).tolist()
+    return Interval(estimate, low, high, len(scores), confidence, method, ALIKE if low == high else "")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A statistic of some runs and its variance, that of bootstrap samples times n / (n - 1); NaN for one run."""
+
+    estimate: float
+    variance: float
+    runs: int
+    lowest: float  # of the runs' means over tasks
+    highest: float
+
+    def interval(
+        self,
+        *,
+        confidence: float = 0.95,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+        method: Method = "t",
+    ) -> Interval:
+        """The statistic with Student's interval."""
+        if self.runs < 2:
+            return Interval(self.estimate, np.nan, np.nan, self.runs, confidence, method, ONE_SEED)
+        low, high, _ = _student(self.estimate, [(self.variance, self.runs)], confidence, bounds)
+        return Interval(self.estimate, low, high, self.runs, confidence, method, ALIKE if low == high else "")
+
+    def is_apart(self, other: Drawn) -> bool:
+        """Whether every run of one, by its mean over tasks, is above every run of the other."""
+        return self.lowest > other.highest or other.lowest > self.highest
+
+
+def draw(
+    scores: Array,
+    statistic: Statistic,
+    generator: np.random.Generator,
+    *,
+    resamples: int = 2_000,
+    unit: Unit = "run",
+) -> Drawn:
+    """`statistic` of scores [runs, tasks] with its variance over bootstrap samples."""
+    n, means = len(scores), scores.mean(-1)
+    samples = statistic(resample(scores, generator, resamples, unit)) if n > 1 else np.array([np.nan])
+    variance = float(np.var(samples)) * n / max(n - 1, 1)
+    return Drawn(float(statistic(scores)), variance, n, float(means.min()), float(means.max()))
 
 
 def resample(scores: Array, generator: np.random.Generator, resamples: int, unit: Unit = "run") -> Array:
@@ -124,35 +175,40 @@ def difference(
     """statistic(x) - statistic(y) for scores x [runs, tasks] and y [runs, tasks], with its interval, cut at `bounds`.
 
     Paired, run i of x and run i of y are drawn together (as when they share a seed that matters) and there must be as
-    many of each; else Welch's degrees of freedom are used, and, where every run of one is above every run of the other
-    and there are 4 or more of each, or no spread at all, p is that of the exact rank test.
+    many of each; else it is difference_of of the two.
     """
-    n, m = len(x), len(y)
-    if paired and n != m:
-        raise ValueError(f"{n} runs cannot be paired with {m}; give as many of each")
+    if not paired:
+        sides = (draw(scores, statistic, generator, resamples=resamples) for scores in (x, y))
+        return difference_of(*sides, confidence=confidence, bounds=bounds)
+    n = len(x)
+    if n != len(y):
+        raise ValueError(f"{n} runs cannot be paired with {len(y)}; give as many of each")
     estimate = float(statistic(x) - statistic(y))
-    if min(n, m) < 2:
-        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, "t", "1 seed: no interval")
+    if n < 2:
+        return Interval(estimate, np.nan, np.nan, n, confidence, "t", ONE_SEED)
     rows = generator.integers(n, size=(resamples, n), dtype=np.int32)
-    others = rows if paired else generator.integers(m, size=(resamples, m), dtype=np.int32)
-    if paired:
-        variance, freedom = float(np.var(statistic(x[rows]) - statistic(y[others]))) * n / (n - 1), n - 1.0
-    else:
-        variance, freedom = _welch(statistic(x[rows]), statistic(y[others]), n, m)
-    variance = variance if variance > ROUNDING else 0.0
-    spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
-    p = float(2 * special.stdtr(freedom, -abs(estimate) / np.sqrt(variance))) if spread else 1.0
-    note, method = "" if spread else "all runs scored the same", "paired t" if paired else "Welch's t"
-    if not paired and are_apart(x, y) and (min(n, m) >= EXACT_FROM or not spread):
-        p, method = exact_p(n, m), "exact rank"
-    low, high = max(estimate - spread, bounds[0]), min(estimate + spread, bounds[1])
-    return Interval(estimate, low, high, min(n, m), confidence, method, note, p)
+    variance = float(np.var(statistic(x[rows]) - statistic(y[rows]))) * n / (n - 1)
+    low, high, p = _student(estimate, [(variance, n)], confidence, bounds)
+    return Interval(estimate, low, high, n, confidence, "paired t", ALIKE if variance <= ROUNDING else "", p)
 
 
-def are_apart(x: Array, y: Array) -> bool:
-    """Whether every run of one, by its mean over tasks, is above every run of the other."""
-    a, b = x.mean(-1), y.mean(-1)
-    return bool(a.min() > b.max() or b.min() > a.max())
+def difference_of(
+    x: Drawn, y: Drawn, *, confidence: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Interval:
+    """The difference of two statistics by Welch's test, its interval cut at `bounds`.
+
+    Where every run of one is above every run of the other and there are 4 or more of each, or no spread at all, p is
+    that of the exact rank test.
+    """
+    estimate, fewest = x.estimate - y.estimate, min(x.runs, y.runs)
+    if fewest < 2:
+        return Interval(estimate, np.nan, np.nan, fewest, confidence, "t", ONE_SEED)
+    parts = [(x.variance, x.runs), (y.variance, y.runs)]
+    low, high, p = _student(estimate, parts, confidence, bounds)
+    alike, method = x.variance + y.variance <= ROUNDING, "Welch's t"
+    if x.is_apart(y) and (fewest >= EXACT_FROM or alike):
+        p, method = exact_p(x.runs, y.runs), "exact rank"
+    return Interval(estimate, low, high, fewest, confidence, method, ALIKE if alike else "", p)
 
 
 def exact_p(n: int, m: int) -> float:
@@ -181,32 +237,28 @@ def improvement_interval(
     unit: Unit = "run",
     method: Literal["t", "percentile"] = "t",
 ) -> Interval:
-    """The probability of improvement with a bootstrap interval.
+    """The probability of improvement with its interval.
 
-    method "t" adds the variance from drawing x's runs and that from drawing y's, corrected for few runs, with Welch's
-    degrees of freedom, cut at 0 and 1; "percentile" is rliable's. A bootstrap sample is a count of how often each run
-    was drawn, so all samples are two matrix products.
+    method "t" adds the variance from drawing x's runs and that from drawing y's, both in closed form, with Welch's
+    degrees of freedom, cut at 0 and 1; "percentile" is rliable's and draws: a bootstrap sample is a count of how often
+    each run was drawn, so all samples are two matrix products.
     """
     n, m = len(x), len(y)
     wins = _wins(x, y)  # [tasks, n, m]
     estimate = float(wins.mean())
     if min(n, m) < 2:
-        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, method, "1 seed: no interval")
+        return Interval(estimate, np.nan, np.nan, min(n, m), confidence, method, ONE_SEED)
     if unit == "run":
         wins = wins.mean(0, keepdims=True)
-    drawn = _draw_counts(generator, n, resamples * len(wins)).reshape(len(wins), resamples, n)
-    others = _draw_counts(generator, m, resamples * len(wins)).reshape(len(wins), resamples, m)
     if method == "percentile":
+        drawn, others = (_draw_counts(generator, len(wins), runs, resamples) for runs in (n, m))
         samples = ((drawn @ wins) * others).sum(-1).mean(0) / (n * m)
         low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
         return Interval(estimate, float(low), float(high), min(n, m), confidence, method)
-    of_x = (drawn @ wins.mean(2)[..., None])[..., 0].mean(0) / n
-    of_y = (others @ wins.mean(1)[..., None])[..., 0].mean(0) / m
-    variance, freedom = _welch(of_x, of_y, n, m)
-    if not variance:
+    parts = [(float(_variance_of_mean(wins.mean(2))), n), (float(_variance_of_mean(wins.mean(1))), m)]
+    if sum(variance for variance, _ in parts) <= ROUNDING:
         return _without_spread(estimate, min(n, m), confidence)
-    spread = float(np.sqrt(variance) * special.stdtrit(freedom, (1 + confidence) / 2))
-    low, high = max(estimate - spread, 0.0), min(estimate + spread, 1.0)
+    low, high, _ = _student(estimate, parts, confidence, (0, 1))
     return Interval(estimate, low, high, min(n, m), confidence, method)
 
 
@@ -303,21 +355,21 @@ def profile_band(
     unit: Unit = "run",
     method: Literal["t", "percentile"] = "t",
 ) -> tuple[Array, Array, Array]:
-    """The performance profile with its pointwise band: (profile, low, high), each [k]; methods as in `interval`."""
-    runs, tasks = scores.shape
-    above = (scores[..., None] > thresholds).astype(float)  # [runs, tasks, k]
-    if unit == "run":
-        samples = _draw_counts(generator, runs, resamples) @ above.mean(1) / runs
-    else:
-        drawn = _draw_counts(generator, runs, resamples * tasks).reshape(resamples, tasks * runs)
-        samples = drawn @ above.swapaxes(0, 1).reshape(tasks * runs, -1) / (runs * tasks)
+    """The performance profile with its pointwise band: (profile, low, high), each [k].
+
+    method "t" is Student's interval, cut at 0 and 1, NaN for one run; "percentile" is rliable's and draws.
+    """
+    runs = len(scores)
+    above = (scores.T[..., None] > thresholds).astype(float)  # [tasks, runs, k]
     profile = np.asarray(above.mean((0, 1)))
+    parts = above if unit == "task" else above.mean(0, keepdims=True)
     if method == "percentile":
+        samples = (_draw_counts(generator, len(parts), runs, resamples) @ parts).mean(0) / runs
         low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return profile, low, high
     if runs < 2:
         return profile, np.full_like(profile, np.nan), np.full_like(profile, np.nan)
-    spread = _student(samples.std(0), runs, confidence)
+    spread = np.sqrt(_variance_of_mean(parts)) * special.stdtrit(runs - 1, (1 + confidence) / 2)
     return profile, (profile - spread).clip(0, 1), (profile + spread).clip(0, 1)
 
 
@@ -406,41 +458,32 @@ def _wins(x: Array, y: Array) -> Array:
     return np.asarray((a > b) + 0.5 * (a == b))
 
 
-def _draw_counts(generator: np.random.Generator, n: int, resamples: int) -> Array:
-    """How often each of n is drawn in n draws with replacement. [resamples, n]"""
-    rows = generator.integers(n, size=(resamples, n), dtype=np.int32)
-    rows += (np.arange(resamples, dtype=np.int32) * n)[:, None]
-    counts = np.bincount(rows.ravel(), minlength=resamples * n)
-    return counts.reshape(resamples, n).astype(float)
+def _draw_counts(generator: np.random.Generator, parts: int, runs: int, resamples: int) -> Array:
+    """How often each run is drawn in as many draws as there are runs, for each part. [parts, resamples, runs]"""
+    rows = generator.integers(runs, size=(parts * resamples, runs), dtype=np.int32)
+    rows += (np.arange(parts * resamples, dtype=np.int32) * runs)[:, None]
+    counts = np.bincount(rows.ravel(), minlength=rows.size)
+    return counts.reshape(parts, resamples, runs).astype(float)
 
 
-def _student(deviation: Any, runs: int, confidence: float) -> Any:
-    """Half an interval, from the standard deviation of bootstrap samples of so many runs.
-
-    A bootstrap sample of n runs varies as if the variance were divided by n, not n - 1.
-    """
-    return deviation * np.sqrt(runs / (runs - 1)) * special.stdtrit(runs - 1, (1 + confidence) / 2)
+def _variance_of_mean(values: Array) -> Array:
+    """Of the mean of values [parts, runs, ...] over both, where each part's runs are drawn on their own."""
+    parts, runs = values.shape[:2]
+    return np.asarray(values.var(1, ddof=1).sum(0) / (runs * parts**2))
 
 
-def _welch(x: Array, y: Array, n: int, m: int) -> tuple[float, float]:
-    """Variance and degrees of freedom of a difference, from bootstrap samples of its parts with n and m runs."""
-    parts = np.array([np.var(x) * n / (n - 1), np.var(y) * m / (m - 1)])
-    variance = float(parts.sum())
-    return variance, float(variance**2 / (parts**2 / [n - 1, m - 1]).sum()) if variance > 0 else 1.0
-
-
-def _ends(
-    samples: Array, estimate: float, scores: Array, statistic: Statistic, confidence: float, method: Method
-) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    if method == "t":
-        spread = float(_student(samples.std(), scores.shape[0], confidence))
-        return estimate - spread, estimate + spread
-    levels = np.array([tail, 1 - tail])
-    if method == "bca":
-        levels = _bca_levels(samples, estimate, scores, statistic, levels)
-    low, high = np.quantile(samples, levels)
-    return float(low), float(high)
+def _student(
+    estimate: float, parts: Sequence[tuple[float, int]], confidence: float, bounds: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Interval and two-sided p of an estimate whose variance is a sum of (variance, runs), with Welch's freedom."""
+    variances, freedoms = np.array([variance for variance, _ in parts]), np.array([n - 1 for _, n in parts])
+    error = float(np.sqrt(variances.sum()))
+    if error**2 <= ROUNDING:
+        return estimate, estimate, 1.0
+    freedom = error**4 / (variances**2 / freedoms).sum()
+    spread = error * special.stdtrit(freedom, (1 + confidence) / 2)
+    p = 2 * special.stdtr(freedom, -abs(estimate) / error)
+    return float(max(estimate - spread, bounds[0])), float(min(estimate + spread, bounds[1])), float(p)
 
 
 def _bca_levels(samples: Array, estimate: float, scores: Array, statistic: Statistic, levels: Array) -> Array:

@@ -37,6 +37,7 @@ from analysis.statistics import (
     iqm_of_runs,
     performance_profile,
     profile_band,
+    run_means,
 )
 from analysis.variants import PLAIN, Variant, by_benchmark, following_settings, groups, short_name, variants
 from analysis.x_axis import SIZE, Name, XAxis, compute_axis, compute_of
@@ -70,7 +71,7 @@ def study(
             f"no finished runs in {name} ({waiting} unfinished); wait for one, or relaunch the sweep"
         )
     x = compute_axis(compute_of(found) | paper_curves.compute()) if x_axis == "compute" else SIZE
-    scores = [interval(variant.scores, iqm_of_runs, generator, bounds=(0, 1)) for variant in found]
+    scores = [interval(run_means(variant.scores), iqm_of_runs, generator, bounds=(0, 1)) for variant in found]
     laws = _laws(found, model, likelihood, generator)
     compared = comparisons.comparisons(_pairs(found), generator)
     plasticity, plastic, not_plastic = plasticity_study.section(found, x)

@@ -40,6 +40,14 @@ def test_the_last_step_in_common_is_compared(tmp_path: Path) -> None:
     assert line.startswith("MT10, width 256, at 1M env steps: our success differs from the paper's: IQM 0.22")
 
 
+def test_an_interval_that_is_cut_at_one_leaves_the_error_whole(tmp_path: Path) -> None:
+    early(tmp_path, (0.6, 0.7, 1.0, 1.0, 1.0))
+    (found,) = beside(variants(open_sweep(tmp_path)), np.random.default_rng(0))
+    ours, gap = found.ours[-1], found.differences[-1]
+    assert ours.high == 1
+    assert gap.high - gap.estimate > (ours.estimate - ours.low) * 0.9  # the paper's own error is small
+
+
 def test_an_ordinary_sweep_does_not_differ(tmp_path: Path) -> None:
     early(tmp_path, (0.24, 0.33, 0.27, 0.22, 0.31))
     page = study(open_sweep(tmp_path), "early")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import plasticity_study
+from analysis.comparisons import Pair, comparisons
 from analysis.errors import SweepError
 from analysis.findings import is_above
 from analysis.frames import open_sweep
@@ -152,6 +153,13 @@ def test_comparisons_are_made_where_there_are_seeds_and_corrected_together(tmp_p
         sentence,
     )
     assert any(line.startswith("MT10, width 64 against width 32") for line in page.does_not_show)
+
+
+def test_a_side_has_one_interval_in_all_its_comparisons() -> None:
+    a, b, c = np.random.default_rng(0).random((3, 5, 4))
+    pairs = [Pair("", "a", "b", a, b), Pair("", "a", "c", a, c), Pair("", "c", "b", c, b)]
+    ab, ac, cb = comparisons(pairs, np.random.default_rng(1))
+    assert (ab.sides[0], ab.sides[1], ac.sides[1]) == (ac.sides[0], cb.sides[1], cb.sides[0])
 
 
 def test_other_settings_are_other_groups(tmp_path: Path) -> None:
