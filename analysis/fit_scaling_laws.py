@@ -60,6 +60,7 @@ LAWS = (
     show_default=True,
     help="What figures have along x: parameters and env steps, or for both the FLOPs of the updates.",
 )
+@click.option("--png", is_flag=True, help="Also save every figure as PNG, which takes as long again.")
 @click.option(
     "--keep",
     type=click.Path(path_type=Path),
@@ -86,6 +87,7 @@ def main(
     likelihood: str,
     score: str,
     x_axis: Name,
+    png: bool,
     keep: Path | None,
     runs_table: Path | None,
     columns: tuple[str, ...],
@@ -112,7 +114,7 @@ def main(
         else:
             source = source_of(paths)
             page, folder = _page(source, runs_table, known, keep, quiet=as_json, **options), source.folder
-        _write(page, out or folder, as_json)
+        _write(page, out or folder, as_json, png)
     except SweepError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -155,14 +157,14 @@ def _page(
     return sweep_study.study(runs, source.name, **options)
 
 
-def _write(page: Any, out: Path, as_json: bool) -> None:
+def _write(page: Any, out: Path, as_json: bool, png: bool) -> None:
     import json
 
     from rich.console import Console
 
     from analysis import report
 
-    file = report.write(page, out)
+    file = report.write(page, out, png=png)
     text = json.dumps(page.fits, indent=1)
     (out / "fits.json").write_text(text + "\n")
     if as_json:

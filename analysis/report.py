@@ -105,13 +105,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def write(page: Page, folder: Path) -> Path:
-    """Writes report.html and each figure as SVG and PNG into `folder`; returns the page's path."""
+def write(page: Page, folder: Path, *, png: bool = False) -> Path:
+    """Writes report.html and each figure as SVG, with `png` also as PNG, into `folder`; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for section in page.sections:
         for item in section.items:
             if isinstance(item, Drawing):
-                figures.write(item.figure, folder, item.name)
+                figures.write(item.figure, folder, item.name, png=png)
     path = folder / "report.html"
     path.write_text(render(page), encoding="utf-8")
     return path

@@ -29,11 +29,13 @@ def svg(figure: Figure, name: str) -> str:
     )  # fmt: skip
 
 
-def write(figure: Figure, folder: Path, name: str) -> None:
-    """`<name>.svg` and `<name>.png` in `folder`, on white."""
+def write(figure: Figure, folder: Path, name: str, *, png: bool = False) -> None:
+    """`<name>.svg` in `folder`, on white, and with `png` also `<name>.png`, which takes as long again."""
     paper = '<rect width="100%" height="100%" fill="white"/>'
     text = re.sub(r"(<svg .*?>)", rf"\1{paper}", _drawn(figure, name), count=1, flags=re.S)
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    if not png:
+        return
     with mpl.rc_context(STYLE):
         figure.savefig(folder / f"{name}.png", facecolor="white", dpi=160)
 

@@ -183,7 +183,10 @@ def test_measures_have_scales_of_their_own() -> None:
 
 def test_files(tmp_path: Path) -> None:
     series, _ = a_figure()
-    write(success_against_parameters({"a": [series]}), tmp_path, "x")
+    figure = success_against_parameters({"a": [series]})
+    write(figure, tmp_path, "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
+    write(figure, tmp_path, "x", png=True)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "x.svg")
 
