@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -27,6 +27,9 @@ from interleave import Row
 
 from mtrl.config import EnvSettings
 from mtrl.tasks import BENCHMARKS
+
+if TYPE_CHECKING:
+    from exactness import Difference  # imports Meta-World
 
 WORKERS = 2
 HORIZON = 500
@@ -219,6 +222,40 @@ def pool(benchmark: str, turns: int, steps: int) -> Iterator[Row]:
     env.close()
 
 
+def exactness(benchmark: str, steps: int) -> Iterator[Difference]:
+    """EnvPool's observations and rewards beside stock Meta-World's, task by task."""
+    import envpool
+    from exactness import Stock, compare, random, scripted
+
+    name = f"EnvPool {envpool.__version__}"
+    for task in BENCHMARKS[benchmark]:
+        stock, peer = Stock(task), PoolPlayer(task)
+        for kind, act in (("scripted", scripted(task)), ("random", random())):
+            yield compare(f"{benchmark} {task} {kind}", name, stock, peer, act, steps)
+
+
+class PoolPlayer:
+    """An EnvPool of one env."""
+
+    def __init__(self, task: str) -> None:
+        import envpool
+
+        options = {
+            "num_envs": 1,
+            "num_threads": 1,
+            "max_episode_steps": HORIZON,
+            "partially_observable": False,
+        }
+        self._pool = envpool.make_gymnasium(pool_name(task), seed=1, **options)
+
+    def reset(self) -> Any:
+        return self._pool.reset()[0][0]
+
+    def step(self, action: Any) -> tuple[Any, float, bool]:
+        observation, reward, _, _, info = self._pool.step(action[None])
+        return observation[0], float(reward[0]), bool(info["success"][0])
+
+
 def pool_name(task: str) -> str:
     """EnvPool's name of a task: pick-place-v3 is MetaWorld/PickPlace-v3."""
     *words, version = task.split("-")
@@ -310,7 +347,7 @@ def steps_of(quick: bool) -> int:
     return 50 if quick else HORIZON
 
 
-PARTS: dict[str, Callable[[str, bool], Iterable[Row]]] = {
+PARTS: dict[str, Callable[[str, bool], Iterable[Row | Difference]]] = {
     "stepping": lambda benchmark, quick: stepping(benchmark, few(benchmark, quick, 5, 2), steps_of(quick)),
     "starting": lambda benchmark, quick: starting(benchmark, few(benchmark, quick, 2, 1)),
     "layer": lambda benchmark, quick: [layer(benchmark, 30 if quick else 100)],
@@ -319,17 +356,26 @@ PARTS: dict[str, Callable[[str, bool], Iterable[Row]]] = {
     "envpool": lambda benchmark, quick: (
         pool(benchmark, 2 if quick else 3, steps_of(quick)) if benchmark == "MT10" else []
     ),
+    "exactness": lambda benchmark, quick: exactness(benchmark, steps_of(quick)),
 }
+USUAL = tuple(part for part in PARTS if part != "exactness")  # which measures no time
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="MT10 and short episodes only: to see that it works.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows to this file.")
 @click.option(
-    "--only", type=click.Choice(list(COMPARED)), help="This benchmark; the file keeps the other's rows."
+    "--json",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Write the rows to this file. It keeps its rows of other cases and peers.",
 )
+@click.option("--only", type=click.Choice(list(COMPARED)), help="This benchmark alone.")
 @click.option(
-    "--part", "parts", type=click.Choice(list(PARTS)), multiple=True, help="This part alone; may be repeated."
+    "--part",
+    "parts",
+    type=click.Choice(list(PARTS)),
+    multiple=True,
+    help="This part alone; may be repeated. exactness, which needs envpool, is left out unless named.",
 )
 @click.option("--probe", "probed", nargs=2, hidden=True)
 def main(
@@ -340,16 +386,22 @@ def main(
         return
     benchmarks = [only] if only else ["MT10"] if quick else list(COMPARED)
     kept = json.loads(path.read_text()) if path and path.exists() else []
-    rows = [row for row in kept if row["case"].split()[0] not in benchmarks]
-    for row in (row for benchmark in benchmarks for row in measure(benchmark, quick, parts or tuple(PARTS))):
-        numbers = f"ours {row.ours_us:10.2f}   peer {row.peer_us:10.2f}   ratio {row.ratio:6.2f}"
-        click.echo(f"{row.case:30} {row.peer:22} {numbers}   runs {row.runs}   spread {row.spread:.0%}")
-        rows.append(asdict(row))
+    rows = {(row["case"], row["peer"]): row for row in kept}
+    for row in (row for benchmark in benchmarks for row in measure(benchmark, quick, parts or USUAL)):
+        click.echo(line(row))
+        rows[row.case, row.peer] = asdict(row)
         if path:
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
-def measure(benchmark: str, quick: bool, parts: tuple[str, ...]) -> Iterator[Row]:
+def line(row: Row | Difference) -> str:
+    if not isinstance(row, Row):
+        return row.line()
+    numbers = f"ours {row.ours_us:10.2f}   peer {row.peer_us:10.2f}   ratio {row.ratio:6.2f}"
+    return f"{row.case:30} {row.peer:22} {numbers}   runs {row.runs}   spread {row.spread:.0%}"
+
+
+def measure(benchmark: str, quick: bool, parts: tuple[str, ...]) -> Iterator[Row | Difference]:
     for part in parts:
         yield from PARTS[part](benchmark, quick)
 
