@@ -66,6 +66,10 @@ class Child:
             raise RuntimeError(f"an env worker failed:\n{value}")
         return value
 
+    def lives(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Ends the process; kills it if it does not end within 10 seconds."""
         self._connection.close()

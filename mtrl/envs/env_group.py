@@ -35,6 +35,7 @@ class EnvGroup:
                 env.reseed(seed)
             env.plan(None if goals is None else goals[row].tolist())
             self._buffers.observation[row] = env.reset()
+            self._buffers.resting[row] = False
 
     def step(self) -> None:
         """Steps every env that does not rest. An env whose episode ends is reset in the same step, or rests."""
@@ -68,6 +69,7 @@ class EnvGroup:
         b = self._buffers
         b.reward[row] = 0.0
         b.success[row] = b.terminated[row] = b.truncated[row] = False
+        b.resting[row] = True
 
     def replay(self, actions: Array) -> None:
         """Steps n times, with `actions` [n, T, 4]. The buffers hold the results of the last step."""
@@ -88,6 +90,7 @@ class EnvGroup:
         for row, env in self._envs.items():
             env.load_state_dict(states[row])
             self._buffers.observation[row] = states[row]["observation"]
+            self._buffers.resting[row] = False  # the next step says whether it rests
 
     def pictures(self, rows: list[int]) -> dict[int, Array]:
         """{row: picture, uint8 [size, size, 3]} for those of `rows` that belong to this group."""

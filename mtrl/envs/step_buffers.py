@@ -27,6 +27,7 @@ class StepBuffers(NamedTuple):
     success: Array  # bool [T]
     terminated: Array  # bool [T]
     truncated: Array  # bool [T]
+    resting: Array  # bool [T]: all planned episodes are over, and nothing in the row changes any more
 
 
 _LAYOUT: dict[str, tuple[type, tuple[int, ...]]] = {
@@ -40,6 +41,7 @@ _LAYOUT: dict[str, tuple[type, tuple[int, ...]]] = {
     "success": (np.bool_, ()),
     "terminated": (np.bool_, ()),
     "truncated": (np.bool_, ()),
+    "resting": (np.bool_, ()),
 }
 _ALIGNMENT = 64  # bytes; a cache line
 

@@ -50,6 +50,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._config, self._seed, self._needs_reset = env, seed, True
         self._stepping = False
         self._workers: list[Worker] = []
+        self._busy: list[Worker] = []  # those that take part in the step under way
         self._recovery = Recovery(restarts)
         if workers is None:
             workers = max(1, usable_cpus() - 1)
@@ -68,7 +69,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             for first in range(count):
                 rows = range(first, self.num_envs, count)
                 self._workers.append(Worker(self._config, seed=self._seed, rows=rows, memory=memory))
-            self._collect()
+            self._collect(self._workers)
         except BaseException:
             self.close()
             raise
@@ -106,7 +107,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._check_idle()
         self._take_actions(actions)
         self._stepping = True
-        for worker in self._workers:
+        resting = self._buffers.resting.tolist()
+        self._busy = [worker for worker in self._workers if _has_to_step(worker, resting)]
+        for worker in self._busy:
             worker.begin_step()
 
     def step_wait(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -115,7 +118,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise RuntimeError("no step is under way; call step_async first")
         self._stepping = False
         if self._workers:
-            self._collect(stepping=True)
+            self._collect(self._busy, stepping=True)
         else:
             self._group.step()
         if self._recovery.remember(self._buffers.action):
@@ -176,19 +179,19 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             return [getattr(self._group, method)(*arguments)]
         for worker in self._workers:
             worker.begin(method, *arguments)
-        return self._collect()
+        return self._collect(self._workers)
 
-    def _collect(self, *, stepping: bool = False) -> list[Any]:
-        """The results of all workers. Replaces a worker that died, if it may; any other failure closes the env."""
+    def _collect(self, workers: list[Worker], *, stepping: bool = False) -> list[Any]:
+        """The results of `workers`. Replaces a worker that died, if it may; any other failure closes the env."""
         results = []
         try:
-            for index, worker in enumerate(self._workers):
+            for worker in list(workers):
                 try:
                     results.append(worker.result())
                 except WorkerDied as death:
                     if not (stepping and self._recovery.possible()):
                         raise WorkerDied(f"{death}; {self._progress(worker)}") from None
-                    self._replace(index, death)
+                    self._replace(worker, death)
         except BaseException:
             self.close()
             raise
@@ -199,13 +202,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         steps = (f"{self.tasks[row]} {self._buffers.episode_length[row]}" for row in worker.rows)
         return f"steps of their episodes done: {', '.join(steps)}"
 
-    def _replace(self, index: int, death: WorkerDied) -> None:
+    def _replace(self, old: Worker, death: WorkerDied) -> None:
         """Starts a new worker in place of a dead one and repeats its steps, the current one included."""
         warnings.warn(f"{death}; a new worker takes over", RuntimeWarning, stacklevel=5)
-        old = self._workers[index]
         old.close()
         new = Worker(self._config, seed=self._seed, rows=old.rows, memory=self._memory)
-        self._workers[index] = new
+        self._workers[self._workers.index(old)] = new
         new.result()
         states, actions = self._recovery.take(self._buffers.action)
         for call in (("load_state_dicts", states), ("replay", actions)):
@@ -272,3 +274,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             "_episode": ended.copy(),
         }
         return b.observation.copy(), b.reward.copy(), b.terminated.copy(), b.truncated.copy(), info
+
+
+def _has_to_step(worker: Worker, resting: list[bool]) -> bool:
+    """Whether an env of the worker plays, or the worker died and has to be replaced."""
+    return not all(resting[row] for row in worker.rows) or not worker.lives()

@@ -1,8 +1,11 @@
 """The vector env against stock Meta-World, with itself after a restore, and at its edges."""
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from mtrl.config import EnvSettings
 from mtrl.envs import VectorEnv, disk_cache
 from mtrl.envs.goals import goals
+from mtrl.envs.worker import Worker
 from mtrl.tasks import FRAME_SIZE
 from tests.mtrl.envs.reference_envs import StockEnv
 
@@ -182,6 +186,57 @@ def test_an_env_restored_while_it_rests_goes_on_resting(make):
         rollout(env, steps)
         other.load_state_dict(env.state_dict())
         assert_same(rollout(env, 1), rollout(other, 1))
+
+
+@pytest.fixture
+def ending_apart(make):
+    """Makes envs whose rows 0 and 2 play one episode of three steps each, and whose row 1 plays three."""
+    state = make(horizon=3)
+    state.reset(options={"goals": [[0], [1], [2]]})
+    state = state.state_dict()
+    state["envs"][1]["planned"] = [2, 3]
+
+    def begin(**options):
+        config = EnvSettings(tasks=TASKS, horizon=3, goals_per_task=4)
+        env = VectorEnv(config, seed=3, **options)
+        env.reset()
+        env.load_state_dict(state)
+        return env
+
+    return begin
+
+
+def count_steps(monkeypatch):
+    """How many steps each worker was asked for, by its rows."""
+    asked, begin_step = {}, Worker.begin_step
+
+    def counting(self):
+        asked[tuple(self.rows)] = asked.get(tuple(self.rows), 0) + 1
+        begin_step(self)
+
+    monkeypatch.setattr(Worker, "begin_step", counting)
+    return asked
+
+
+def test_a_worker_is_left_alone_once_its_envs_rest(ending_apart, monkeypatch):
+    asked = count_steps(monkeypatch)
+    with closing(ending_apart(workers=3)) as env, closing(ending_apart(workers=0)) as alone:
+        assert_same(rollout(alone, 12), rollout(env, 12))
+        # the step after its last episode clears what its rows say
+        assert asked == {(0,): 4, (1,): 10, (2,): 4}
+        env.reset()
+        rollout(env, 1)
+        assert asked == {(0,): 5, (1,): 11, (2,): 5}
+
+
+def test_a_worker_that_dies_while_its_envs_rest_is_replaced(ending_apart):
+    with closing(ending_apart(workers=3, restarts=1)) as env, closing(ending_apart(workers=0)) as alone:
+        assert_same(rollout(alone, 5), rollout(env, 5))
+        os.kill(env._workers[0].pid, signal.SIGKILL)
+        os.waitid(os.P_PID, env._workers[0].pid, os.WEXITED | os.WNOWAIT)
+        with pytest.warns(RuntimeWarning, match="takes over"):
+            assert_same(rollout(alone, 5, seed=1), rollout(env, 5, seed=1))
+        env.reset()
 
 
 @pytest.mark.parametrize(
