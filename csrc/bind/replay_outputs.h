@@ -62,22 +62,28 @@ class Outputs {
   }
 
  private:
-  static bool is_same(py::handle tensor, const arrays::Array& then) {
+  struct Column {
+    void* data;
+    py::object dtype, shape;
+  };
+
+  // Cheaper than a whole view: memory of NumPy cannot be resized, so these four tell whatever was done.
+  static bool is_same(py::handle tensor, const Column& then) {
+    const arrays::Torch* torch = arrays::Torch::loaded();
     try {
-      const arrays::Array now = arrays::view(tensor, "tensor");
-      return now.data == then.data && now.dtype == then.dtype && now.ndim == then.ndim &&
-             std::equal(now.shape, now.shape + now.ndim, then.shape);
-    } catch (const py::builtin_exception&) {
-      return false;  // no longer an array of the kind
+      return arrays::is_tensor(tensor) && arrays::address(tensor, *torch) == then.data &&
+             py::getattr(tensor, torch->dtype).is(then.dtype) &&
+             py::getattr(tensor, torch->shape).equal(then.shape) &&
+             arrays::call(tensor, torch->is_contiguous).ptr() == Py_True;
     } catch (const py::error_already_set&) {
-      return false;
+      return false;  // no longer a tensor with memory
     }
   }
 
   template <class T>
   T* column(arrays::Call& call, size_t i, const char* name, std::initializer_list<int64_t> shape) {
     T* data = call.output<T>(tensors_[i], name, shape);
-    columns_.push_back(arrays::view(tensors_[i], name));
+    columns_.push_back({data, tensors_[i].attr("dtype"), tensors_[i].attr("shape")});
     int64_t n = 1;
     for (int64_t length : shape) n *= length;
     const auto *first = static_cast<const char*>(memory_.data()), *at = reinterpret_cast<const char*>(data);
@@ -91,7 +97,7 @@ class Outputs {
   int64_t observation_, action_;
   py::array memory_;
   py::tuple tensors_;
-  std::vector<arrays::Array> columns_;
+  std::vector<Column> columns_;
 };
 
 }  // namespace replay_bindings
