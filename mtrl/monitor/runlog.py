@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,9 @@ class RunLog:
         with self.clock("evaluate_seconds"):
             self._file.write_random_policy(self._evaluator.evaluate_random())
 
-    @contextmanager
-    def clock(self, name: str) -> Iterator[None]:
+    def clock(self, name: str) -> Clock:
         """Adds the time inside the `with` block to the clock of that name."""
-        start = time.perf_counter()
-        yield
-        self._clocks[name] += time.perf_counter() - start
+        return Clock(self._clocks, name)
 
     def count_episodes(self, info: dict[str, Any]) -> None:
         """Counts the training episodes that ended in this vector step; `info` is that of `VectorEnv.step`."""
@@ -155,6 +151,19 @@ class RunLog:
         self._clocks["wall_seconds"] += now - self._since
         self._since = now
         return dict(self._clocks)
+
+
+class Clock:
+    """Adds the seconds of a `with` block to `clocks[name]`; half the cost of a contextmanager, three times a step."""
+
+    def __init__(self, clocks: dict[str, float], name: str) -> None:
+        self._clocks, self._name = clocks, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._clocks[self._name] += time.perf_counter() - self._start
 
 
 def own_metrics(names: Sequence[str]) -> dict[str, OwnMetric]:
