@@ -83,14 +83,15 @@ inline void forget_accesses() {}
 inline void settle_write() {}
 #endif
 
-// What follows is the header's, not the kernel's. The compiler must not move it over the edges.
+// What follows is the header's, not the kernel's. The compiler must not move it over the edges. Where it is
+// not inlined, the linker may take the copy of a watched kernel's file: that copy must not watch itself.
 struct Unwatched {
   bool before = watched;
-  Unwatched() {
+  __attribute__((no_sanitize("thread"))) Unwatched() {
     watched = false;
     asm volatile("" ::: "memory");
   }
-  ~Unwatched() {
+  __attribute__((no_sanitize("thread"))) ~Unwatched() {
     asm volatile("" ::: "memory");
     watched = before;
     asm volatile("" ::: "memory");
