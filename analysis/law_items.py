@@ -55,7 +55,7 @@ def _failure_drawing(laws: Sequence[Law], x: XAxis) -> list[Drawing]:
         "95% band; orange, dashed: the law with a free floor, in its band, where its exponent is identified. Where the "
         f"two part, these runs do not say which holds.{more}"
     )
-    return [Drawing("failure", "Failure against parameters", caption, figures.failure(panels, x.size_label))]
+    return [Drawing("failure", f"Failure against {x.size_word}", caption, figures.failure(panels, x.size_label))]
 
 
 def _failure_panel(law: Law, x: XAxis) -> figures.Failure:

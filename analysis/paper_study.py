@@ -220,7 +220,7 @@ def _size_drawing(laws: dict[str, Law], x: XAxis) -> Drawing:
         "Curves are power laws over the measured sizes."
     )
     drawing = success_against_parameters({"multi-head MLP": series}, x=x.size_label)
-    return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
+    return Drawing("success_against_parameters", f"Success against {x.size_word}", caption, drawing)
 
 
 def _maps() -> Drawing:

@@ -265,7 +265,7 @@ def _size_drawing(
         "its multi-head MLP after 2M steps per task: where lengths or tasks differ, compare shapes, not heights."
     )
     drawing = success_against_parameters(panels, random=random, x=x.size_label)
-    return Drawing("success_against_parameters", "Success against parameters", caption, drawing)
+    return Drawing("success_against_parameters", f"Success against {x.size_word}", caption, drawing)
 
 
 def _parts_drawing(found: Sequence[Variant], scores: Sequence[Interval]) -> list[Drawing]:

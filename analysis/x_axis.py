@@ -32,6 +32,10 @@ class XAxis:
         return "FLOPs of all updates" if self.compute else "parameters, actor + critics"
 
     @property
+    def size_word(self) -> str:
+        return "FLOPs" if self.compute else "parameters"
+
+    @property
     def steps_label(self) -> str:
         return "FLOPs of updates" if self.compute else "env steps per task"
 

@@ -1,6 +1,7 @@
 """The page about the paper's own numbers says what they show and what they do not."""
 
-from analysis.report import Page, render
+from analysis.paper_study import study
+from analysis.report import Drawing, Page, render
 from tests.analysis.pages import table_of
 
 
@@ -39,3 +40,11 @@ def test_the_paper_page_says_what_seeds_cannot_be_asked(paper_page: Page) -> Non
     assert len(steps) == 12
     assert steps["MT25", "2048 to 4096"] == steps["MT50", "2048 to 4096"] == "within"
     assert steps["MT50", "512 to 1024"] == "beyond"
+
+
+def test_over_compute_the_figures_say_so() -> None:
+    page = study(x_axis="compute")
+    drawn = {i.name: i for section in page.sections for i in section.items if isinstance(i, Drawing)}
+    for name in ("failure", "success_against_parameters"):
+        assert drawn[name].title.endswith("against FLOPs")
+        assert drawn[name].figure.axes[0].get_xlabel() == "FLOPs of all updates"
