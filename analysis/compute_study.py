@@ -320,24 +320,25 @@ def _time_table(studies: Sequence[CurveStudy]) -> Table:
 
 
 def _compute_drawing(studies: Sequence[CurveStudy]) -> Drawing:
-    panels: dict[str, list[Series]] = {}
-    for found in studies:
-        if not (found.curves.cost > 0).all():
-            continue
-        panels[found.group] = [Series(line.name, line.compute, line.success) for line in found.lines]
-    caption = "FLOPs of the updates up to each evaluation, mean over runs, a line per size."
+    first, more = figures.first_panels([found for found in studies if (found.curves.cost > 0).all()])
+    panels = {
+        found.group: [Series(line.name, line.compute, line.success) for line in found.lines]
+        for found in first
+    }
+    caption = f"FLOPs of the updates up to each evaluation, mean over runs, a line per size.{more}"
     drawing = figures.lines(panels, x="FLOPs of updates", y="success", dots=False)
     return Drawing("success_against_compute", "Success against compute", caption, drawing)
 
 
 def _data_times_size_drawing(studies: Sequence[CurveStudy]) -> Drawing:
+    first, more = figures.first_panels(studies)
     panels = {
         found.group: [Series(line.name, line.steps * line.parameters, line.success) for line in found.lines]
-        for found in studies
+        for found in first
     }
     caption = (
         "Success against env steps times parameters, mean over runs, a line per size: where the lines meet, success "
-        "depends on the product alone."
+        f"depends on the product alone.{more}"
     )
     drawing = figures.lines(panels, x="env steps x parameters", y="success", dots=False)
     return Drawing("success_against_steps_times_size", "Success against steps times size", caption, drawing)
@@ -345,10 +346,9 @@ def _data_times_size_drawing(studies: Sequence[CurveStudy]) -> Drawing:
 
 def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
     """By the additive law: success against size at each budget that was run, and what was seen there."""
+    first, more = figures.first_panels([found for found in studies if found.optima])
     panels: dict[str, list[Series]] = {}
-    for found in studies:
-        if not found.optima:
-            continue
+    for found in first:
         cost, law = costs(found.curves), found.laws[0]
         grid = np.geomspace(cost.smallest, cost.largest, 60)
         for budget in budgets(found.curves)[:-1]:
@@ -361,7 +361,7 @@ def _iso_drawing(studies: Sequence[CurveStudy]) -> list[Drawing]:
         return []
     caption = (
         "Success against size where all sizes get the same compute. Dots are the mean curves of the "
-        "runs, read off at that compute; lines the additive law."
+        f"runs, read off at that compute; lines the additive law.{more}"
     )
     return [Drawing("iso_flop", "Iso-FLOP curves", caption, figures.success_against_parameters(panels))]
 

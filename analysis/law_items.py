@@ -21,7 +21,6 @@ LIKELIHOOD_WORDS: dict[Likelihood, str] = {
     "beta_binomial": "beta-binomial on counts",
 }
 ASIDE = "with a free floor"
-MOST_PANELS = 12
 ILL_CONDITIONED = 1e6
 
 Items = list[Text | Table | Drawing]
@@ -48,14 +47,16 @@ def _failure_drawing(laws: Sequence[Law], x: XAxis) -> list[Drawing]:
     drawn = [law for law in laws if law.line.form == "slope" and not law.line.refusal]
     if not drawn:
         return []
-    panels = {law.group: _failure_panel(law, x) for law in drawn[:MOST_PANELS]}
-    more = f" The first {MOST_PANELS} of {len(drawn)} groups." if len(drawn) > MOST_PANELS else ""
+    first, more = figures.first_panels(drawn)
+    panels = {law.group: _failure_panel(law, x) for law in first}
     caption = (
         "Failure on logarithmic axes, a dot per run. Blue: the power law over the measured sizes (straight), in its "
         "95% band; orange, dashed: the law with a free floor, in its band, where its exponent is identified. Where the "
         f"two part, these runs do not say which holds.{more}"
     )
-    return [Drawing("failure", f"Failure against {x.size_word}", caption, figures.failure(panels, x.size_label))]
+    return [
+        Drawing("failure", f"Failure against {x.size_word}", caption, figures.failure(panels, x.size_label))
+    ]
 
 
 def _failure_panel(law: Law, x: XAxis) -> figures.Failure:

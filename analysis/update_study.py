@@ -141,24 +141,18 @@ def _table(found: Laws) -> Table:
 
 
 def _drawing(found: Laws) -> list[Drawing]:
-    panels = {
-        f"{group}, J = {law.success:.0%}": _lines(law)
-        for group, members in found.items()
-        for law in members
-        if not law.refusal
-    }
-    if not panels:
+    known = [(group, law) for group, members in found.items() for law in members if not law.refusal]
+    first, more = figures.first_panels(known)
+    if not first:
         return []
+    panels = {f"{group}, J = {law.success:.0%}": _lines(law) for group, law in first}
     caption = (
         "Env steps to a success J against the samples that updates draw per env step, on logarithmic axes: a dot per "
         "run, a triangle for a run that stopped before it reached J. Lines: the law with a least number of steps, "
-        "dashed where its exponents are not identified."
+        f"dashed where its exponents are not identified.{more}"
     )
-    return [
-        Drawing(
-            "steps_by_updates", "Steps to a success by updates", caption, figures.steps_by_updates(panels)
-        )
-    ]
+    drawing = figures.steps_by_updates(panels)
+    return [Drawing("steps_by_updates", "Steps to a success by updates", caption, drawing)]
 
 
 def _lines(law: UpdateLaw) -> list[StepsLine]:

@@ -75,7 +75,9 @@ class Variant:
     def group(self) -> str:
         """The name of the variant's group: all variants that differ from it only in size."""
         parts = [short_name(self.benchmark), *([] if self.system == PLAIN else [self.system])]
-        return ", ".join([*parts, *(f"{name.rpartition('.')[2]} {value}" for name, value in self.settings)])
+        return ", ".join(
+            [*parts, *(f"{name.rpartition('.')[2]} {_words(value)}" for name, value in self.settings)]
+        )
 
     @property
     def width(self) -> int | None:
@@ -108,7 +110,7 @@ class Variant:
         """The variant's name among those of its benchmark: `width 1024`."""
         width = f"{self.width}" if self.width else f"{self.actor_width}/{self.critic_width}"
         system = "width" if self.system == PLAIN else self.system
-        return ", ".join([f"{system} {width}", *(f"{name} {value}" for name, value in self.settings)])
+        return ", ".join([f"{system} {width}", *(f"{name} {_words(value)}" for name, value in self.settings)])
 
 
 def short_name(benchmark: str) -> str:
@@ -302,3 +304,8 @@ def _ends_early(success: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _words(value: Any) -> str:
+    """`0.0003` for 0.00030000000000000003."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

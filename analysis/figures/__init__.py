@@ -16,7 +16,7 @@ from analysis.figures.laws import (
 )
 from analysis.figures.learning import BAND_FROM, FEW_BANDS, FEW_TASKS, learning_curves, measures
 from analysis.figures.sizes import Rate, Series, lines, rates, success_against_parameters
-from analysis.figures.style import BENCHMARK_COLOURS, INK, OKABE_ITO, PALE, PAPER, thousands
+from analysis.figures.style import BENCHMARK_COLOURS, INK, OKABE_ITO, PALE, PAPER, first_panels, thousands
 from analysis.figures.tasks import tasks
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "StepsLine",
     "extrapolation",
     "failure",
+    "first_panels",
     "forest",
     "heat_map",
     "learning_curves",

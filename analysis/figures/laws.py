@@ -114,7 +114,7 @@ def extrapolation(groups: Mapping[str, Predicted]) -> Figure:
         side.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("success seen")
     axis.set_ylabel("success predicted")
-    axis.legend(fontsize=8)
+    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
     return figure
 
 
@@ -131,7 +131,7 @@ def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -
     axis.set_xlim(inside.min() - 0.01, inside.max() + 0.01)
     axis.set_xlabel("exponent")
     axis.set_ylabel("worse, over what is allowed")
-    axis.legend(fontsize=8)
+    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
     return figure
 
 
@@ -147,7 +147,7 @@ def residuals(
     size_axis(axis)
     axis.set_xlabel(x)
     axis.set_ylabel("fitted - seen, logits")
-    axis.legend(fontsize=8)
+    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
     return figure
 
 

@@ -11,17 +11,21 @@ import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 P = ParamSpec("P")
+G = TypeVar("G")
 INK = "#1b1c1d"  # a colour that nothing else has
 MANY_LINES = 10
+MOST_NAMES = 12  # in a legend
+MOST_PANELS = 9
 LEGEND_ROW = 0.19  # inches
 PAPER = "the paper"
 DIVERGED = "#b3202a"  # of crosses
@@ -86,11 +90,29 @@ def columns_of(number: int) -> int:
 
 def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
     """One legend for all panels, in as many columns as fit. The figure grows with its rows."""
-    columns = max(1, min(len(names), 120 // (8 + max(map(len, names)))))
+    names = _few(names)
+    letters = round(14 * figure.get_figwidth())  # of a row
+    columns = max(1, min(len(names), letters // (8 + max(map(len, names)))))
     rows = -(-len(names) // columns)
     columns = -(-len(names) // rows)  # rows of about one length
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
+
+
+def _few(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The first of many names, how many more there are, and the last, which often is the paper's."""
+    order = list(names)
+    if len(order) <= MOST_NAMES:
+        return dict(names)
+    first = {name: names[name] for name in order[: MOST_NAMES - 2]}
+    more = f"and {len(order) - len(first) - 1} more"
+    return {**first, more: Line2D([], [], ls=""), order[-1]: names[order[-1]]}
+
+
+def first_panels(groups: Sequence[G]) -> tuple[Sequence[G], str]:
+    """Those of the groups that get a panel, and a sentence where others get none."""
+    more = f" The first {MOST_PANELS} of {len(groups)} are drawn." if len(groups) > MOST_PANELS else ""
+    return groups[:MOST_PANELS], more
 
 
 def ends(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,10 +19,13 @@ from analysis.figures import (
     Predicted,
     Series,
     extrapolation,
+    first_panels,
     heat_map,
     learning_curves,
     maps,
     measures,
+    profiles_of_fit,
+    residuals,
     style,
     success_against_parameters,
     svg,
@@ -207,6 +210,29 @@ def test_panels_keep_their_height_under_a_long_legend() -> None:
         FigureCanvasAgg(figure).draw()
         heights.append(figure.axes[0].get_window_extent().height)
     assert min(heights) > 0.9 * heights[0]
+
+
+@pytest.mark.filterwarnings("error")  # of a layout that has no room
+@pytest.mark.parametrize("count", [2, 30])
+def test_a_legend_of_many_groups_stays_short_and_off_the_points(count: int) -> None:
+    names = [f"MT10, learning rate of the critic {number}" for number in range(count)]
+    sizes, left_out = np.array([1e5, 1e6]), np.array([False, True])
+    for figure in (
+        residuals(dict.fromkeys(names, (sizes, sizes / 1000000.0))),
+        extrapolation({name: Predicted(sizes / 2e6, sizes / 2e6, left_out) for name in names}),
+        profiles_of_fit({name: (np.linspace(0, 1, 9), np.linspace(-2, 2, 9) ** 2) for name in names}),
+    ):
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
+        words = [text.get_text() for text in legend.get_texts()]
+        assert len(words) <= style.MOST_NAMES
+        assert any(word.startswith("and ") for word in words) == (count > style.MOST_NAMES)
+
+
+def test_a_figure_has_few_panels() -> None:
+    assert first_panels(range(9)) == (range(9), "")
+    assert first_panels(range(30)) == (range(9), " The first 9 of 30 are drawn.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])

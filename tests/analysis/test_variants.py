@@ -82,6 +82,15 @@ def test_a_derived_setting_does_not_split_the_widths(tmp_path: Path, manifest: b
     assert len(told) == (0 if manifest else 1)
 
 
+def test_a_setting_is_named_without_the_rounding_of_a_float(tmp_path: Path) -> None:
+    for rate in (1e-4 * 3, 4e-4):
+        config = config_of("MT10", 16, agent__critic_lr=rate)
+        write_run(tmp_path / "cells" / config.run_id / "run.h5", config)
+    assert sorted(variant.group for variant in variants(open_sweep(tmp_path))) == [
+        "MT10, critic_lr 0.0003", "MT10, critic_lr 0.0004",
+    ]  # fmt: skip
+
+
 def test_two_task_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
     rows = [f"{task}{seed},{step},0.5,{task},16,100"
             for task in ("push", "reach") for seed in (0, 1) for step in (1, 2)]  # fmt: skip
