@@ -201,13 +201,7 @@ def pool(benchmark: str, turns: int, steps: int) -> Iterator[Row]:
     for _ in range(GOALS_SEEN if steps == HORIZON else 1):
         env.reset()
     for each in (1, 8):  # envs of a pool
-        options = {
-            "num_envs": each,
-            "num_threads": 1,
-            "max_episode_steps": steps,
-            "partially_observable": False,
-        }
-        pools = [envpool.make_gymnasium(pool_name(task), seed=1, **options) for task in BENCHMARKS[benchmark]]
+        pools = [make_pool(task, envs=each, steps=steps) for task in BENCHMARKS[benchmark]]
         for each_pool in pools:
             each_pool.reset()
         ours, theirs = [], []
@@ -238,15 +232,7 @@ class PoolPlayer:
     """An EnvPool of one env."""
 
     def __init__(self, task: str) -> None:
-        import envpool
-
-        options = {
-            "num_envs": 1,
-            "num_threads": 1,
-            "max_episode_steps": HORIZON,
-            "partially_observable": False,
-        }
-        self._pool = envpool.make_gymnasium(pool_name(task), seed=1, **options)
+        self._pool = make_pool(task)
 
     def reset(self) -> Any:
         return self._pool.reset()[0][0]
@@ -254,6 +240,20 @@ class PoolPlayer:
     def step(self, action: Any) -> tuple[Any, float, bool]:
         observation, reward, _, _, info = self._pool.step(action[None])
         return observation[0], float(reward[0]), bool(info["success"][0])
+
+
+def make_pool(task: str, *, envs: int = 1, steps: int = HORIZON) -> Any:
+    """EnvPool's envs of a task, stepped by one thread."""
+    import envpool
+
+    return envpool.make_gymnasium(
+        pool_name(task),
+        seed=1,
+        num_envs=envs,
+        num_threads=1,
+        max_episode_steps=steps,
+        partially_observable=False,
+    )
 
 
 def pool_name(task: str) -> str:

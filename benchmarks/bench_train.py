@@ -20,7 +20,7 @@ import gymnasium
 import metaworld  # noqa: F401  registers the benchmarks
 import numpy as np
 import torch
-from bench_envs import pool_name
+from bench_envs import make_pool
 from bench_update import Loop, Peer
 from interleave import Case, run
 
@@ -45,17 +45,7 @@ class Pools:
     """
 
     def __init__(self, benchmark: str) -> None:
-        import envpool
-
-        options = {
-            "num_envs": 1,
-            "num_threads": 1,
-            "max_episode_steps": HORIZON,
-            "partially_observable": False,
-        }
-        self._pools = [
-            envpool.make_gymnasium(pool_name(task), seed=1, **options) for task in BENCHMARKS[benchmark]
-        ]
+        self._pools = [make_pool(task) for task in BENCHMARKS[benchmark]]
 
     def reset(self) -> tuple[Any, dict[str, Any]]:
         return np.concatenate([pool.reset()[0] for pool in self._pools]), {}
