@@ -92,7 +92,7 @@ class Undrawable(RuntimeError):
 
 def _gl_context() -> Any:
     backend = os.environ.get("MUJOCO_GL", "egl")
-    cure = "install libegl1 and libegl-mesa0, or libosmesa6 and set MUJOCO_GL=osmesa"
+    cure = "install libegl1, libegl-mesa0 and libgl1, or libosmesa6 and set MUJOCO_GL=osmesa"
     if backend not in ("egl", "osmesa"):
         raise Undrawable(f"MUJOCO_GL={backend} needs a screen; unset it, or set it to egl or osmesa")
     try:
