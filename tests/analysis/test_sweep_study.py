@@ -264,7 +264,7 @@ def test_tasks_and_batch_are_told_apart_where_the_grid_allows(tmp_path: Path) ->
         for item in section.items
         if isinstance(item, Drawing) and item.name == "plasticity_curves"
     )
-    titles = {axis.get_title(loc="left") or axis.get_title() for axis in curves.figure.axes}
+    titles = {axis.get_title(loc="left").replace("\n", " ") for axis in curves.figure.axes}
     wanted = ("dormant_critic_fixed", "srank_critic_fixed", "cosine_critic_fixed")
     assert {plasticity_study.CURVES[name] for name in wanted} <= titles
 
