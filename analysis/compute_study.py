@@ -123,13 +123,13 @@ def curves_of(group: Sequence[Variant]) -> Curves:
     for variant in group:
         steps, success = variant.known_curves()
         steps, success = steps * variant.task_count, success[variant.finished]
-        places = log_spaced(len(steps))
+        places, per_step = log_spaced(len(steps)), flops_per_env_step(variant)
         for run, curve in enumerate(success[:, places]):
             known = np.isfinite(curve)
             count = int(known.sum())
             columns = (
                 np.full(count, float(variant.parameters["total"])), steps[places][known], 1 - curve[known],
-                np.full(count, first + run), np.full(count, flops_per_env_step(variant)),
+                np.full(count, first + run), np.full(count, per_step),
             )  # fmt: skip
             parts.append(columns)
         first += len(success)

@@ -246,7 +246,8 @@ def minimise(
 ) -> tuple[Array, Array]:
     """Numbers [S, p] and losses [S] from the starts theta [S, p]: Levenberg-Marquardt, all starts at once.
 
-    weights [S, n] count the points (a bootstrap sample is a multinomial count); numbers in `fixed` keep their start.
+    weights [S, n] count the points (a bootstrap sample is a multinomial count). Numbers in `fixed` keep their start;
+    one at its bound stays there while the loss falls only beyond: a step that counts on it would lead astray.
     With a beta-binomial the last number is its log precision.
     """
     theta = theta.copy()

@@ -95,15 +95,13 @@ class Variant:
 
     def late(self, task: int) -> list[tuple[float, int]]:
         """For each finished run: success on task number `task` over the last third of training, and its episodes."""
-        found = []
-        for curve in self.curves[self.finished, :, task]:
-            known = curve[np.isfinite(curve)]
-            if not len(known):  # it diverged before its first evaluation
-                found.append((0.0, 0))
-                continue
-            part = known[-max(1, len(known) // 3) :]
-            found.append((float(part.mean()), len(part) * self.episodes))
-        return found
+        curves = self.curves[self.finished, :, task]
+        known = np.isfinite(curves)
+        counts = known.sum(1)  # 0 if it diverged before its first evaluation
+        third = np.where(counts, np.maximum(1, counts // 3), 0)
+        last = known & (np.cumsum(known[:, ::-1], axis=1)[:, ::-1] <= third[:, None])
+        rates = np.where(last, curves, 0).sum(1) / np.maximum(third, 1)
+        return list(zip(rates.tolist(), (third * self.episodes).tolist(), strict=True))
 
     @property
     def name(self) -> str:
