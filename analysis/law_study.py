@@ -158,7 +158,8 @@ def _tried(law: Law, model: str, generator: np.random.Generator, likelihood: Lik
     """The law beside its rivals, other likelihoods, and itself without the largest size."""
     points = law.points
     rivals = [rival for rival in MODELS.values() if set(rival.regressors) <= _varying(points)]
-    rest = fit(MODELS[model], points.where(~largest(points)), generator, likelihood=likelihood)
+    without = points.where(~largest(points))
+    rest = fit(MODELS[model], without, generator, likelihood=likelihood, intervals=False)
     others = [
         fit(MODELS[model], points, generator, likelihood=o) for o in OTHER_LIKELIHOODS if o != likelihood
     ]

@@ -156,8 +156,9 @@ def fit(
     likelihood: Likelihood = "logit",
     confidence: float = 0.95,
     tries: int = STARTS,
+    intervals: bool = True,
 ) -> Fit:
-    """The law fitted to the points, with a profile interval for each exponent."""
+    """The law fitted to the points, with a profile interval for each exponent; no exponents without `intervals`."""
     counts = {name: len(np.unique(points.sizes[name])) for name in model.regressors}
     seen = points.seen(likelihood)
     numbers = len(model.numbers) + seen.extra
@@ -174,6 +175,7 @@ def fit(
     exponents = tuple(
         _profile(model, name, x, seen, theta[best], float(losses[best]), freedom, confidence)
         for name in model.exponents
+        if intervals
     )
     residual = residuals(model, x, seen, theta[best])
     return Fit(

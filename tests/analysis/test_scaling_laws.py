@@ -312,6 +312,16 @@ def test_the_same_generator_gives_the_same_fit() -> None:
     assert fitted(WIDE, success) == fitted(WIDE, success)
 
 
+def test_a_fit_without_intervals_has_the_same_numbers() -> None:
+    sizes = np.geomspace(1e4, 1e7, 6)
+    points = points_of(sizes, 1 - power(sizes, 0.05, 0.3, 0.4))
+    whole, bare = (
+        fit(MODELS["power"], points, np.random.default_rng(0), intervals=wanted) for wanted in (True, False)
+    )
+    assert bare.numbers == whole.numbers
+    assert (len(whole.exponents), bare.exponents) == (1, ())
+
+
 def test_a_summary_is_json() -> None:
     text = json.dumps(fitted(WIDE[:3], np.full(3, 0.5)).summary(), allow_nan=False)
     assert json.loads(text)["reason"] == "3 sizes, 4 needed"
