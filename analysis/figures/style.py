@@ -100,8 +100,8 @@ def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
 
 
 def _few(names: Mapping[str, Any]) -> dict[str, Any]:
-    """The first of many names, how many more there are, and the last, which often is the paper's."""
-    order = list(names)
+    """The first of many names, how many more there are, and the last: the paper's, where it is among them."""
+    order = sorted(names, key=lambda name: name.startswith(PAPER))
     if len(order) <= MOST_NAMES:
         return dict(names)
     first = {name: names[name] for name in order[: MOST_NAMES - 2]}

@@ -230,6 +230,14 @@ def test_a_legend_of_many_groups_stays_short_and_off_the_points(count: int) -> N
         assert any(word.startswith("and ") for word in words) == (count > style.MOST_NAMES)
 
 
+def test_a_legend_of_many_groups_names_the_paper() -> None:
+    sizes = np.array([1.0, 2])
+    names = [*map(str, range(9)), figures.PAPER, *map(str, range(9, 20))]
+    figure = success_against_parameters({"a": [Series(name, sizes, sizes) for name in names]})
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[-2:] == ["and 10 more", figures.PAPER]
+
+
 def test_a_figure_has_few_panels() -> None:
     assert first_panels(range(9)) == (range(9), "")
     assert first_panels(range(30)) == (range(9), " The first 9 of 30 are drawn.")
