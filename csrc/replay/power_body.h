@@ -66,8 +66,3 @@ MTRL_POWER double exp2_of(double y) {
   power = whole < -1021 ? 0.0 : power;
   return whole > 1022 ? bits_as<double>(uint64_t{0x7FF0000000000000}) : power;
 }
-
-MTRL_POWER double power_of(double x, double exponent) {
-  const double power = exp2_of(exponent * log2_of(x));
-  return x > 0 ? power : 0.0;
-}

@@ -274,16 +274,19 @@ class MiniSlurm:
     def _start_database(self) -> None:
         """Starts MariaDB on loopback and slurmdbd, and puts this user into the account `lab`."""
         folder, user = self.folder, getpass.getuser()
-        (folder / "database").mkdir(exist_ok=True)
+        # Temporary files apart: a server that starts removes those of every other in its folder.
+        place = [f"--datadir={folder}/database", f"--tmpdir={folder}/database-tmp"]
+        for name in ("database", "database-tmp"):
+            (folder / name).mkdir(exist_ok=True)
         if not (folder / "database/mysql").exists():
-            self._run("mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={folder}/database",
+            self._run("mariadb-install-db", "--no-defaults", f"--user={user}", *place,
                       "--auth-root-authentication-method=normal", "--skip-test-db")  # fmt: skip
         if self._process("mariadb", "mariadbd") is None:
             port = re.search(r"StoragePort=(\d+)", (folder / "etc/slurmdbd.conf").read_text())
             assert port is not None
             with (folder / "log/mariadb.log").open("a") as log:
                 subprocess.Popen(
-                    ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={folder}/database",
+                    ["mariadbd", "--no-defaults", f"--user={user}", *place,
                      f"--socket={folder}/run/mariadb.sock", f"--pid-file={folder}/run/mariadb.pid",
                      "--bind-address=127.0.0.1", f"--port={port[1]}", "--innodb-buffer-pool-size=64M",
                      "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"],

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,19 @@ def test_accounting_knows_why_a_job_ended_that_the_queue_has_forgotten(
     wait_until(lambda: not sweep.slurm(*queued), every=1.0)
     row = sweep.status()[0]
     assert (row["state"], row["reason"]) == ("stopped", "job CANCELLED on n0")
+
+
+def test_a_database_keeps_its_temporary_files_apart(accounted: MiniSlurm) -> None:
+    """A server that starts removes those that it finds in its folder, also another's that is being installed."""
+    words = [
+        "mariadb",
+        "--no-defaults",
+        f"--socket={accounted.folder}/run/mariadb.sock",
+        "-Ne",
+        "select @@tmpdir",
+    ]
+    asked = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == f"{accounted.folder}/database-tmp"
 
 
 def test_accounting_gives_the_account_of_a_found_profile_and_knows_every_qos(
