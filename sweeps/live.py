@@ -39,9 +39,8 @@ class LiveCells:
         self._planned = dict(zip(self._labels, seconds, strict=True))
         self._shares = {run_id: self._share_done(run_id) for run_id in self._labels}
         self._work_before = self._work_left()
-        self._pace_from: tuple[float, float] | None = (
-            None  # when the first step was seen, and what was left then
-        )
+        # when the first step was seen, and what was left then
+        self._pace_from: tuple[float, float] | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw, transient=True)
 
     def __enter__(self) -> LiveCells:

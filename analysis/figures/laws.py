@@ -17,6 +17,7 @@ from analysis.figures.style import (
     colours,
     columns_of,
     legend_below,
+    named,
     panel_axes,
     per_cent,
     shades_of,
@@ -114,7 +115,7 @@ def extrapolation(groups: Mapping[str, Predicted]) -> Figure:
         side.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("success seen")
     axis.set_ylabel("success predicted")
-    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
+    legend_below(figure, named(axis))
     return figure
 
 
@@ -131,7 +132,7 @@ def profiles_of_fit(lines_of: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -
     axis.set_xlim(inside.min() - 0.01, inside.max() + 0.01)
     axis.set_xlabel("exponent")
     axis.set_ylabel("worse, over what is allowed")
-    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
+    legend_below(figure, named(axis))
     return figure
 
 
@@ -147,7 +148,7 @@ def residuals(
     size_axis(axis)
     axis.set_xlabel(x)
     axis.set_ylabel("fitted - seen, logits")
-    legend_below(figure, dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)))
+    legend_below(figure, named(axis))
     return figure
 
 

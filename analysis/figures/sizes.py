@@ -21,8 +21,8 @@ from analysis.figures.style import (
     benchmark_of,
     colours,
     columns_of,
-    ends,
     legend_below,
+    named,
     panel_axes,
     reference,
     shades_of,
@@ -70,7 +70,7 @@ def success_against_parameters(
         size_axis(axis)
         axis.set_xlabel(x)
         success_axis(axis)
-        names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
+        names |= named(axis)
     legend_below(figure, names)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel("success")
@@ -128,9 +128,9 @@ def lines(
         if log:
             _log_axis(axis, sorted({float(size) for series in group for size in series.sizes}))
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        names |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))  # each name once
+        names |= named(axis)
     if names:
-        legend_below(figure, ends(names))
+        legend_below(figure, names)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel(y)
     return figure
@@ -150,7 +150,6 @@ def _log_axis(axis: Axes, sizes: Sequence[float]) -> None:
     """A log scale that names the sizes themselves where they are few."""
     size_axis(axis)
     if len(sizes) <= 7:
-        axis.minorticks_off()
         axis.set_xticks(
             sizes, [thousands(float(f"{size:.3g}")) if size >= 1e4 else f"{size:g}" for size in sizes]
         )

@@ -99,6 +99,12 @@ def legend_below(figure: Figure, names: Mapping[str, Any]) -> None:
     figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=columns)
 
 
+def named(axis: Axes) -> dict[str, Any]:
+    """{label: what bears it}, each label once."""
+    handles, labels = axis.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
+
+
 def _few(names: Mapping[str, Any]) -> dict[str, Any]:
     """The first of many names, how many more there are, and the last: the paper's, where it is among them."""
     order = sorted(names, key=lambda name: name.startswith(PAPER))

@@ -18,7 +18,7 @@ constexpr uint32_t kShared = 0xFFFFFFFF;                       // as in sampler.
 
 __device__ int64_t thread() { return threadIdx.x; }
 
-// x ^ exponent as power.h has it. The branch keeps registers free where x is 0.
+// x ^ exponent as power.h has it. A branch: choosing between two results would cost registers, and spill.
 __device__ double power_of(double x, double exponent) { return x > 0 ? exp2_of(exponent * log2_of(x)) : 0.0; }
 
 __device__ FlatSumTreeCuda tree_of(const ReplayCuda& r, int64_t task) {
