@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.models import LOWEST, STEEPEST, Array, Model, Seen, additive, minimise
+from analysis.models import LOWEST, STEEPEST, Array, Model, Seen, additive, best_of
 from analysis.sandwich import Estimate, Sandwich, sandwich
 
 STEPS_OF_CURVE = 12
@@ -113,19 +113,28 @@ class DataLaw:
         place = self.model.numbers.index(f"exponent_{name}")
         return self.spread.estimate((self.free == place).astype(float))
 
-    def failure(self, size: Any, steps: Any, theta: Array | None = None) -> Array:
-        """The failure rates [n] at sizes and env steps [n]; with `theta` [p], by these numbers."""
-        x = np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1).reshape(-1, 2) - self.centre
-        return np.asarray(self.model.law((self.theta if theta is None else theta)[None], x)[0][0])
+    def failure(self, size: Any, steps: Any) -> Array:
+        """The failure rates [n] at sizes and env steps [n]."""
+        return np.asarray(self.model.law(self.theta[None], self.places(size, steps))[0][0])
 
-    def estimate(self, quantity: Callable[[Array], float]) -> Estimate:
-        """A smooth function of the law's numbers, with its interval from its gradient (the delta method)."""
-        gradient = []
-        for place in self.free:
-            step = np.zeros(len(self.theta))
-            step[place] = 1e-4
-            gradient.append((quantity(self.theta + step) - quantity(self.theta - step)) / 2e-4)
-        return self.spread.estimate(np.array(gradient), value=quantity(self.theta))
+    def places(self, size: Any, steps: Any) -> Array:
+        """Log sizes and log env steps about the centre. [n, 2]"""
+        return (
+            np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1).reshape(-1, 2) - self.centre
+        )
+
+    def estimate(self, quantity: Callable[[Array], Array]) -> Estimate:
+        """A smooth function of the law's numbers, with its interval from its gradient (the delta method).
+
+        `quantity` takes the numbers of several laws [S, p] and returns [S].
+        """
+        step = 1e-4 * np.eye(len(self.theta))[self.free]
+        value, ends = (
+            quantity(self.theta[None]),
+            quantity(np.concatenate([self.theta + step, self.theta - step])),
+        )
+        up, down = np.split(ends, 2)
+        return self.spread.estimate((up - down) / 2e-4, value=float(value[0]))
 
     def summary(self) -> dict[str, object]:
         """The law as JSON."""
@@ -161,12 +170,11 @@ def fit_curves(curves: Curves, name: str, generator: np.random.Generator) -> Dat
     trials = np.full(len(x), curves.episodes)
     seen = Seen(curves.failure * trials, trials, "logit")
     fixed = (0,) if name == "additive" else ()
-    theta, losses = minimise(model, x, seen, _starts(model, name, curves, generator), fixed=fixed, steps=300)
-    best = theta[int(np.argmin(losses))]
+    best, _ = best_of(model, x, seen, _starts(model, name, curves, generator), fixed=fixed, steps=300)
     failure, slope = (part[0] for part in model.law(best[None], x))
     free = np.array([place for place in range(len(best)) if place not in fixed])
     steep = (failure * (1 - failure)).clip(1e-9)
-    jacobian, residual = (slope[free] / steep).T, seen.target() - special.logit(failure.clip(1e-9, 1 - 1e-9))
+    jacobian, residual = (slope[free] / steep).T, seen.target - special.logit(failure.clip(1e-9, 1 - 1e-9))
     spread = sandwich(best[free], jacobian, residual, curves.run)
     freedom = max(1, len(x) - len(free))
     runs = len(np.unique(curves.run))
@@ -227,12 +235,13 @@ def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
     """The size at which the law fails least for `budget` FLOPs of updates, with its interval."""
     cost = costs(curves)
 
-    def log_size(theta: Array) -> float:
+    def log_size(theta: Array) -> Array:
         return _least(law, cost, budget, theta)
 
-    def logit(theta: Array) -> float:
+    def logit(theta: Array) -> Array:
         size = np.exp(log_size(theta))
-        return float(special.logit(law.failure(size, budget / cost.per_step(size), theta)[0]))
+        failure = law.model.law(theta, law.places(size, budget / cost.per_step(size)))[0]
+        return np.asarray(special.logit(np.diagonal(failure)))  # of each law at its own size
 
     size, failure = law.estimate(log_size), law.estimate(logit)
     best = float(np.exp(size.value))
@@ -241,16 +250,17 @@ def optimum(law: DataLaw, curves: Curves, budget: float) -> Optimum:
     return Optimum(budget, size, steps, (middle, low, high), _out_of_reach(best, steps, cost, curves))
 
 
-def _least(law: DataLaw, cost: Costs, budget: float, theta: Array) -> float:
-    """The log N of the least failure, from a grid and a parabola through its lowest three points."""
+def _least(law: DataLaw, cost: Costs, budget: float, theta: Array) -> Array:
+    """The log N [S] of the least failure by numbers theta [S, p]: by a grid and a parabola."""
     grid = np.linspace(np.log(cost.smallest) - 4, np.log(cost.largest) + 6, 401)
-    failure = np.log(law.failure(np.exp(grid), budget / cost.per_step(np.exp(grid)), theta))
-    place = int(failure.argmin())
-    if place in (0, len(grid) - 1):
-        return float(grid[place])
-    left, middle, right = failure[place - 1 : place + 2]
+    failure = np.log(law.model.law(theta, law.places(np.exp(grid), budget / cost.per_step(np.exp(grid))))[0])
+    place = failure.argmin(1)
+    inside = place.clip(1, len(grid) - 2)
+    left, middle, right = (failure[np.arange(len(theta)), inside + step] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
-    return float(grid[place] + (grid[1] - grid[0]) * (0.5 * (left - right) / bend if bend > 0 else 0))
+    curved = (place == inside) & (bend > 0)  # not at an end of the grid
+    away = np.where(curved, 0.5 * (left - right) / np.where(curved, bend, 1), 0)
+    return np.asarray(grid[place] + (grid[1] - grid[0]) * away)
 
 
 def _out_of_reach(size: float, steps: float, cost: Costs, curves: Curves) -> str:
@@ -267,7 +277,7 @@ def growth(law: DataLaw, curves: Curves) -> Estimate:
     """The power of compute with which the best size grows; b / (a + b) of the additive law if the cost goes as N."""
     power = costs(curves).power
     a, b = (law.model.numbers.index(f"exponent_{name}") for name in ("parameters", "steps"))
-    return law.estimate(lambda theta: float(theta[b] / (theta[a] + power * theta[b])))
+    return law.estimate(lambda theta: theta[:, b] / (theta[:, a] + power * theta[:, b]))
 
 
 def agree(first: Optimum, second: Optimum) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,11 +27,15 @@ from scipy import special
 
 Array = NDArray[np.float64]
 Likelihood = Literal["logit", "huber", "beta_binomial", "log_huber"]
+Rows = slice | NDArray[np.int64]
 
 STEEPEST = 4.0  # no exponent beyond is looked for
 LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
+FIRST_STEPS = 12  # of many starts, before the best go on
+GO_ON = 4  # starts
 HIGHEST = 0.9999  # failure rate up to which the logit is the logit
 BREAK = 4.0  # sharpness of the broken law's bend
+EACH = slice(None)  # each point has a prediction of its own
 FAR = 0.05  # of the curvature of a point beyond Huber's delta; see Seen.loss
 
 
@@ -171,8 +176,13 @@ class Loss(Protocol):
     def extra(self) -> int:
         """Numbers fitted besides the law's."""
 
-    def loss(self, failure: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
-        """See Seen.loss."""
+    def loss(self, predicted: Array, log_precision: Array | None, rows: Rows = EACH) -> tuple[Array, ...]:
+        """How predictions [S, m] are judged at each of n points, by arrays [S, n].
+
+        They are the loss, its derivative in the prediction, and its curvature; with a log precision [S] also the
+        derivative in that and what stands for the second one. `rows` [n] says which prediction each point has: runs
+        of one size share it.
+        """
 
 
 @dataclass(frozen=True)
@@ -189,13 +199,14 @@ class Seen:
         """Numbers fitted besides the law's: the log precision of the beta-binomial."""
         return int(self.likelihood == "beta_binomial")
 
+    @cached_property
     def target(self) -> Array:
         """The failure rates on the scale of the residuals; half a failure keeps 0 and 1 off the ends of the logit."""
         rate = (self.failed + 0.5) / (self.trials + 1)
         return np.asarray(special.logit(rate) if self.likelihood != "log_huber" else np.log(self.failed))
 
-    def loss(self, failure: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
-        """Per point [S, n]: the loss, its derivative and curvature in the failure rate, and the precision's score.
+    def loss(self, predicted: Array, log_precision: Array | None, rows: Rows = EACH) -> tuple[Array, ...]:
+        """See Loss.loss.
 
         Beyond delta Huber's loss is straight and has no curvature. It is given a small part of what iterative
         reweighting gives (the slope over the distance): none leaves a far start without a scale, and all of it makes
@@ -203,34 +214,44 @@ class Seen:
         """
         if self.likelihood == "beta_binomial":
             assert log_precision is not None
-            return self._beta_binomial(failure.clip(1e-9, 1 - 1e-9), np.exp(log_precision)[:, None])
+            return self._beta_binomial(predicted, np.exp(log_precision)[:, None], rows)
         if self.likelihood == "log_huber":
-            residual, steep = np.log(failure), 1 / failure
+            residual, steep = np.log(predicted), 1 / predicted
         else:
             # A law may rise above 1 on its way: from there on the logit goes straight, so that it finds back.
-            inside = failure.clip(1e-9, HIGHEST)
+            inside = predicted.clip(1e-9, HIGHEST)
             steep = 1 / (inside * (1 - inside))
-            residual = special.logit(inside) + (failure - inside).clip(0) * steep
-        residual -= self.target()
+            residual = special.logit(inside) + (predicted - inside).clip(0) * steep
+        residual, steep = residual[:, rows] - self.target, steep[:, rows]
         if self.likelihood == "logit":
-            return residual**2 / 2, residual * steep, steep**2, None
+            return residual**2 / 2, residual * steep, steep**2
         size = np.abs(residual)
         near = np.minimum(size, self.delta)
         curvature = np.where(size <= self.delta, 1.0, FAR * self.delta / np.maximum(size, self.delta))
         pull = residual.clip(-self.delta, self.delta) * steep
-        return near * (size - near / 2), pull, curvature * steep**2, None
+        return near * (size - near / 2), pull, curvature * steep**2
 
-    def _beta_binomial(self, mean: Array, precision: Array) -> tuple[Array, Array, Array, Array]:
+    def _beta_binomial(self, predicted: Array, precision: Array, rows: Rows) -> tuple[Array, ...]:
         """Failures drawn from a binomial whose rate is drawn, per run, from a beta of this mean and precision."""
         k, n = self.failed, self.trials
+        mean = predicted.clip(1e-9, HIGHEST)
         a, b = mean * precision, (1 - mean) * precision
-        loss = special.betaln(a, b) - special.betaln(k + a, n - k + b)
-        up, down = special.psi(k + a) - special.psi(a), special.psi(n - k + b) - special.psi(b)
+        before = special.gammaln(a) + special.gammaln(b) - special.gammaln(precision)
+        by_prediction = (predicted - mean, mean, a, b, before, special.psi(a), special.psi(b))
+        beyond, mean, a, b, before, psi_a, psi_b = (part[:, rows] for part in by_prediction)
+        after = special.gammaln(k + a) + special.gammaln(n - k + b) - special.gammaln(n + precision)
+        up, down = special.psi(k + a) - psi_a, special.psi(n - k + b) - psi_b
         whole = special.psi(n + precision) - special.psi(precision)
-        # Fisher's information of a binomial, less what runs vary beyond it.
-        curvature = n / (mean * (1 - mean)) / (1 + (n - 1) / (precision + 1))
         score = -precision * (mean * up + (1 - mean) * down - whole)
-        return loss, -precision * (up - down), curvature, score
+        pull = -precision * (up - down)
+        # Fisher's information about the mean is that of a binomial, less what runs vary beyond it. About the log
+        # precision it is that of a normal rate with the same variance.
+        curvature = n / (mean * (1 - mean)) / (1 + (n - 1) / (precision + 1))
+        information = (precision * (n - 1) / ((n + precision) * (precision + 1))) ** 2 / 2
+        information = np.maximum(information, score**2)
+        # A law may rise above 1 on its way: from there on the loss is a parabola, so that it finds back.
+        loss = before - after + beyond * (pull + curvature * beyond / 2)
+        return loss, pull + curvature * beyond, curvature, score, information
 
 
 def minimise(
@@ -252,11 +273,12 @@ def minimise(
     """
     theta = theta.copy()
     numbers = theta.shape[1]
+    sizes, rows = _shared(x)
     movable = np.array([number not in fixed for number in range(numbers)])
     lowest, highest = _bounded(model, seen, np.array([[-np.inf], [np.inf]]) * np.ones(numbers))
     damping = np.full(len(theta), 1e-3)
     active = np.arange(len(theta))
-    loss, gradient, normal = _quadratic(model, x, seen, theta, weights)
+    loss, gradient, normal = _quadratic(model, sizes, seen, theta, weights, rows)
     for _ in range(steps):
         here, pull = theta[active], gradient[active]
         free = movable & ((here > lowest) | (pull < 0)) & ((here < highest) | (pull > 0))
@@ -267,7 +289,7 @@ def minimise(
         step = np.linalg.solve(system, -(pull * free)[..., None])[..., 0].clip(-2, 2)
         tried = _bounded(model, seen, here + step)
         count = None if weights is None else weights[active]
-        new_loss, new_gradient, new_normal = _quadratic(model, x, seen, tried, count)
+        new_loss, new_gradient, new_normal = _quadratic(model, sizes, seen, tried, count, rows)
         better = new_loss < loss[active]
         gain = np.where(better, loss[active] - new_loss, np.inf)
         chosen = active[better]
@@ -286,35 +308,53 @@ def minimise(
     return theta, loss
 
 
+def best_of(
+    model: Model, x: Array, seen: Loss, tries: Array, *, fixed: tuple[int, ...] = (), steps: int = 150
+) -> tuple[Array, float]:
+    """The numbers [p] of the least loss from many starts [S, p], and that loss: after some steps the best few go on."""
+    theta, losses = minimise(model, x, seen, tries, fixed=fixed, steps=FIRST_STEPS)
+    ahead = theta[losses.argsort()[:GO_ON]]
+    theta, losses = minimise(model, x, seen, ahead, fixed=fixed, steps=steps)
+    best = int(losses.argmin())
+    return theta[best], float(losses[best])
+
+
 def _bounded(model: Model, seen: Loss, theta: Array) -> Array:
     law = model.inside(theta[:, : len(model.numbers)])
     return np.concatenate([law, theta[:, len(model.numbers) :].clip(-1, 12)], axis=1) if seen.extra else law
 
 
+def _shared(x: Array) -> tuple[Array, Rows]:
+    """The distinct rows of x [n, regressors], where runs share sizes, and which of them each point has."""
+    sizes, rows = np.unique(x, axis=0, return_inverse=True)
+    return (x, EACH) if len(sizes) == len(x) else (sizes, rows.reshape(-1))
+
+
 def _quadratic(
-    model: Model, x: Array, seen: Loss, theta: Array, weights: Array | None
+    model: Model, sizes: Array, seen: Loss, theta: Array, weights: Array | None, rows: Rows
 ) -> tuple[Array, Array, Array]:
     """Loss [S], gradient [S, p] and Gauss-Newton matrix [S, p, p] at theta."""
     p = len(model.numbers)
-    failure, slope = model.law(theta[:, :p], x)
-    loss, pull, curvature, score = seen.loss(failure, theta[:, p] if seen.extra else None)
+    failure, slope = model.law(theta[:, :p], sizes)
+    parts = seen.loss(failure, theta[:, p] if seen.extra else None, rows)
     if weights is not None:
-        loss, pull, curvature = loss * weights, pull * weights, curvature * weights  # [S, n]
+        parts = tuple(part * weights for part in parts)
+    loss, pull, curvature, *precision = parts
+    if not isinstance(rows, slice):  # sums over each size
+        pull, curvature = (part @ np.eye(len(sizes))[rows] for part in (pull, curvature))
     gradient = np.empty(theta.shape)
     normal = np.zeros((*theta.shape, theta.shape[1]))
     gradient[:, :p] = (slope @ pull[..., None])[..., 0]
     normal[:, :p, :p] = (slope * curvature[:, None]) @ slope.swapaxes(1, 2)
-    if score is not None:
-        counted = score if weights is None else score * weights
-        gradient[:, p] = counted.sum(-1)
-        normal[:, p, p] = (counted * score).sum(-1) + 1e-6
+    if precision:
+        gradient[:, p], normal[:, p, p] = (part.sum(-1) for part in precision)
     return loss.sum(-1), gradient, normal
 
 
 def starts(model: Model, x: Array, seen: Seen, generator: np.random.Generator, number: int) -> Array:
     """Spread over what is plausible: floors, coefficients and exponents. [number, p]"""
     rate = float(
-        np.mean(np.exp(seen.target()) if seen.likelihood == "log_huber" else special.expit(seen.target()))
+        np.mean(np.exp(seen.target) if seen.likelihood == "log_huber" else special.expit(seen.target))
     )
     middle = np.log(rate)
     span = x[:, 0].std() if x.shape[1] else 1.0

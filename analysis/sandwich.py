@@ -8,6 +8,7 @@ of the numbers has its own degrees of freedom, after Satterthwaite (Bell and McC
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ class Sandwich:
         p = float(2 * special.stdtr(freedom, -abs(at) / error))
         return Estimate(at, at - spread, at + spread, p, freedom)
 
+    @cached_property
+    def _inverse(self) -> Array:
+        return np.asarray(np.linalg.pinv(self.jacobian.T @ self.jacobian))
+
     def freedom(self, contrast: Array) -> float:
         """Satterthwaite's degrees of freedom of the variance of the combination `contrast` [p], at least 1.
 
@@ -73,7 +78,7 @@ class Sandwich:
         if self.known_freedom is not None:
             return self.known_freedom
         shares = self.reach @ contrast  # [points]
-        inverse = np.linalg.pinv(self.jacobian.T @ self.jacobian)
+        inverse = self._inverse
         own = np.bincount(self.clusters, shares**2)
         drawn = _sums(self.clusters, self.jacobian * shares[:, None])  # [clusters, p]
         if not self.within:

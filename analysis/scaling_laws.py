@@ -15,15 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.models import LOWEST, MODELS, STEEPEST, TIED, Array, Likelihood, Model, Seen, minimise, starts
+from analysis.models import (
+    FIRST_STEPS,
+    LOWEST,
+    MODELS,
+    STEEPEST,
+    TIED,
+    Array,
+    Likelihood,
+    Model,
+    Seen,
+    best_of,
+    minimise,
+    starts,
+)
 from analysis.sandwich import sandwich
 from mtrl.sizing import ACTOR_FLOPS, CRITIC_FLOPS
 
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 STARTS = 16  # of a fit: 500 of 500 fits of the Chinchilla form found with as many the best of 4,500
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
-FIRST_STEPS = 20  # of a profile's three starts, before the best goes on
-GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 80)])  # the exponents that a profile looks at
+GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 50)])  # the exponents that a profile looks at
 
 
 @dataclass(frozen=True)
@@ -169,15 +181,14 @@ def fit(
         return Fit(model.name, likelihood, len(points), counts, confidence, nothing, {}, (), *empty, refusal)
     centre = tuple(float(np.log(points.sizes[name]).mean()) for name in model.regressors)
     x = centred(model, points.sizes, centre)
-    theta, losses = minimise(model, x, seen, starts(model, x, seen, generator, tries))
-    best = int(np.argmin(losses))
+    theta, loss = best_of(model, x, seen, starts(model, x, seen, generator, tries))
     freedom = len(points) - numbers
     exponents = tuple(
-        _profile(model, name, x, seen, theta[best], float(losses[best]), freedom, confidence)
+        _profile(model, name, x, seen, theta, loss, freedom, confidence)
         for name in model.exponents
         if intervals
     )
-    residual = residuals(model, x, seen, theta[best])
+    residual = residuals(model, x, seen, theta)
     return Fit(
         model=model.name,
         likelihood=likelihood,
@@ -185,13 +196,11 @@ def fit(
         counts=counts,
         confidence=confidence,
         exponents=exponents,
-        numbers=dict(
-            zip((*model.numbers, *["log_precision"] * seen.extra), map(float, theta[best]), strict=True)
-        ),
+        numbers=dict(zip((*model.numbers, *["log_precision"] * seen.extra), map(float, theta), strict=True)),
         centre=centre,
-        loss=float(losses[best]),
+        loss=loss,
         rmse=float(np.sqrt(np.sum(residual**2) / freedom)),
-        condition=_condition(model, x, theta[best]),
+        condition=_condition(model, x, theta),
     )
 
 
@@ -305,9 +314,9 @@ def critic_against_actor(points: Points, found: Fit, generator: np.random.Genera
     """
     seen = points.seen(found.likelihood)
     x = centred(TIED, points.sizes, found.centre)
-    _, losses = minimise(TIED, x, seen, starts(TIED, x, seen, generator, STARTS))
+    _, loss = best_of(TIED, x, seen, starts(TIED, x, seen, generator, STARTS))
     freedom = len(points) - len(found.numbers)
-    worse = max(0.0, float(losses.min()) - found.loss)
+    worse = max(0.0, loss - found.loss)
     squared = 2 * worse if seen.extra else freedom * worse / (found.loss + 1e-12)
     larger = found.numbers["exponent_critic"] > found.numbers["exponent_actor"]
     share = float(special.stdtr(freedom, np.sqrt(squared)))
@@ -353,18 +362,14 @@ def _choice(model: Model, points: Points, generator: np.random.Generator, likeli
     n = len(points)
     centre = [float(np.log(points.sizes[name]).mean()) for name in model.regressors]
     x = centred(model, points.sizes, centre)
-    _, losses = minimise(model, x, seen, starts(model, x, seen, generator, STARTS))
-    deviance = 2 * losses.min() if seen.extra else n * np.log(2 * losses.min() / n + 1e-12)
+    _, loss = best_of(model, x, seen, starts(model, x, seen, generator, STARTS))
+    deviance = 2 * loss if seen.extra else n * np.log(2 * loss / n + 1e-12)
     aicc = deviance + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf)
     out = largest(points)
     rest = points.where(~out)
-    theta, losses = minimise(
-        model,
-        x[~out],
-        rest.seen(likelihood),
-        starts(model, x[~out], rest.seen(likelihood), generator, STARTS),
-    )
-    missed = residuals(model, x[out], points.where(out).seen(likelihood), theta[losses.argmin()])
+    seen = rest.seen(likelihood)
+    theta, _ = best_of(model, x[~out], seen, starts(model, x[~out], seen, generator, STARTS))
+    missed = residuals(model, x[out], points.where(out).seen(likelihood), theta)
     return Choice(model.name, len(model.numbers), float(np.sqrt(np.mean(missed**2))), float(aicc),
                   float(deviance + k * np.log(n)), missed=missed)  # fmt: skip
 
@@ -426,7 +431,7 @@ def floor_interval(found: Fit, points: Points) -> tuple[float, float]:
     x = centred(model, points.sizes, found.centre)
     theta = np.array(list(found.numbers.values()))
     lowest_seen = float(1 - points.success.max())
-    rates = np.concatenate([[np.exp(LOWEST)], np.geomspace(1e-4, max(2 * lowest_seen, 2e-4), 60)])
+    rates = np.concatenate([[np.exp(LOWEST)], np.geomspace(1e-4, max(2 * lowest_seen, 2e-4), 40)])
     freedom = found.points - len(found.numbers)
     _, worse = _held(model, 0, np.log(rates), x, seen, theta, found.loss, freedom)
     allowed = float(special.fdtri(1, freedom, found.confidence))
@@ -451,8 +456,9 @@ def _doubt(low: float, high: float, confidence: float, name: str) -> str:
 
 
 def _crossing(grid: Array, worse: Array, allowed: float, outside: int, inside: int) -> float:
-    """Where the profile crosses what is allowed between two neighbours of the grid, linearly."""
-    share = (allowed - worse[inside]) / (worse[outside] - worse[inside])
+    """Where the profile crosses what is allowed between two neighbours of the grid; its root is nearly straight."""
+    near, far = np.sqrt(np.maximum(worse[[inside, outside]], 0))
+    share = (np.sqrt(allowed) - near) / (far - near)
     return float(grid[inside] + share * (grid[outside] - grid[inside]))
 
 

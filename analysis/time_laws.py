@@ -1,8 +1,8 @@
 """Env steps to success J: D_J, where a run's rising curve reaches J, and its law in size.
 
 A run that never reaches J is censored: its D_J is beyond its last step. The law log D_J = c - b log N is fitted by
-censored normal regression (Tobit; expectation-maximisation of Schmee and Hahn 1979), its interval by leaving out each
-run in turn (jackknife) with Student's quantile.
+censored normal regression (Tobin 1958), its interval by leaving out each run in turn (jackknife) with Student's
+quantile.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.models import Array
+from analysis.models import EACH, Array, Model, Rows, minimise
 from analysis.sandwich import Estimate
+from analysis.slopes import ROUNDING
 from analysis.statistics import isotonic
 from analysis.variants import Variant
 
 WIDTHS_NEEDED = 4
 SEEDS_NEEDED = 2
-ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def censored_lines(x: Array, y: Array, censored: NDArray[np.bool_]) -> list[Esti
 
 
 def _student(value: float, error: float, freedom: float) -> Estimate:
+    value, error = (0.0 if abs(number) < ROUNDING else number for number in (value, error))
     spread = error * float(special.stdtrit(freedom, 0.975))
     p = float(2 * special.stdtr(freedom, -abs(value) / error)) if error else float(value == 0)
     return Estimate(value, value - spread, value + spread, p, freedom)
@@ -118,18 +119,39 @@ def _student(value: float, error: float, freedom: float) -> Estimate:
 
 def censored_regression(x: Array, y: Array, censored: NDArray[np.bool_], weights: Array) -> Array:
     """Numbers [samples, p] of y on x [n, p] where y of a censored point is a lower bound; weights are [samples, n]."""
-    normal = np.linalg.inv(np.einsum("sn,np,nq->spq", weights, x, x))
-    filled = np.tile(y, (len(weights), 1))
-    variance = np.full(len(weights), y.var() + 1e-12)
-    for _ in range(ROUNDS):
-        numbers = np.einsum("spq,sq->sp", normal, (weights * filled) @ x)
-        middle = numbers @ x.T
-        if not censored.any():
-            break
-        deviation = np.sqrt(variance)[:, None]
-        away = (y - middle) / deviation
-        hazard = np.exp(-(away**2) / 2 - special.log_ndtr(-away)) / np.sqrt(2 * np.pi)
-        filled = np.where(censored, middle + deviation * hazard, y)
-        square = np.where(censored, variance[:, None] * (1 + away * hazard), (y - middle) ** 2)
-        variance = (weights * square).sum(-1) / weights.sum(-1) + 1e-12
-    return np.asarray(numbers)
+    normal = np.einsum("sn,np,nq->spq", weights, x, x, optimize=True)
+    numbers = np.linalg.solve(normal, ((weights * y) @ x)[..., None])[..., 0]
+    if not censored.any():
+        return numbers
+    limits = np.full(x.shape[1], np.inf)
+    line = Model("line", (), ("",) * len(limits), {}, tuple(-limits), tuple(limits), 0, _line)
+    precision = -2 * np.log((y - x @ numbers[0]).std() + 1e-6)
+    start = np.column_stack([numbers, np.full(len(weights), precision)])
+    return minimise(line, x, Censored(y, censored), start, weights=weights)[0][:, :-1]
+
+
+def _line(theta: Array, x: Array) -> tuple[Array, Array]:
+    """exp(x theta) [samples, n] and its derivatives [samples, p, n]."""
+    steps = np.exp(theta @ x.T)
+    return steps, steps[:, None] * x.T
+
+
+@dataclass(frozen=True)
+class Censored:
+    """The loss of predicted D_J by the normal log likelihood; of a censored run, that it is slower. See models.Loss."""
+
+    logs: Array  # [n], of D_J seen
+    censored: NDArray[np.bool_]
+    extra: int = 1  # the log precision
+
+    def loss(self, predicted: Array, log_precision: Array | None, rows: Rows = EACH) -> tuple[Array, ...]:
+        assert log_precision is not None
+        steps = predicted[:, rows]
+        root = np.exp(log_precision / 2)[:, None]
+        away = (np.log(steps) - self.logs) * root
+        hazard = np.exp(-(away**2) / 2 - special.log_ndtr(away)) / np.sqrt(2 * np.pi)
+        loss = np.where(self.censored, -special.log_ndtr(away), (away**2 - log_precision[:, None]) / 2)
+        pull = np.where(self.censored, -hazard, away) * root / steps
+        curvature = np.where(self.censored, hazard * (away + hazard), 1) * (root / steps) ** 2
+        score = np.where(self.censored, -hazard * away, away**2 - 1) / 2
+        return loss, pull, curvature, score, np.maximum(score**2, np.where(self.censored, 0, 0.5))

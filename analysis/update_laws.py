@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from analysis.models import Array, additive, minimise
+from analysis.models import Array, additive, best_of, minimise
 from analysis.sandwich import Estimate
 from analysis.slopes import doubt
-from analysis.time_laws import Times, censored_lines
+from analysis.time_laws import Censored, Times, censored_lines
 
 SIGMAS_NEEDED = 3
 WIDTHS_NEEDED = 3
@@ -114,26 +113,6 @@ class UpdateLaw:
         }
 
 
-@dataclass(frozen=True)
-class Censored:
-    """The loss of predicted D_J by the normal log likelihood; of a censored run, that it is slower. See models.Loss."""
-
-    logs: Array  # [n], of D_J seen
-    censored: NDArray[np.bool_]
-    extra: int = 1  # the log precision
-
-    def loss(self, steps: Array, log_precision: Array | None) -> tuple[Array, Array, Array, Array | None]:
-        assert log_precision is not None
-        root = np.exp(log_precision / 2)[:, None]
-        away = (np.log(steps) - self.logs) * root
-        hazard = np.exp(-(away**2) / 2 - special.log_ndtr(away)) / np.sqrt(2 * np.pi)
-        loss = np.where(self.censored, -special.log_ndtr(away), (away**2 - log_precision[:, None]) / 2)
-        pull = np.where(self.censored, -hazard, away) * root / steps
-        curvature = np.where(self.censored, hazard * (away + hazard), 1) * (root / steps) ** 2
-        score = np.where(self.censored, -hazard * away, away**2 - 1) / 2
-        return loss, pull, curvature, score
-
-
 def update_law(
     seen: UpdateTimes, success: float, generator: np.random.Generator, *, resamples: int = RESAMPLES
 ) -> UpdateLaw:
@@ -164,8 +143,7 @@ def _fit(x: Array, loss: Censored, generator: np.random.Generator) -> Array:
     highest = (4.0, 2.0, 1.5, 2.0, 1.5, 4.0)
     starts = generator.uniform(lowest, highest, (STARTS, 6))
     starts[:, [0, 1, 3]] = middle - starts[:, [0, 1, 3]]  # logarithms of steps
-    theta, losses = minimise(LAW, x, loss, starts, steps=300)
-    return np.asarray(theta[losses.argmin()])
+    return best_of(LAW, x, loss, starts, steps=300)[0]
 
 
 def _resampled(

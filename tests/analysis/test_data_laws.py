@@ -1,6 +1,7 @@
 """Laws in parameters and env steps against planted curves and closed forms."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,13 @@ def test_the_law_of_censored_steps_is_covered() -> None:
         assert law.exponent is not None
         held.append(law.exponent.low <= 0.3 <= law.exponent.high)
     assert np.mean(held) >= 0.87
+
+
+def test_runs_that_all_took_as_long_show_no_effect() -> None:
+    alike = replace(times(0, 1e9), steps=np.full(5 * len(SIZES), 1e6))
+    exponent = time_law(alike, 0.5).exponent
+    assert exponent is not None
+    assert (exponent.value, exponent.p) == (0, 1)  # not what rounding makes of them
 
 
 def test_leaving_censored_runs_out_would_be_wrong() -> None:

@@ -104,6 +104,34 @@ def test_a_number_at_its_bound_does_not_hold_the_others_up() -> None:
     assert soon[0] == pytest.approx(minimise(model, x, seen, start, steps=400)[1][0], rel=1e-8)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_runs_of_one_size_share_its_prediction(likelihood: str) -> None:
+    """Sizes that differ in their twelfth digit are computed one by one, and give the same fit."""
+    generator = np.random.default_rng(1)
+    sizes = np.repeat(np.geomspace(1e4, 1e7, 5), 4)
+    seen = Seen(
+        500 * power(sizes, 0.05, 0.2, 0.4) * generator.uniform(0.8, 1.2, 20), np.full(20, 500.0), likelihood
+    )  # type: ignore[arg-type]
+    model, x = MODELS["power"], np.log(sizes / 1e5)[:, None]
+    tries = starts(model, x, seen, generator, 4)
+    weights = generator.integers(0, 3, (4, 20)).astype(float)
+    shared = minimise(model, x, seen, tries, weights=weights)
+    apart = minimise(model, x + 1e-12 * np.arange(20)[:, None], seen, tries, weights=weights)
+    for one, other in zip(shared, apart, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_a_start_far_above_a_failure_rate_of_one_finds_back() -> None:
+    """A steep exponent makes the law of small networks hundreds of times too large at first."""
+    sizes = np.repeat(np.geomspace(1e4, 1e7, 5), 10)
+    spread = np.exp(0.2 * np.random.default_rng(2).normal(size=50))
+    seen = Seen(500 * power(sizes, 0.05, 0.1, 0.3) * spread, np.full(50, 500.0), "beta_binomial")
+    model, x = MODELS["power"], (np.log(sizes) - np.log(sizes).mean())[:, None]
+    far, near = np.array([[-3.0, 0, 3.2, 5], [-2.0, -11, 3.2, 5]])[:, None]
+    (found,), (known,) = (minimise(model, x, seen, start, fixed=(2,))[1] for start in (far, near))
+    assert found == pytest.approx(known, rel=1e-8)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "constant"])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15)
@@ -124,12 +152,12 @@ def test_the_derivative_is_that_of_the_prediction(name: str, seed: int) -> None:
 def test_the_loss_has_its_derivative(likelihood: str) -> None:
     seen = Seen(np.array([3.0, 0.5, 17]), np.array([20.0, 20, 20]), likelihood)  # type: ignore[arg-type]
     failure, precision = np.array([[0.2, 0.05, 0.7]]), np.array([2.0])
-    loss, pull, _, score = seen.loss(failure, precision)
+    loss, pull, _, *of_precision = seen.loss(failure, precision)
     up, down = seen.loss(failure + 1e-6, precision)[0], seen.loss(failure - 1e-6, precision)[0]
     np.testing.assert_allclose(pull, (up - down) / 2e-6, rtol=1e-5)  # central difference
-    if score is not None:
+    if of_precision:
         up, down = seen.loss(failure, precision + 1e-6)[0], seen.loss(failure, precision - 1e-6)[0]
-        np.testing.assert_allclose(score, (up - down) / 2e-6, rtol=1e-5)
+        np.testing.assert_allclose(of_precision[0], (up - down) / 2e-6, rtol=1e-5)
         a, b = failure[0] * np.exp(2), (1 - failure[0]) * np.exp(2)
         known = -stats.betabinom.logpmf([3, 17], 20, a[[0, 2]], b[[0, 2]])
         count = np.log(special.comb(20, [3, 17]))  # does not depend on the law, and is left out
@@ -333,7 +361,7 @@ def test_the_profile_is_that_of_separate_fits() -> None:
     assert found.exponents[0].profile is not None
     grid, worse = found.exponents[0].profile
     x = np.log(WIDE) - found.centre[0]
-    y = points_of(WIDE, success).seen("logit").target()
+    y = points_of(WIDE, success).seen("logit").target
     for place in range(0, len(grid), 16):
 
         def residual(theta: np.ndarray, exponent: float = grid[place]) -> np.ndarray:
