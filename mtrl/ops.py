@@ -119,6 +119,7 @@ class SacUpdate:
     ) -> None:
         self._update = _core.SacUpdate(settings, actor, critic, threads)
         self._actions = actor["outputs"] // 2
+        self._room: list[Tensor] = []  # for priorities of coming updates
 
     def __call__(
         self,
@@ -136,9 +137,15 @@ class SacUpdate:
         actions. Raises ValueError or TypeError, before anything changes, for shapes, dtypes or task ids that do not
         fit.
         """
-        priority = torch.empty_like(batch[2])
+        priority = self._free_row(len(batch[2]))
         arrays: list[Tensor] = [*batch, *noise, priority]
         return self._update(actor, critic, target, log_temperature, *arrays), priority
+
+    def _free_row(self, numbers: int) -> Tensor:
+        """Memory for so many numbers that nobody else has. Torch is asked once for many: it takes long to answer."""
+        if not self._room or len(self._room[-1]) != numbers:
+            self._room = list(torch.empty(max(1, ROOM // max(1, numbers)), numbers).unbind())
+        return self._room.pop()
 
     def act(
         self,
@@ -153,6 +160,7 @@ class SacUpdate:
         return action
 
 
+ROOM = 16_384  # numbers
 Flat = tuple[Tensor, Tensor, Tensor, Tensor, int]  # value, gradient, mean, square, number of the coming step
 SAC_SETTINGS = {  # fields of the section `agent` that a SacUpdate follows
     "polyak",

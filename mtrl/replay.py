@@ -254,14 +254,17 @@ class Replay:
     def _free_batch(self, rows: int) -> tuple[_core.ReplayOutputs, Batch]:
         with self._lock:  # or two threads might take the same free batch
             pool = self._batches.setdefault(rows, [])
-            for reused in tuple(pool):
+            for reused in tuple(pool):  # the one of longest ago first
                 if not reused.is_free():
                     continue
+                pool.remove(reused)
                 if reused.outputs.is_intact():
-                    return reused.outputs, reused.batch
-                pool.remove(reused)  # its user resized a tensor of it or gave one other memory
-            pool.append(ReusedBatch(rows, *self._sizes, pinned=self._pinned))
-            return pool[-1].outputs, pool[-1].batch
+                    break
+                # else its user resized a tensor of it or gave one other memory: it is given up
+            else:
+                reused = ReusedBatch(rows, *self._sizes, pinned=self._pinned)
+            pool.append(reused)
+            return reused.outputs, reused.batch
 
 
 def save_segments(

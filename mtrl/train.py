@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mtrl.agent import Update
 from mtrl.checkpoint import save_tensors
 from mtrl.config import Config
 from mtrl.cpus import allowed_threads
 from mtrl.monitor.divergence import DivergedError
-from mtrl.replay import Batch, pooled_counts
+from mtrl.replay import Batch, Replay, pooled_counts
 from mtrl.run import Run
 from mtrl.run_folder import ended
 
+if TYPE_CHECKING:
+    from mtrl.cuda.replay import ReplayCuda
 
-@dataclass(frozen=True)
-class Progress:
+
+class Progress(NamedTuple):
     """The progress of a run."""
 
     vector_step: int
@@ -76,7 +78,8 @@ def _train_on(run: Run, config: Config, stop: Stop, report: Report) -> bool:
         with log.clock("env_seconds"):
             action = run.random_action() if exploring else agent.act(run.observation)
             run.settle()
-            guard.check(run.step, {"action": float(action.sum())})
+            if not math.isfinite(total := action.sum()):
+                guard.check(run.step, {"action": float(total)})
             envs.step_async(action)
         if overlap and not exploring:
             batch, update = _update(run, config)
@@ -111,7 +114,7 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
     with run.log.clock("update_seconds"):
         replay.anneal(step / config.train.vector_steps)
         for i in range(config.train.updates_per_step):
-            counts = _rows_of_tasks(config, replay.size, (step, i))
+            counts = _rows_of_tasks(config, replay, (step, i))
             if agent.learns_in_one_graph(replay):
                 run.settle()
                 batch, update = agent.learn(replay, counts)
@@ -125,16 +128,16 @@ def _update(run: Run, config: Config) -> tuple[Batch, Update]:
     return batch, update
 
 
-def _rows_of_tasks(config: Config, size: NDArray[np.int64], update: tuple[int, int]) -> Sequence[int]:
+def _rows_of_tasks(config: Config, replay: Replay | ReplayCuda, update: tuple[int, int]) -> Sequence[int]:
     """How many transitions of each task an update (vector step, number) samples.
 
-    They depend only on the configuration, the step and, if not balanced, on the numbers of transitions [T].
+    They depend only on the configuration, the step and, if not balanced, on the numbers of transitions of each task.
     """
     rows = config.batch_rows
     if config.replay.balanced:
         return rows
     generator = np.random.default_rng([config.train.seed, 1, *update])
-    return pooled_counts(size, sum(rows), generator)
+    return pooled_counts(replay.size, sum(rows), generator)
 
 
 class Every:

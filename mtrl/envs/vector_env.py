@@ -107,6 +107,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self._check_idle()
         self._take_actions(actions)
         self._stepping = True
+        if not self._workers:
+            return
         resting = self._buffers.resting.tolist()
         self._busy = [worker for worker in self._workers if _has_to_step(worker, resting)]
         for worker in self._busy:
@@ -253,10 +255,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise ValueError(
                 f"actions have shape {np.shape(actions)}; {self._buffers.action.shape} is needed"
             )
-        if not np.isfinite(actions).all():
+        if not np.isfinite(np.sum(actions)) and not np.isfinite(actions).all():
             row = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise ValueError(f"the action of row {row} ({self.tasks[row]}) is not finite: {actions[row]}")
-        np.asarray(actions).clip(-1.0, 1.0, out=self._buffers.action, casting="same_kind")
+        np.maximum(actions, -1.0, out=self._buffers.action, casting="same_kind")
+        np.minimum(self._buffers.action, 1.0, out=self._buffers.action)
 
     def _results(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         b = self._buffers
