@@ -17,10 +17,12 @@ from mtrl.envs.task_env import TaskEnv
 class EnvGroup:
     """The envs of some rows of a vector env; actions and results are in those rows of the buffers."""
 
-    def __init__(self, config: EnvSettings, *, seed: int, rows: list[int], buffers: StepBuffers) -> None:
-        """`rows` are places in `config.tasks`, and rows of `buffers`."""
+    def __init__(
+        self, config: EnvSettings, *, seed: int, rows: list[int], buffers: StepBuffers, copies: int = 1
+    ) -> None:
+        """`rows` are rows of `buffers`; each task of `config.tasks` has `copies` of them."""
         self._config, self._buffers = config, buffers
-        self._envs = {row: TaskEnv(config, seed=seed, index=row) for row in rows}
+        self._envs = {row: TaskEnv(config, seed=seed, index=row // copies) for row in rows}
         _return_free_memory()
         if mujoco.get_mju_user_warning() is None:
             mujoco.set_mju_user_warning(_warn)
@@ -28,12 +30,12 @@ class EnvGroup:
     def reset(self, seed: int | None, goals: Array | None = None) -> None:
         """Starts an episode in every env; with a seed, as if the envs had just been made with it.
 
-        With goals [T, n], row i plays an episode to each of `goals[i]` in turn, and then rests.
+        With goals [T, n], row i plays an episode to each of `goals[i]` in turn, and then rests; -1 is no goal.
         """
         for row, env in self._envs.items():
             if seed is not None:
                 env.reseed(seed)
-            env.plan(None if goals is None else goals[row].tolist())
+            env.plan(None if goals is None else [goal for goal in goals[row].tolist() if goal >= 0])
             self._buffers.observation[row] = env.reset()
             self._buffers.resting[row] = False
 

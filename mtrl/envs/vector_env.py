@@ -24,30 +24,34 @@ STATE_VERSION = 2  # of `state_dict`; version 1 has no planned goals, and is rea
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
-    """Meta-World tasks as a gymnasium vector env; row i is `tasks[i]`.
+    """Meta-World tasks as a gymnasium vector env; row i is `tasks[i]`, T rows in all.
 
     An env whose episode ends is reset in the same step. A task's goals depend only on (task, seed, goals_per_task); the
     n-th repetition of a task has those of seed + n. Each env has a generator of its own, made from the seed and the
     row, which draws the goal of each reset. Results do not depend on `workers`.
+
+    With `copies`, each task of `env.tasks` has so many rows, one after another, which are the same env.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
     render_mode = "rgb_array"
 
-    def __init__(self, env: EnvSettings, *, seed: int, workers: int | None = None, restarts: int = 0) -> None:
+    def __init__(
+        self, env: EnvSettings, *, seed: int, workers: int | None = None, restarts: int = 0, copies: int = 1
+    ) -> None:
         """`workers` processes step the envs. 0 steps them in this process; None: the usable CPUs minus one, at least 1.
 
         At most `restarts` workers that die while they step are replaced; results are as if they had not died. The next
         death raises WorkerDied and closes the env.
         """
-        self.tasks = env.tasks
-        self.num_envs = len(env.tasks)
+        self.tasks = tuple(task for task in env.tasks for _ in range(copies))
+        self.num_envs = len(self.tasks)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float64)
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         batch = gymnasium.vector.utils.batch_space
         self.observation_space = batch(self.single_observation_space, self.num_envs)
         self.action_space = batch(self.single_action_space, self.num_envs)
-        self._config, self._seed, self._needs_reset = env, seed, True
+        self._config, self._seed, self._copies, self._needs_reset = env, seed, copies, True
         self._stepping = False
         self._workers: list[Worker] = []
         self._busy: list[Worker] = []  # those that take part in the step under way
@@ -58,7 +62,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             from mtrl.envs.env_group import EnvGroup  # imports Meta-World
 
             self._buffers = private_buffers(self.num_envs)
-            self._group = EnvGroup(env, seed=seed, rows=list(range(self.num_envs)), buffers=self._buffers)
+            rows = list(range(self.num_envs))
+            self._group = EnvGroup(env, seed=seed, rows=rows, buffers=self._buffers, copies=copies)
         else:
             self._start_workers(min(workers, self.num_envs))
 
@@ -67,8 +72,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         try:
             self._buffers = shared_buffers(memory, self.num_envs)
             for first in range(count):
-                rows = range(first, self.num_envs, count)
-                self._workers.append(Worker(self._config, seed=self._seed, rows=rows, memory=memory))
+                self._workers.append(self._new_worker(range(first, self.num_envs, count)))
             self._collect(self._workers)
         except BaseException:
             self.close()
@@ -80,8 +84,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         """Starts an episode in every env. Returns (observations [T, 39], {}).
 
         With a seed, goals and generators become those of a vector env made with that seed. With options={"goals": [T,
-        n]}, row i plays one episode to each of these goals (their numbers) in turn and draws none. Then it rests: it is
-        not stepped, keeps its observation, and info["_episode"] is false.
+        n]}, row i plays one episode to each of these goals (their numbers) in turn and draws none; -1 after its goals
+        is no goal. Then it rests: it is not stepped, keeps its observation, and info["_episode"] is false.
         """
         goals = self._planned_goals(options or {})
         if seed is not None:
@@ -208,13 +212,16 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         """Starts a new worker in place of a dead one and repeats its steps, the current one included."""
         warnings.warn(f"{death}; a new worker takes over", RuntimeWarning, stacklevel=5)
         old.close()
-        new = Worker(self._config, seed=self._seed, rows=old.rows, memory=self._memory)
+        new = self._new_worker(old.rows)
         self._workers[self._workers.index(old)] = new
         new.result()
         states, actions = self._recovery.take(self._buffers.action)
         for call in (("load_state_dicts", states), ("replay", actions)):
             new.begin(*call)
             new.result()
+
+    def _new_worker(self, rows: Sequence[int]) -> Worker:
+        return Worker(self._config, seed=self._seed, rows=rows, copies=self._copies, memory=self._memory)
 
     def _begin_recovery(self) -> None:
         if self._workers and self._recovery.possible():
@@ -242,9 +249,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise ValueError(
                 f"goals have shape {goals.shape}; ({self.num_envs}, n) with n of at least 1 is needed"
             )
-        if not np.issubdtype(goals.dtype, np.integer) or goals.min() < 0 or goals.max() >= count:
+        known = np.issubdtype(goals.dtype, np.integer) and goals.min() >= -1 and goals.max() < count
+        if not known or goals[:, 0].min() < 0:
             raise ValueError(
-                f"goals must be whole numbers from 0 to {count - 1}: there are {count} of each task"
+                f"goals must be whole numbers from 0 to {count - 1}, or -1 after the first: there are {count} of each "
+                "task"
             )
         return goals
 

@@ -1,7 +1,7 @@
 """The parent's end of a process that steps several envs (worker_process.py is the other end, child.py the protocol).
 
-The first message is the pickled (configuration as JSON, seed, rows); the later ones are calls of EnvGroup. STEP stands
-for a call of `step`; its answer is empty.
+The first message is the pickled (configuration as JSON, seed, rows, copies); the later ones are calls of EnvGroup. STEP
+stands for a call of `step`; its answer is empty.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class WorkerDied(RuntimeError):
 class Worker(Child):
     """The parent's end of one worker process, which steps the envs of some rows."""
 
-    def __init__(self, config: EnvSettings, *, seed: int, rows: Sequence[int], memory: int) -> None:
+    def __init__(
+        self, config: EnvSettings, *, seed: int, rows: Sequence[int], copies: int, memory: int
+    ) -> None:
         """`memory` is the descriptor of the shared step buffers. Does not wait until the worker is ready."""
         super().__init__("mtrl.envs.worker_process", memory)
         self.rows = list(rows)
-        self._tasks = [config.tasks[row] for row in rows]
-        self.send(pickle.dumps((config.model_dump_json(), seed, self.rows)))
+        self._tasks = [config.tasks[row // copies] for row in rows]
+        self.send(pickle.dumps((config.model_dump_json(), seed, self.rows, copies)))
 
     def begin_step(self) -> None:
         """Begins a step of the worker; `result` waits for it."""

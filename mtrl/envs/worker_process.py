@@ -23,10 +23,11 @@ def main(socket: int, memory: int) -> None:
 
 
 def _prepare(connection: Connection, memory: int) -> Answer | None:
-    text, seed, rows = pickle.loads(connection.recv_bytes())
+    text, seed, rows, copies = pickle.loads(connection.recv_bytes())
     config = EnvSettings.model_validate_json(text)
+    buffers = shared_buffers(memory, copies * len(config.tasks))
     try:
-        group = EnvGroup(config, seed=seed, rows=rows, buffers=shared_buffers(memory, len(config.tasks)))
+        group = EnvGroup(config, seed=seed, rows=rows, buffers=buffers, copies=copies)
     except Exception:
         connection.send_bytes(failure())
         return None

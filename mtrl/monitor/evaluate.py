@@ -26,28 +26,44 @@ class Evaluator:
         env = config.env.held_out() if settings.goals == "held_out" else config.env
         if not settings.whole_episodes:
             env = env.model_copy(update={"terminate_on_success": True})
-        workers, restarts = config.run.env_workers, config.run.env_restarts
-        self._envs = VectorEnv(env, seed=self._seed, workers=workers, restarts=restarts)
+        self._copies = min(settings.envs_per_task, settings.episodes)
+        self._envs = VectorEnv(
+            env,
+            seed=self._seed,
+            workers=config.run.env_workers,
+            restarts=config.run.env_restarts,
+            copies=self._copies,
+        )
 
     def evaluate(self, policy: Policy, number: int = 0) -> dict[str, NDArray[np.float64]]:
         """Means over `episodes` episodes of each task: success (at any step), return, length; each [T].
 
         Evaluation `number` continues in each task's fixed order of goals where the evaluation before it stopped.
         """
-        tasks = self._envs.num_envs
-        goals = (number * self._episodes + np.arange(self._episodes)) % self._goals
-        observation, _ = self._envs.reset(options={"goals": np.tile(goals, (tasks, 1))})
-        sums = {name: np.zeros(tasks) for name in ("success", "return", "length")}
-        left = np.full(tasks, self._episodes)
-        action = np.zeros((tasks, ACTION_SIZE), np.float32)
-        while len(playing := np.flatnonzero(left)):
-            action[playing] = policy(observation[playing], playing)
+        rows, copies = self._envs.num_envs, self._copies  # row i is of task i // copies
+        episodes = np.arange(self._episodes)
+        plan = np.full((copies, -(-self._episodes // copies)), -1)  # the envs of a task take turns
+        plan[episodes % copies, episodes // copies] = (number * self._episodes + episodes) % self._goals
+        goals = np.tile(plan, (rows // copies, 1))
+        observation, _ = self._envs.reset(options={"goals": goals})
+        played = {name: np.zeros(goals.shape) for name in ("success", "return", "length")}
+        over, wanted = np.zeros(rows, np.int64), (goals >= 0).sum(1)
+        action = np.zeros((rows, ACTION_SIZE), np.float32)
+        while len(playing := np.flatnonzero(over < wanted)):
+            action[playing] = policy(observation[playing], playing // copies)
             observation, _, _, _, info = self._envs.step(action)
-            ended = info["_episode"]
-            for name, total in sums.items():
-                total[ended] += info["episode"][name][ended]
-            left -= ended
-        return {name: total / self._episodes for name, total in sums.items()}
+            (ended,) = np.nonzero(info["_episode"])
+            for name, kept in played.items():
+                kept[ended, over[ended]] = info["episode"][name][ended]
+            over[ended] += 1
+        return {name: self._means(kept) for name, kept in played.items()}
+
+    def _means(self, played: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Means [T] over the episodes of each task, added in the order of its goals, however many envs played them."""
+        by_task = played.reshape(-1, self._copies, played.shape[1]).swapaxes(1, 2)
+        in_order = by_task.reshape(len(by_task), -1)[:, : self._episodes]
+        means: NDArray[np.float64] = in_order.cumsum(1)[:, -1] / self._episodes
+        return means
 
     def evaluate_random(self) -> dict[str, NDArray[np.float64]]:
         """As `evaluate`, for uniform random actions: the baseline of every trained policy."""

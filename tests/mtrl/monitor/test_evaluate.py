@@ -118,9 +118,29 @@ def test_the_number_of_workers_changes_nothing(make: Any, workers: int) -> None:
     assert_same(shared.evaluate_random(), alone.evaluate_random())
 
 
-def test_a_dead_worker_is_replaced_in_the_middle_of_an_evaluation(make: Any) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("envs", [2, 3, 7])
+def test_several_envs_of_a_task_share_its_episodes(make: Any, envs: int, workers: int) -> None:
+    """The same scores of the same goals, in so many vector steps as the env with the most episodes takes."""
+    alone, shared = make(), make(evaluate__envs_per_task=envs, run__env_workers=workers)
+    for number in (0, 1):
+        policy = Reach()
+        assert_same(shared.evaluate(policy, number), alone.evaluate(Reach(), number))
+        assert len(policy.asked) == HORIZON * -(-3 // envs)
+
+
+def test_the_envs_of_a_task_keep_several_workers_busy(make: Any) -> None:
+    """Of three tasks one is solved early. Two workers would have one each of the others; so do all six envs."""
+    policy = Reach()
+    make(evaluate__envs_per_task=3).evaluate(policy)
+    assert policy.asked[0] == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert policy.asked[-1] == (1, 1, 1, 2, 2, 2)
+
+
+@pytest.mark.parametrize("envs", [1, 2])
+def test_a_dead_worker_is_replaced_in_the_middle_of_an_evaluation(make: Any, envs: int) -> None:
     expected = make().evaluate(Reach(), 1)
-    evaluator = make(run__env_workers=1, run__env_restarts=1)
+    evaluator = make(run__env_workers=1, run__env_restarts=1, evaluate__envs_per_task=envs)
     policy, asked = Reach(), 0
 
     def deadly(observation: NDArray[np.float64], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
