@@ -4,6 +4,8 @@ The peer steps every env to the horizon until each has played its episodes, and 
 policies play seven tasks; the other three get actions of zero. Each vector step also asks an agent of the paper's width
 for its actions, which is part of the work; the scripts' own time is not counted. CPU time of one process: the first
 evaluation, which meets every goal for the first time, and the median of later ones.
+
+The last case is the wall time on two env workers, with five envs per task against one.
 """
 
 from __future__ import annotations
@@ -91,10 +93,29 @@ def cases(quick: bool) -> Iterator[Row]:
                 assert (success > 0.5).sum() == 7, dict(zip(config.env.tasks, success, strict=True))
         for what, part in (("first", slice(0, 1)), ("later", slice(1, None))):
             ours, peer = (np.array(times[name][part]) for name in ("ours", "peer"))
-            spread = max(float(np.ptp(each) / np.median(each)) for each in (ours, peer))
-            mine, other = float(np.median(ours)), float(np.median(peer))
-            case = f"MT10, {episodes} episodes, {what}"
-            yield Row(case, "whole episodes, all envs", mine, other, other / mine, 1, len(ours), spread)
+            yield row(f"MT10, {episodes} episodes, {what}", "whole episodes, all envs", ours, peer, 1)
+        yield on_workers(episodes, 3 if quick else 6)
+
+
+def on_workers(episodes: int, repeats: int) -> Row:
+    """Seconds on the wall, less those of the scripts, which run in this process. The first are for warming up."""
+    took: dict[int, list[float]] = {5: [], 1: []}
+    for envs in took:
+        changes = {"evaluate.episodes": episodes, "run.env_workers": 2, "evaluate.envs_per_task": envs}
+        config = build_config("paper", changes)
+        policy, evaluate = Scripted(Agent(config), config.env.tasks), today(config)
+        for _ in range(repeats):
+            start, policy.seconds = time.perf_counter(), 0.0
+            evaluate(policy, 0)
+            took[envs].append((time.perf_counter() - start - policy.seconds) * 1e6)
+    five, one = (np.array(seconds[1:]) for seconds in took.values())
+    return row(f"MT10, {episodes} episodes, 2 workers, wall", "1 env per task", five, one, 2)
+
+
+def row(case: str, peer_name: str, ours: NDArray[np.float64], peer: NDArray[np.float64], threads: int) -> Row:
+    spread = max(float(np.ptp(each) / np.median(each)) for each in (ours, peer))
+    mine, other = float(np.median(ours)), float(np.median(peer))
+    return Row(case, peer_name, mine, other, other / mine, threads, len(ours), spread)
 
 
 if __name__ == "__main__":
