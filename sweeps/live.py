@@ -38,8 +38,8 @@ class LiveCells:
         self._running: dict[str, float] = {}  # run id -> when it started, monotonic seconds
         self._planned = dict(zip(self._labels, seconds, strict=True))
         self._shares = {run_id: self._share_done(run_id) for run_id in self._labels}
-        self._work_before = self._work_left()
-        # when the first step was seen, and what was left then
+        self._trained_before = self._trained()
+        # when the first step was seen, and what was trained then
         self._pace_from: tuple[float, float] | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw, transient=True)
 
@@ -61,6 +61,7 @@ class LiveCells:
         """Prints the outcome of a cell that has ended."""
         if outcome != "stopped":
             self._outcomes[run_id] = outcome
+        self._shares[run_id] = 1.0 if outcome == "done" else self._share_done(run_id)
         started = self._running.pop(run_id, None)
         took = "" if started is None else f"  {duration(time.monotonic() - started)}"
         place = f"[{len(self._outcomes)}/{len(self._labels)}]"
@@ -73,18 +74,23 @@ class LiveCells:
     def seconds_left(self) -> float | None:
         """The seconds until all cells are over, by the pace since the first step; None in the first minute after it."""
         self._shares |= {run_id: self._share_done(run_id) for run_id in self._running}
-        now, left = time.monotonic(), self._work_left()
-        if self._pace_from is None and left < self._work_before:
-            self._pace_from = (now, left)
-        if self._pace_from is None or now - self._pace_from[0] < PACE_SECONDS or left >= self._pace_from[1]:
+        now, trained = time.monotonic(), self._trained()
+        if self._pace_from is None and trained > self._trained_before:
+            self._pace_from = (now, trained)
+        if (
+            self._pace_from is None
+            or now - self._pace_from[0] < PACE_SECONDS
+            or trained <= self._pace_from[1]
+        ):
             return None
-        then, left_then = self._pace_from
-        return left / (left_then - left) * (now - then)
-
-    def _work_left(self) -> float:
-        """Planned seconds of what is not trained yet."""
+        then, trained_then = self._pace_from
         waiting = self._labels.keys() - self._outcomes.keys()
-        return sum(self._planned[run_id] * (1 - self._shares[run_id]) for run_id in waiting)
+        left = sum(self._planned[run_id] * (1 - self._shares[run_id]) for run_id in waiting)
+        return left / (trained - trained_then) * (now - then)
+
+    def _trained(self) -> float:
+        """Planned seconds of what is trained, of cells that failed too."""
+        return sum(seconds * self._shares[run_id] for run_id, seconds in self._planned.items())
 
     def _share_done(self, run_id: str) -> float:
         beat = self._beat(run_id)

@@ -54,7 +54,9 @@ def test_time_left_goes_by_the_work_done_since_the_launch(
     assert live.seconds_left() == pytest.approx(100 * 49.5 / 5)  # 5 planned seconds took 100
     assert "0 of 4 cells over, 2 at work, about 16.5 min left" in drawn(live, screen)
     live.finish(entries[0].run_id, "failed")  # what it had left is not waited for
-    assert live.seconds_left() == pytest.approx(100 * 47 / 7.5)
+    assert live.seconds_left() == pytest.approx(100 * 47 / 5)  # and does not count as trained
+    live.finish(entries[1].run_id, "done")
+    assert live.seconds_left() == pytest.approx(100 * 40 / 12)
 
 
 def test_a_stopped_cell_is_not_over(tmp_path: Path, entries: list[Entry]) -> None:
