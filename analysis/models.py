@@ -31,8 +31,6 @@ Rows = slice | NDArray[np.int64]
 
 STEEPEST = 4.0  # no exponent beyond is looked for
 LOWEST = np.log(1e-6)  # of a logarithm of a rate: below, it is zero
-FIRST_STEPS = 12  # of many starts, before the best go on
-GO_ON = 4  # starts
 HIGHEST = 0.9999  # failure rate up to which the logit is the logit
 BREAK = 4.0  # sharpness of the broken law's bend
 EACH = slice(None)  # each point has a prediction of its own
@@ -311,10 +309,8 @@ def minimise(
 def best_of(
     model: Model, x: Array, seen: Loss, tries: Array, *, fixed: tuple[int, ...] = (), steps: int = 150
 ) -> tuple[Array, float]:
-    """The numbers [p] of the least loss from many starts [S, p], and that loss: after some steps the best few go on."""
-    theta, losses = minimise(model, x, seen, tries, fixed=fixed, steps=FIRST_STEPS)
-    ahead = theta[losses.argsort()[:GO_ON]]
-    theta, losses = minimise(model, x, seen, ahead, fixed=fixed, steps=steps)
+    """The numbers [p] of the least loss from many starts [S, p], and that loss."""
+    theta, losses = minimise(model, x, seen, tries, fixed=fixed, steps=steps)
     best = int(losses.argmin())
     return theta[best], float(losses[best])
 

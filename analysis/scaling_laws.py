@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.models import (
-    FIRST_STEPS,
     LOWEST,
     MODELS,
     STEEPEST,
@@ -35,6 +34,7 @@ from mtrl.sizing import ACTOR_FLOPS, CRITIC_FLOPS
 CLAIM = 0.975  # confidence from which one exponent is said to be larger than another
 STARTS = 16  # of a fit: 500 of 500 fits of the Chinchilla form found with as many the best of 4,500
 WIDEST = 1.0  # of an exponent's interval; beyond, it says nothing
+FIRST_STEPS = 12  # of a profile's three starts, before the best goes on
 GRID = np.concatenate([[0.0], np.geomspace(0.01, STEEPEST, 50)])  # the exponents that a profile looks at
 
 
