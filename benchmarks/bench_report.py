@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -127,8 +126,8 @@ def main(cases: tuple[str, ...], repeats: int, path: Path | None) -> None:
         loops, seconds = (list(column) for column in zip(*taken, strict=True))
         rows[case] = {
             "cpu_seconds": [round(value, 2) for value in seconds],
-            "median": round(statistics.median(seconds), 2),
-            "additions_seconds": round(statistics.median(loops), 2),
+            "least": round(min(seconds), 2),  # other work on the machine only adds
+            "additions_seconds": round(min(loops), 2),
             "limit": LIMITS[case],
         }
         click.echo(f"{case:10} {rows[case]}")

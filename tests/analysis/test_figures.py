@@ -239,8 +239,8 @@ def test_a_legend_of_many_groups_names_the_paper() -> None:
 
 
 def test_a_figure_has_few_panels() -> None:
-    assert first_panels(range(9)) == (range(9), "")
-    assert first_panels(range(30)) == (range(9), " The first 9 of 30 are drawn.")
+    assert first_panels(range(6)) == (range(6), "")
+    assert first_panels(range(30)) == (range(6), " The first 6 of 30 are drawn.")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
