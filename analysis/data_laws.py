@@ -119,9 +119,8 @@ class DataLaw:
 
     def places(self, size: Any, steps: Any) -> Array:
         """Log sizes and log env steps about the centre. [n, 2]"""
-        return (
-            np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1).reshape(-1, 2) - self.centre
-        )
+        logs = np.stack(np.broadcast_arrays(np.log(size), np.log(steps)), axis=-1)
+        return np.asarray(logs.reshape(-1, 2) - self.centre)
 
     def estimate(self, quantity: Callable[[Array], Array]) -> Estimate:
         """A smooth function of the law's numbers, with its interval from its gradient (the delta method).
@@ -129,12 +128,9 @@ class DataLaw:
         `quantity` takes the numbers of several laws [S, p] and returns [S].
         """
         step = 1e-4 * np.eye(len(self.theta))[self.free]
-        value, ends = (
-            quantity(self.theta[None]),
-            quantity(np.concatenate([self.theta + step, self.theta - step])),
-        )
-        up, down = np.split(ends, 2)
-        return self.spread.estimate((up - down) / 2e-4, value=float(value[0]))
+        value, *ends = quantity(np.concatenate([self.theta[None], self.theta + step, self.theta - step]))
+        up, down = np.split(np.array(ends), 2)
+        return self.spread.estimate((up - down) / 2e-4, value=float(value))
 
     def summary(self) -> dict[str, object]:
         """The law as JSON."""

@@ -248,9 +248,8 @@ class EvaluateSettings(Section):
     goals: Literal["training", "held_out"] = "training"  # held_out: as many others of each task's stream
     # play on to the horizon after success, so that returns are of whole episodes
     whole_episodes: bool = False
-    envs_per_task: int = Field(
-        1, ge=1
-    )  # that share its episodes; more keep several env workers busy to the end
+    # envs that share a task's episodes; more than one keep several env workers busy to the end
+    envs_per_task: int = Field(1, ge=1)
 
     def steps(self, vector_steps: int) -> tuple[int, ...]:
         """The vector steps after which an evaluation takes place, the last one included."""

@@ -77,13 +77,9 @@ class LiveCells:
         now, trained = time.monotonic(), self._trained()
         if self._pace_from is None and trained > self._trained_before:
             self._pace_from = (now, trained)
-        if (
-            self._pace_from is None
-            or now - self._pace_from[0] < PACE_SECONDS
-            or trained <= self._pace_from[1]
-        ):
+        then, trained_then = self._pace_from or (now, trained)
+        if now - then < PACE_SECONDS or trained <= trained_then:
             return None
-        then, trained_then = self._pace_from
         waiting = self._labels.keys() - self._outcomes.keys()
         left = sum(self._planned[run_id] * (1 - self._shares[run_id]) for run_id in waiting)
         return left / (trained - trained_then) * (now - then)

@@ -264,7 +264,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
             raise ValueError(
                 f"actions have shape {np.shape(actions)}; {self._buffers.action.shape} is needed"
             )
-        if not np.isfinite(np.sum(actions)) and not np.isfinite(actions).all():
+        if not np.isfinite(actions).all():
             row = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise ValueError(f"the action of row {row} ({self.tasks[row]}) is not finite: {actions[row]}")
         np.maximum(actions, -1.0, out=self._buffers.action, casting="same_kind")
