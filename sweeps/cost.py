@@ -54,7 +54,8 @@ BYTES_OF_ROW = 200  # of one transition in the replay
 # Python, torch's CUDA build and Meta-World. Torch takes 600 of these MB. Without cgroups Slurm counts them twice: for
 # the job's first process and for the cell's, which is forked from it.
 PROCESS_MB = 1_500
-ENV_MB = 15
+TASK_MB = 30  # one training env and one for evaluation
+FURTHER_ENV_MB = 22  # of a task, with evaluate.envs_per_task
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def estimate_cost(config: Config, *, gpu: bool) -> Estimate:
     seconds += updates(config) * update + evaluations * measure
     weights = 4 * (3 * parameters.total + parameters.target)  # with two moments of Adam
     rows = BYTES_OF_ROW * tasks * min(config.replay.capacity, steps)
-    envs = tasks * (1 + min(config.evaluate.envs_per_task, config.evaluate.episodes))
-    memory = PROCESS_MB + ENV_MB * envs + (rows + 2 * weights) / 1e6
+    further = min(config.evaluate.envs_per_task, config.evaluate.episodes) - 1
+    memory = PROCESS_MB + (TASK_MB + FURTHER_ENV_MB * further) * tasks + (rows + 2 * weights) / 1e6
     return Estimate(seconds, math.ceil(memory), weights + rows, weights + 1e5)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from analysis.models import MODELS, TIED, Seen, minimise, starts
+from analysis.models import MODELS, TIED, Likelihood, Seen, minimise, starts
 from analysis.scaling_laws import (
     Fit,
     Points,
@@ -105,13 +105,12 @@ def test_a_number_at_its_bound_does_not_hold_the_others_up() -> None:
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_runs_of_one_size_share_its_prediction(likelihood: str) -> None:
+def test_runs_of_one_size_share_its_prediction(likelihood: Likelihood) -> None:
     """Sizes that differ in their twelfth digit are computed one by one, and give the same fit."""
     generator = np.random.default_rng(1)
     sizes = np.repeat(np.geomspace(1e4, 1e7, 5), 4)
-    seen = Seen(
-        500 * power(sizes, 0.05, 0.2, 0.4) * generator.uniform(0.8, 1.2, 20), np.full(20, 500.0), likelihood
-    )  # type: ignore[arg-type]
+    failed = 500 * power(sizes, 0.05, 0.2, 0.4) * generator.uniform(0.8, 1.2, 20)
+    seen = Seen(failed, np.full(20, 500.0), likelihood)
     model, x = MODELS["power"], np.log(sizes / 1e5)[:, None]
     tries = starts(model, x, seen, generator, 4)
     weights = generator.integers(0, 3, (4, 20)).astype(float)

@@ -43,6 +43,17 @@ def test_a_long_run_costs_its_products_and_its_env_steps() -> None:
     assert estimate_cost(by_autograd, gpu=False).seconds > 1.1 * estimate_cost(fused, gpu=False).seconds
 
 
+def test_further_envs_of_a_task_take_memory() -> None:
+    one, five, all_ten = (
+        estimate_cost(
+            build_config("paper", {"evaluate.episodes": 10, "evaluate.envs_per_task": envs}), gpu=False
+        )
+        for envs in (1, 5, 100)
+    )
+    assert five.memory_mb - one.memory_mb == 40 * 22
+    assert all_ten.memory_mb - one.memory_mb == 90 * 22  # no more than there are episodes
+
+
 def test_whole_episodes_cost_more() -> None:
     whole = build_config("paper", {"evaluate.whole_episodes": True})
     assert estimate_cost(whole, gpu=False).seconds > estimate_cost(build_config("paper"), gpu=False).seconds

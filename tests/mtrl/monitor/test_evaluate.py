@@ -129,8 +129,8 @@ def test_several_envs_of_a_task_share_its_episodes(make: Any, envs: int, workers
         assert len(policy.asked) == HORIZON * -(-3 // envs)
 
 
-def test_the_envs_of_a_task_keep_several_workers_busy(make: Any) -> None:
-    """Of three tasks one is solved early. Two workers would have one each of the others; so do all six envs."""
+def test_the_envs_of_a_task_play_at_once(make: Any) -> None:
+    """All nine at first; at the end the six of the two tasks that are not solved, for several workers to share."""
     policy = Reach()
     make(evaluate__envs_per_task=3).evaluate(policy)
     assert policy.asked[0] == (0, 0, 0, 1, 1, 1, 2, 2, 2)
