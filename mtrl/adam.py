@@ -55,6 +55,7 @@ class Adam:
         self.value, self.gradient = value, gradient
         self.mean, self.square = torch.zeros_like(value), torch.zeros_like(value)
         self.steps = 0
+        self._counter: Tensor | None = None
         self.lr, self.eps, self.clip, self.backend = lr, eps, clip, backend
         self.weight_decay = weight_decay
 
@@ -91,6 +92,13 @@ class Adam:
             update += (self.value + update) * (decay / (1 - decay))
         return float(torch.linalg.vector_norm(update, dtype=torch.float64))
 
+    def count_on(self, counter: Tensor) -> None:
+        """From now on a step counts on `counter`, int64 [1] on a GPU, which a CUDA graph can do.
+
+        The caller keeps it equal to `steps`.
+        """
+        self._counter = counter
+
     def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """The arguments of `mtrl.ops.SacUpdate` for one optimiser: its vectors, and the number of the next step."""
         return self.value, self.gradient, self.mean, self.square, self.steps + 1
@@ -109,7 +117,7 @@ class Adam:
             self.weight_decay,
             self.clip,
             polyak,
-            self.steps,
+            self.steps if self._counter is None else self._counter,
         )
 
     def reset(self) -> None:

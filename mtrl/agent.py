@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from mtrl import devices, ops
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config, Products
+from mtrl.extensions import is_own
 from mtrl.fused_update import FusedUpdate, build_fused
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
@@ -24,34 +25,15 @@ from mtrl.objective.return_scale import ReturnScale
 from mtrl.objective.value_heads import build_value_head
 from mtrl.replay import Batch, Replay
 from mtrl.tasks import ACTION_SIZE
+from mtrl.transitions import Columns, Transitions, check_finite
 
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
+    from mtrl.cuda.autograd_graphs import AutogradGraphs
     from mtrl.cuda.replay import ReplayCuda
     from mtrl.cuda.sac_update import LateMetrics
 
 log = logging.getLogger(__name__)
-
-
-class Transitions(Protocol):
-    """A batch of transitions, one per row, as `mtrl.replay` returns it. `task` is int64, the others float32."""
-
-    @property
-    def observation(self) -> Tensor: ...  # [B, 39]
-    @property
-    def action(self) -> Tensor: ...  # [B, 4]
-    @property
-    def reward(self) -> Tensor: ...  # [B]
-    @property
-    def terminated(self) -> Tensor: ...  # [B]; 1 if the episode ended for good; 0 if it was cut off
-    @property
-    def next_observation(self) -> Tensor: ...  # [B, 39]
-    @property
-    def task(self) -> Tensor: ...  # [B]
-    @property
-    def weight(self) -> Tensor: ...  # [B]; importance weights, 1 if sampling is uniform
-    @property
-    def discount(self) -> Tensor: ...  # [B]; of the value of next_observation
 
 
 class Update(NamedTuple):
@@ -145,6 +127,7 @@ class Agent:
         self.tasks = torch.arange(len(config.env.tasks), device=self.device)
         self.act_noise = Noise(_generator(config.train.seed, 1, device=self.device))
         self.update_noise = Noise(_generator(config.train.seed, 2, device=self.device))
+        self.graphs = self._build_graphs()
 
     def _use_products(self, wanted: Literal["auto", Products]) -> None:
         """Sets how this process computes matrix products on the GPU."""
@@ -171,8 +154,11 @@ class Agent:
     def _act_by_torch(self, rows: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
         if self.fused is not None and not isinstance(self.fused, ops.SacUpdate):
             return self.fused.act(self.actor_adam.value, rows, task, noise)
-        output = self.actor(rows, task)[0]
-        return tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
+        if noise is None:
+            return tanh_gaussian.mode(self.actor(rows, task)[0])
+        if self.graphs is not None and task is self.tasks:
+            return self.graphs.act(rows, noise)
+        return self._sample(self.actor(rows, task)[0], noise)[0]
 
     def observe(
         self, reward: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
@@ -185,21 +171,31 @@ class Agent:
         """Updates critics, target, actor and temperatures, in this order, all with the old temperature.
 
         counts [T]: the number of rows of each task, if the rows are ordered by task. Then per-task gradients need not
-        wait for a GPU.
+        wait for a GPU. If a CUDA graph computes the update, the next call overwrites it.
         """
         if self.config.run.check_inputs:
-            _check_finite(batch)
+            check_finite(batch)
         rows = batch.reward.shape[0]
-        next_noise, noise = (self.update_noise.draw(rows, ACTION_SIZE) for _ in range(2))
-        reward = self._scaled(batch.reward, batch.task)
+        noise = self.update_noise.draw(rows, ACTION_SIZE), self.update_noise.draw(rows, ACTION_SIZE)
+        columns = self._columns(batch)
         if self.fused:
-            return self._update_fused(self.fused, batch, reward, next_noise, noise)
+            return self._update_fused(self.fused, columns, noise)
+        if self.graphs is not None:
+            values, priority = self.graphs.update((*columns, *noise))
+        else:
+            values, priority = self._update_by_autograd(columns, noise, counts)
+        return Update(self.update_metrics, values, priority)
+
+    def _update_by_autograd(
+        self, batch: Columns, noise: tuple[Tensor, Tensor], counts: Counts
+    ) -> tuple[Tensor, Tensor]:
+        """The values of `update_metrics`, and the priorities."""
         temperature = self._own(self.log_temperature.exp(), batch.task)
         weight = self._loss_weight(batch.task)
-        critic, priority = self._update_critic(batch, reward, weight, temperature, next_noise, counts)
-        actor, log_prob = self._update_actor(batch, weight, temperature, noise, counts)
+        critic, priority = self._update_critic(batch, weight, temperature, noise[0], counts)
+        actor, log_prob = self._update_actor(batch, weight, temperature, noise[1], counts)
         metrics = critic | actor | self._update_temperature(batch.task, log_prob)
-        return Update(tuple(metrics), torch.stack(list(metrics.values())), priority)
+        return torch.stack([metrics[name] for name in self.update_metrics]), priority
 
     def learns_in_one_graph(self, replay: Replay | ReplayCuda) -> TypeGuard[ReplayCuda]:
         """Whether `learn` can be used: if the host decides nothing between sampling and the new priorities."""
@@ -251,41 +247,54 @@ class Agent:
             self.critic_rule.reset()
         log.info("vector step %d: reset %s", vector_step, self.config.agent.reset)
 
-    def _update_fused(
-        self,
-        fused: FusedUpdate,
-        batch: Transitions,
-        reward: Tensor,
-        next_noise: Tensor,
-        noise: Tensor,
-    ) -> Update:
+    def _update_fused(self, fused: FusedUpdate, batch: Columns, noise: tuple[Tensor, Tensor]) -> Update:
         adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
         actor, critic, temperature = (adam.flat() for adam in adams)
-        rows = (batch.observation, batch.action, reward, batch.terminated, batch.next_observation)
-        metrics, priority = fused(
-            actor,
-            critic,
-            self.target_value,
-            temperature,
-            (*rows, batch.task, batch.weight, batch.discount),
-            (next_noise, noise),
-        )
+        metrics, priority = fused(actor, critic, self.target_value, temperature, batch, noise)
         for adam in adams:
             adam.steps += 1
         return Update(UPDATE_METRICS, metrics, priority)
+
+    def _build_graphs(self) -> AutogradGraphs | None:
+        """The graphs of updates through autograd and of acting, where CUDA may capture them.
+
+        Python does not run again in a graph. So the rules that draw or decide something on the host are not captured,
+        and a network of a user's own only where the user says so.
+        """
+        settings, kinds = self.config.agent, (self.config.network.actor.kind, self.config.network.critic.kind)
+        if (
+            not devices.is_gpu(self.device)
+            or self.fused is not None
+            or self.backend != "core"
+            or settings.cuda_graph == "off"
+            or settings.gradient_surgery != "none"
+            or (settings.cuda_graph == "auto" and any(map(is_own, kinds)))
+        ):
+            return None
+        from mtrl.cuda.autograd_graphs import AutogradGraphs
+
+        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
+        return AutogradGraphs(
+            lambda *inputs: self._update_by_autograd(Columns(*inputs[:-2]), inputs[-2:], None),
+            lambda rows, noise: self._sample(self.actor(rows, self.tasks)[0], noise)[0],
+            adams,
+            self.target_value,
+            settings.cuda_graph,
+        )
 
     def _build_rule(self, stream: int) -> GradientRule:
         generator = _generator(self.config.train.seed, stream, device="cpu")
         return build_gradient_rule(self.config.agent, len(self.config.env.tasks), generator, self.device)
 
-    def _scaled(self, reward: Tensor, task: Tensor) -> Tensor:
-        settings = self.config.agent
-        if settings.scaling != "return":
-            return reward
-        temperature = self._own(self.log_temperature.exp(), self.tasks)
-        return (
-            reward / self.return_scale.scale(temperature, settings.target_entropy, settings.value_max)[task]
-        )
+    def _columns(self, batch: Transitions) -> Columns:
+        """The transitions, their rewards scaled as `agent.scaling` says."""
+        settings, reward = self.config.agent, batch.reward
+        if settings.scaling == "return":
+            temperature = self._own(self.log_temperature.exp(), self.tasks)
+            scale = self.return_scale.scale(temperature, settings.target_entropy, settings.value_max)
+            reward = reward / scale[batch.task]
+        first, last = (batch.observation, batch.action), (batch.task, batch.weight, batch.discount)
+        return Columns(*first, reward, batch.terminated, batch.next_observation, *last)
 
     def _loss_weight(self, task: Tensor) -> Tensor:
         """The weight [B] of each row's loss in the sums of actor and critics."""
@@ -295,32 +304,29 @@ class Agent:
 
     def _update_critic(
         self,
-        batch: Transitions,
-        reward: Tensor,
+        batch: Columns,
         weight: Tensor,
         temperature: Tensor,
         noise: Tensor,
         counts: Counts,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        parts = self._critic_loss(batch, reward, weight, temperature, noise)
+        parts = self._critic_loss(batch, weight, temperature, noise)
         loss = self.critic_rule(self.critic_adam.gradient, parts.of_rows, batch.task, counts)
         norm = self.critic_adam.step(self.target_value, self.config.agent.polyak)
         metrics = {"critic_loss": loss, "q_mean": parts.q.mean(), "critic_gradient_norm": norm}
         return metrics | self.value_head.metrics(parts.target), parts.error
 
-    def _critic_loss(
-        self, batch: Transitions, reward: Tensor, weight: Tensor, temperature: Tensor, noise: Tensor
-    ) -> _CriticLoss:
+    def _critic_loss(self, batch: Columns, weight: Tensor, temperature: Tensor, noise: Tensor) -> _CriticLoss:
         with torch.no_grad():
             action, log_prob = self._sample(self.actor(batch.next_observation, batch.task)[0], noise)
             next_output = self.target(torch.cat((action, batch.next_observation), 1), batch.task)
         target, y = self.value_head.target(
-            next_output, reward, batch.terminated, log_prob, temperature, batch.discount
+            next_output, batch.reward, batch.terminated, log_prob, temperature, batch.discount
         )
         x = torch.cat((batch.action, batch.observation), 1)
         weight = weight * batch.weight
-        q = reward.new_empty((self.config.agent.critics, len(reward)))
-        error = torch.empty_like(reward)
+        error = torch.empty_like(batch.reward)
+        q = error.new_empty((self.config.agent.critics, len(error)))
 
         def of_rows(rows: Tensor | slice) -> Tensor:
             output = self.critic(x[rows], batch.task[rows])
@@ -332,16 +338,14 @@ class Agent:
         return _CriticLoss(of_rows, y, q, error)
 
     def _update_actor(
-        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor, counts: Counts
+        self, batch: Columns, weight: Tensor, temperature: Tensor, noise: Tensor, counts: Counts
     ) -> tuple[dict[str, Tensor], Tensor]:
         parts = self._actor_loss(batch, weight, temperature, noise)
         loss = self.actor_rule(self.actor_adam.gradient, parts.of_rows, batch.task, counts)
         norm = self.actor_adam.step()
         return {"actor_loss": loss, "actor_gradient_norm": norm}, parts.log_prob
 
-    def _actor_loss(
-        self, batch: Transitions, weight: Tensor, temperature: Tensor, noise: Tensor
-    ) -> _ActorLoss:
+    def _actor_loss(self, batch: Columns, weight: Tensor, temperature: Tensor, noise: Tensor) -> _ActorLoss:
         log_prob = torch.empty_like(temperature)
 
         def of_rows(rows: Tensor | slice) -> Tensor:
@@ -386,10 +390,10 @@ class Agent:
         """
         generator = _generator(self.config.train.seed, 6, device=self.device)
         next_noise, noise = Noise(generator).draw(2, len(batch.reward), ACTION_SIZE)
-        reward, weight = self._scaled(batch.reward, batch.task), self._loss_weight(batch.task)
+        columns, weight = self._columns(batch), self._loss_weight(batch.task)
         temperature = self._own(self.log_temperature.exp(), batch.task)
-        critic = self._critic_loss(batch, reward, weight, temperature, next_noise)
-        actor = self._actor_loss(batch, weight, temperature, noise)
+        critic = self._critic_loss(columns, weight, temperature, next_noise)
+        actor = self._actor_loss(columns, weight, temperature, noise)
         return {"actor": (self.actor_adam, actor.of_rows), "critic": (self.critic_adam, critic.of_rows)}
 
     @property
@@ -465,18 +469,6 @@ class Agent:
         """The temperature [B] of each row's task, from one per task [T] or one for all [1]."""
         shared = self.config.agent.shared_temperature
         return temperature.expand(len(task)).contiguous() if shared else temperature[task]
-
-
-def _check_finite(batch: Transitions) -> None:
-    """Raises ValueError, which names the first column and row with NaN or infinity."""
-    for name in ("observation", "action", "reward", "terminated", "next_observation", "weight", "discount"):
-        column: Tensor = getattr(batch, name)
-        bad = (~column.isfinite()).view(len(column), -1).any(1).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"batch.{name}[{row}] is not finite (task {int(batch.task[row])}); check its env"
-            )
 
 
 def _generator(seed: int, *stream: int, device: torch.device | str) -> torch.Generator:

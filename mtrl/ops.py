@@ -86,22 +86,23 @@ def adam_polyak(
     weight_decay: float,
     clip: float,
     polyak: float,
-    steps: int,
+    steps: int | Tensor,
 ) -> float | Tensor:
     """One Adam step (Kingma & Ba 2015) on flat vectors, in place, then target += polyak (value - target).
 
     All vectors have one size; moments are mean and square; betas are beta1 and beta2; `steps` counts this step. The
     gradient is scaled so that its norm is at most `clip`; the norm before that is returned, on a GPU as a 0-d tensor
-    there. The decay is decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself.
+    there. The decay is decoupled (Loshchilov & Hutter 2019): value shrinks by lr * weight_decay of itself. On a GPU
+    `steps` may be a tensor int64 [1], which holds the number of earlier steps and is increased by one.
     """
     if devices.is_gpu(value.device):
         from mtrl.cuda import ops as cuda_ops
 
         numbers = (lr, *betas, eps, weight_decay, clip, polyak)
-        before = torch.full((1,), steps - 1, device=value.device)
+        before = steps if isinstance(steps, Tensor) else torch.full((1,), steps - 1, device=value.device)
         return cuda_ops.adam_polyak(value, gradient, moments, target, numbers, before)
     norm: float = _core.adam_polyak(
-        value, gradient, *moments, target, lr, *betas, eps, weight_decay, clip, polyak, steps
+        value, gradient, *moments, target, lr, *betas, eps, weight_decay, clip, polyak, int(steps)
     )
     return norm
 

@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else matplotlib measures every axis again to find it
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

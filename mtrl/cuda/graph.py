@@ -112,6 +112,20 @@ class GraphedCall:
         self._mode = "off"
 
 
+class StepCounts:
+    """How many steps each of several optimisers has made, on the device, where a graph counts them."""
+
+    def __init__(self, optimisers: int, device: torch.device) -> None:
+        self.on_device = torch.zeros(optimisers, dtype=torch.int64, device=device)
+        self._known = [0] * optimisers
+
+    def agree(self, made: list[int]) -> None:
+        """Copies the host's counts to the device if a reset or a loaded state changed them. A step of each follows."""
+        if made != self._known:
+            self.on_device.copy_(torch.tensor(made))
+        self._known = [steps + 1 for steps in made]
+
+
 def _copy(held: Tensors, given: Tensors) -> None:
     """Copies `given` into `held`, with one launch for all tensors of a dtype."""
     for dtype in {tensor.dtype for tensor in held}:

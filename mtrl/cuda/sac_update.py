@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
-from mtrl.cuda.graph import GraphedCall
+from mtrl.cuda.graph import GraphedCall, StepCounts
 from mtrl.ops import METRICS
 from mtrl.replay import Batch
 
@@ -199,8 +199,7 @@ class SacUpdateCuda:
         self._clip = (settings["log_std_min"], settings["log_std_max"])
         self._actions = actor["outputs"] // 2
         self._calls: dict[Any, GraphedCall] = {}
-        self._steps = torch.zeros(3, dtype=torch.int64, device=device)  # made of actor, critics, temperatures
-        self._known_steps: list[int] = [0, 0, 0]  # what the device's counts hold
+        self._steps = StepCounts(3, device)  # of actor, critics, temperatures
         self._acts = torch.zeros(1, dtype=torch.int64, device=device)
         self._metrics = torch.zeros(len(METRICS), device=device)  # of the latest update
         self._late: LateMetrics | None = None
@@ -224,7 +223,7 @@ class SacUpdateCuda:
         if rows not in self._calls:
             run = self._runner(flats, target, rows)
             self._calls[rows] = self._graphed("the update", run, flats, target)
-        self._count(flats)
+        self._steps.agree([flat[4] - 1 for flat in flats])
         metrics, priority = self._calls[rows](*batch, *noise)
         return metrics, priority
 
@@ -256,7 +255,7 @@ class SacUpdateCuda:
 
             more = (replay.sampling_state,)
             self._calls[replay] = self._graphed("a vector step's update", whole, flats, target, *more)
-        self._count(flats)
+        self._steps.agree([flat[4] - 1 for flat in flats])
         *columns, metrics, priority = self._calls[replay](*noise)
         self._late = LateMetrics(metrics)
         return Batch(*columns), self._late, priority
@@ -293,7 +292,7 @@ class SacUpdateCuda:
     def _runner(self, flats: tuple[Flat, Flat, Flat], target: Tensor, rows: int) -> Callable[..., Tensors]:
         """The update for batches of `rows` rows, as a function of their columns and the noise."""
         tensors, fused = [flat[:4] for flat in flats], self._fused_layers(rows)
-        return lambda *inputs: self._run(tensors, target, self._steps, fused, inputs)
+        return lambda *inputs: self._run(tensors, target, self._steps.on_device, fused, inputs)
 
     def _graphed(
         self,
@@ -304,14 +303,7 @@ class SacUpdateCuda:
         *more: Tensor,
     ) -> GraphedCall:
         changes = [*(tensor for flat in flats for tensor in flat[:4]), target, *more]
-        return GraphedCall(name, function, self._graph, counter=self._steps, changes=changes)
-
-    def _count(self, flats: tuple[Flat, Flat, Flat]) -> None:
-        """Copies the optimisers' step counts to the device, after a reset or a loaded state changed them."""
-        made = [flat[4] - 1 for flat in flats]
-        if made != self._known_steps:
-            self._steps.copy_(torch.tensor(made))
-        self._known_steps = [steps + 1 for steps in made]
+        return GraphedCall(name, function, self._graph, counter=self._steps.on_device, changes=changes)
 
     def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
         """cuBLASLt or None; logs which library computes the products."""

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtrl.agent import Agent, Transitions
+from mtrl.agent import Agent
 from mtrl.objective.gradient_surgery import RowLoss, each_task
 from mtrl.results import BATCHES, GRADIENT_METRICS, LAYER_METRICS, NETWORKS
+from mtrl.transitions import Transitions
 
 SRANK_TAIL = 0.01  # delta of Kumar et al. 2021
 SRANK_ROWS = 1024  # rows used at most: the cost grows with the cube

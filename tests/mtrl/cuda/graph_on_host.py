@@ -21,7 +21,7 @@ from mtrl.cuda.replay import _Staging
 
 OWN = 1  # the GPU that the CPU's tensors stand for
 WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__")
-ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh")
 RECORDED = ("add", "sample", "update_priorities", "rebuild", "set_alpha")  # of a replay
 STARTS_NOTHING = (
     "launches",

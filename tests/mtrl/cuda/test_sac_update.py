@@ -5,6 +5,7 @@ On a machine without a GPU the kernels' own source runs on the host (tests/mtrl/
 
 from __future__ import annotations
 
+import itertools
 import logging
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from mtrl import devices
 from mtrl.agent import Agent
 from mtrl.cuda import ops as cuda_ops
 from mtrl.cuda.graph import GraphedCall
+from mtrl.networks import tanh_gaussian
 from tests.mtrl.cuda import cuda_on_host
 from tests.mtrl.cuda.graph_on_host import CudaOnHost, StartedKernels, forbid_waiting
 from tests.mtrl.cuda.updates import (
@@ -140,25 +142,28 @@ def refuse(host: CudaOnHost, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream=None: nullcontext())
         monkeypatch.setattr(GraphedCall, "_record", lambda call: (host.make_graph(), ()))
         return "the graph is empty"
-    rows_by_task = cuda_ops.rows_by_task
 
-    def asking(task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
-        assert int(task[0]) == 0
-        return rows_by_task(task, tasks)
+    def asking(function: Any) -> Any:
+        def asks(tensor: Tensor, *more: Any) -> Any:
+            assert int(tensor.numel() * tensor.view(-1)[0]) < 1e9
+            return function(tensor, *more)
 
-    def no_memory(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        return asks
 
-    if how == "asks the host":
-        monkeypatch.setattr(cuda_ops, "rows_by_task", asking)
+    if (
+        how == "asks the host"
+    ):  # one of these is in the update in one call, the other in that through autograd
+        monkeypatch.setattr(cuda_ops, "rows_by_task", asking(cuda_ops.rows_by_task))
+        monkeypatch.setattr(tanh_gaussian, "sample", asking(tanh_gaussian.sample))
         return "operation not permitted when stream is capturing: aten::_local_scalar_dense"
-    kernel = cuda_ops.kernels.tanh_gaussian_backward
-    monkeypatch.setattr(
-        cuda_ops.kernels,
-        "tanh_gaussian_backward",
-        lambda *arguments: (no_memory if host.in_capture else kernel)(*arguments),
-        raising=False,
-    )
+    step, steps = cuda_ops.kernels.adam_polyak, itertools.count(1)
+
+    def no_memory_for_the_second(*arguments: Any) -> None:
+        if host.in_capture and next(steps) % 3 == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(*arguments)
+
+    monkeypatch.setattr(cuda_ops.kernels, "adam_polyak", no_memory_for_the_second, raising=False)
     return "CUDA out of memory"
 
 
@@ -168,11 +173,16 @@ REFUSALS = ("asks the host", "ends badly", "wrong device", "does nothing", "brea
 @pytest.mark.filterwarnings(
     "ignore:The CUDA Graph is empty:UserWarning"
 )  # torch's, of some of these captures
+@pytest.mark.parametrize("settings", [{}, {"q_clip": 50.0}], ids=["one call", "autograd"])
 @pytest.mark.parametrize("how", REFUSALS)
 def test_a_refused_capture_updates_exactly_once(
-    host: CudaOnHost, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    host: CudaOnHost,
+    how: str,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    eager, graphed = (Agent(config(cuda_graph=mode)) for mode in ("off", "auto"))
+    eager, graphed = (Agent(config(cuda_graph=mode, **settings)) for mode in ("off", "auto"))
     before = host.current_stream(graphed.device)
     reason = refuse(host, how, monkeypatch)
     with caplog.at_level(logging.WARNING):
@@ -185,7 +195,7 @@ def test_a_refused_capture_updates_exactly_once(
     assert (host.current, host.current_stream(graphed.device)) == (0, before), (
         "device and stream are as they were"
     )
-    strict = Agent(config(cuda_graph="on"))
+    strict = Agent(config(cuda_graph="on", **settings))
     for step in range(2):
         strict.update(batch(step, 3, strict.device))
     with pytest.raises(RuntimeError, match=f"{reason}; use agent.cuda_graph=auto"):
