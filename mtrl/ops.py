@@ -120,7 +120,8 @@ class SacUpdate:
     ) -> None:
         self._update = _core.SacUpdate(settings, actor, critic, threads)
         self._actions = actor["outputs"] // 2
-        self._room: list[Tensor] = []  # for priorities of coming updates
+        self._room: list[Tensor] = []  # for priorities of coming updates, of `_rows` numbers each
+        self._rows = 0
 
     def __call__(
         self,
@@ -144,7 +145,8 @@ class SacUpdate:
 
     def _free_row(self, numbers: int) -> Tensor:
         """Memory for so many numbers that nobody else has. Torch is asked once for many: it takes long to answer."""
-        if not self._room or len(self._room[-1]) != numbers:
+        if not self._room or self._rows != numbers:
+            self._rows = numbers
             self._room = list(torch.empty(max(1, ROOM // max(1, numbers)), numbers).unbind())
         return self._room.pop()
 

@@ -260,10 +260,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
     def _take_actions(self, actions: Array) -> None:
         if self._needs_reset:
             raise RuntimeError("reset the env before its first step")
-        if np.shape(actions) != self._buffers.action.shape:
-            raise ValueError(
-                f"actions have shape {np.shape(actions)}; {self._buffers.action.shape} is needed"
-            )
+        actions = np.asarray(actions)
+        if actions.shape != self._buffers.action.shape:
+            raise ValueError(f"actions have shape {actions.shape}; {self._buffers.action.shape} is needed")
         if not np.isfinite(actions).all():
             row = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise ValueError(f"the action of row {row} ({self.tasks[row]}) is not finite: {actions[row]}")

@@ -65,7 +65,7 @@ class RunLog:
     def count_episodes(self, info: dict[str, Any]) -> None:
         """Counts the training episodes that ended in this vector step; `info` is that of `VectorEnv.step`."""
         ended = info["_episode"]
-        if ended.any():
+        if any(ended.tolist()):
             episode = info["episode"]
             self._episodes[:, ended] += [
                 np.ones(ended.sum()),
