@@ -86,6 +86,7 @@ def parts(on_host: bool) -> list[Part]:
         Part("memcheck", "compute-sanitizer: memory, over every kernel", 60, sanitized("memcheck"), without=missing),
         Part("racecheck", "compute-sanitizer: races, over every kernel", 60, sanitized("racecheck"), without=missing),
         Part("loop", "The whole loop at MT10", 60, [*measure, "loop", *host]),
+        Part("systems", "Updates through autograd as graphs", 60, [*measure, "systems", *host]),
         Part("second GPU", "A run on cuda:1 leaves GPU 0 alone", 60, [*measure, "second", *host]),
         Part("peers", "The update against torch, torch.compile and JAX", 120, [*measure, "peers", *host]),
     ]  # fmt: skip

@@ -33,6 +33,7 @@ from mtrl.cuda import preflight
 from mtrl.overrides import build_config
 from mtrl.results import read_run
 from mtrl.sizing import update_flops
+from mtrl.systems import SYSTEMS
 from mtrl.tasks import ALL_TASKS, BENCHMARKS
 from mtrl.train import train
 
@@ -335,6 +336,30 @@ def loop(m: Machine) -> Iterator[Found]:
         yield {"words": f"{us:,.0f} us a vector step{how}", "overlap": str(overlap), "vector_step_us": us}
 
 
+def systems(m: Machine) -> Iterator[Found]:
+    """Updates through autograd (other systems, a categorical critic), as a graph and launch by launch."""
+    tasks, per_task = (2, 4) if m.on_host else (10, PER_TASK)
+    rows = Rows(tasks, per_task, m.device)
+    others: dict[str, Found] = {name: {"system": name} for name in SYSTEMS if name != "mtmhsac"}
+    others["hl_gauss"] = {"agent.value": "hl_gauss", "agent.scaling": "return"}
+    small = {f"network.{part}.width": 16 for part in ("actor", "critic")} if m.on_host else {}
+    for name, chosen in others.items():
+        us = {}
+        for graph in ("off", "on"):
+            more = {"env.tasks": TASKS[tasks], "agent.batch_per_task": per_task, "agent.cuda_graph": graph}
+            agent = Agent(build_config("paper", {**chosen, **small, **more}), device=m.device)
+            try:
+                for _ in range(3):  # the third is captured
+                    agent.update(rows)
+            except RuntimeError as error:
+                yield {"state": "failed", "words": f"{name}: {error}", "system": name}
+                break
+            us[graph] = m.seconds(partial(agent.update, rows), calls=5) * 1e6
+        else:
+            words = f"{name}: {us['on']:,.0f} us an update as a graph, {us['off']:,.0f} launch by launch"
+            yield {"words": words, "system": name, "graph_us": us["on"], "launches_us": us["off"]}
+
+
 def second(m: Machine) -> Iterator[Found]:
     """A run on cuda:1 in a process of its own; nvidia-smi says where it has a context."""
     if m.on_host or torch.cuda.device_count() < 2:
@@ -388,7 +413,7 @@ def peers(m: Machine) -> Iterator[Found]:
 
 
 PARTS: dict[str, Callable[[Machine], Iterator[Found]]] = {
-    part.__name__: part for part in (machine, kernels, twins, runs, updates, loop, second, peers)
+    part.__name__: part for part in (machine, kernels, twins, runs, updates, loop, systems, second, peers)
 }
 
 

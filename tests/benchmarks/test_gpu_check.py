@@ -146,6 +146,6 @@ def test_the_whole_check_is_rehearsed_on_stand_ins(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     whole = json.loads((tmp_path / "gpu-check.json").read_text())
     states = {result["name"]: result["state"] for result in whole["results"]}
-    ran = ("machine", "build", "kernels", "twins", "runs", "updates", "tests", "loop")
+    ran = ("machine", "build", "kernels", "twins", "runs", "updates", "tests", "loop", "systems")
     assert {states[name] for name in ran} == {"passed"}
     assert "Nothing here ran on a GPU" in (tmp_path / "report.html").read_text()
