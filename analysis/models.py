@@ -269,41 +269,40 @@ def minimise(
     one at its bound stays there while the loss falls only beyond: a step that counts on it would lead astray.
     With a beta-binomial the last number is its log precision.
     """
-    theta = theta.copy()
     numbers = theta.shape[1]
     sizes, rows = _shared(x)
     movable = np.array([number not in fixed for number in range(numbers)])
     lowest, highest = _bounded(model, seen, np.array([[-np.inf], [np.inf]]) * np.ones(numbers))
+    found, losses, theta = theta.copy(), np.empty(len(theta)), theta.copy()
+    active = np.arange(len(theta))  # the starts that still move; what follows is of these
     damping = np.full(len(theta), 1e-3)
-    active = np.arange(len(theta))
     loss, gradient, normal = _quadratic(model, sizes, seen, theta, weights, rows)
     for _ in range(steps):
-        here, pull = theta[active], gradient[active]
-        free = movable & ((here > lowest) | (pull < 0)) & ((here < highest) | (pull > 0))
-        system = normal[active] * free[:, :, None] * free[:, None]
-        diagonal = np.arange(numbers)
-        system[:, diagonal, diagonal] += damping[active, None] * system[:, diagonal, diagonal] + 1e-10
-        system[:, diagonal, diagonal] += ~free
-        step = np.linalg.solve(system, -(pull * free)[..., None])[..., 0].clip(-2, 2)
-        tried = _bounded(model, seen, here + step)
-        count = None if weights is None else weights[active]
-        new_loss, new_gradient, new_normal = _quadratic(model, sizes, seen, tried, count, rows)
-        better = new_loss < loss[active]
-        gain = np.where(better, loss[active] - new_loss, np.inf)
-        chosen = active[better]
-        theta[chosen], gradient[chosen], normal[chosen] = (
-            tried[better],
-            new_gradient[better],
-            new_normal[better],
-        )
-        damping[active] = np.where(better, damping[active] * 0.2, damping[active] * 6).clip(1e-9, 1e9)
-        small = (gain <= tolerance * (1e-12 + np.abs(loss[active]))) & (damping[active] < 1e-2)
-        done = small | (damping[active] >= 1e9)
-        loss[chosen] = new_loss[better]
-        active = active[~done]
-        if not len(active):
-            break
-    return theta, loss
+        free = movable & ((theta > lowest) | (gradient < 0)) & ((theta < highest) | (gradient > 0))
+        system = normal * free[:, :, None] * free[:, None]
+        diagonal = np.einsum("sii->si", system)  # a view
+        diagonal += damping[:, None] * diagonal + 1e-10 + ~free
+        step = np.linalg.solve(system, -(gradient * free)[..., None])[..., 0].clip(-2, 2)
+        tried = _bounded(model, seen, theta + step)
+        new_loss, new_gradient, new_normal = _quadratic(model, sizes, seen, tried, weights, rows)
+        better = new_loss < loss
+        damping = np.where(better, damping * 0.2, damping * 6).clip(1e-9, 1e9)
+        small = better & (loss - new_loss <= tolerance * (1e-12 + np.abs(loss))) & (damping < 1e-2)
+        done = small | (damping >= 1e9)
+        np.copyto(theta, tried, where=better[:, None])
+        np.copyto(gradient, new_gradient, where=better[:, None])
+        np.copyto(normal, new_normal, where=better[:, None, None])
+        np.copyto(loss, new_loss, where=better)
+        if done.any():
+            found[active[done]], losses[active[done]] = theta[done], loss[done]
+            moving = ~done
+            active, damping, loss = active[moving], damping[moving], loss[moving]
+            theta, gradient, normal = theta[moving], gradient[moving], normal[moving]
+            weights = None if weights is None else weights[moving]
+            if not len(active):
+                break
+    found[active], losses[active] = theta, loss
+    return found, losses
 
 
 def best_of(
