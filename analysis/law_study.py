@@ -386,7 +386,7 @@ def _elasticity_sentences(where: str, line: Slopes) -> list[tuple[str, bool]]:
 
 
 def interval_words(found: Estimate, digits: int = 2) -> str:
-    return f"95% interval {found.low:.{digits}f} to {found.high:.{digits}f}"
+    return f"95% interval {decimals(found.low, digits)} to {decimals(found.high, digits)}"
 
 
 def estimate_words(found: Estimate) -> str:
@@ -409,10 +409,18 @@ def span(low: float, high: float, digits: int = 2) -> str:
     if np.isnan(low):
         return "–"
     if np.isfinite(low) and np.isfinite(high):
-        return f"{low:.{digits}f} – {high:.{digits}f}"
-    return (
-        f"> {low:.{digits}f}" if np.isfinite(low) else f"< {high:.{digits}f}" if np.isfinite(high) else "any"
-    )
+        return f"{decimals(low, digits)} – {decimals(high, digits)}"
+    if np.isfinite(low):
+        return f"> {decimals(low, digits)}"
+    return f"< {decimals(high, digits)}" if np.isfinite(high) else "any"
+
+
+def decimals(value: float, digits: int) -> str:
+    """So many decimals, and one more where they would all be zeros: `-0.0003`, so that the sign is true."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = f"{value:.{digits + 1}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text
 
 
 def _finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.frames import open_sweep
-from analysis.law_study import law_of, sentences
+from analysis.law_study import law_of, sentences, span
 from analysis.sandwich import sandwich, student
 from analysis.scaling_laws import Points
 from analysis.slopes import best_share, critic_minus_actor, slopes
@@ -193,3 +193,19 @@ def test_one_seed_of_each_size_makes_no_law(tmp_path: Path, seeds: int) -> None:
     else:
         assert law.line.exponents["parameters"].value == pytest.approx(0.1, abs=0.01)
         assert any("failure falls" in line for line in yes)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1234, 0.4, "0.123 – 0.400"),
+        (-0.00034, 0.085, "-0.0003 – 0.085"),
+        (-1e-9, 0.085, "0.000 – 0.085"),
+        (0.0, np.inf, "> 0.000"),
+        (-np.inf, 0.0004, "< 0.0004"),
+        (-np.inf, np.inf, "any"),
+        (np.nan, np.nan, "–"),
+    ],
+)
+def test_an_interval_is_never_written_with_the_wrong_sign(low, high, words):
+    assert span(low, high, 3) == words
