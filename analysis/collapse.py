@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics import binomial_interval, fisher_p, rate_trend_p
+from analysis.exact_tests import binomial_interval, fisher_p, rate_trend_p
 from analysis.variants import Variant
 
 SHARE = 0.5  # a run below this share of its earlier success collapsed

@@ -9,17 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import figures
+from analysis.exact_tests import holm
 from analysis.figures import OKABE_ITO, Row
 from analysis.report import Drawing, Table
-from analysis.statistics import (
-    Interval,
-    difference_of,
-    draw,
-    holm,
-    improvement_interval,
-    iqm_of_runs,
-    run_means,
-)
+from analysis.statistics import Interval, difference_of, draw, improvement_interval, iqm_of_runs, run_means
 
 RESAMPLES = 4_000  # behind each difference
 LEVEL = 0.05  # p, after correction, below which a claim is supported

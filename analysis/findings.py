@@ -10,10 +10,10 @@ import numpy as np
 
 from analysis import collapse, law_study
 from analysis.comparisons import Comparison
+from analysis.exact_tests import fisher_p
 from analysis.figures import FEW_TASKS
 from analysis.law_study import Law
 from analysis.report import counted
-from analysis.statistics import fisher_p
 from analysis.variants import Variant, by_benchmark, groups, short_name
 
 SEEDS_NEEDED = 3  # with fewer runs of a variant, no difference between variants is claimed

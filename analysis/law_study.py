@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import collapse
+from analysis.exact_tests import trend_p
 from analysis.models import MODELS, Likelihood
 from analysis.sandwich import Estimate
 from analysis.scaling_laws import (
@@ -30,7 +31,6 @@ from analysis.scaling_laws import (
     largest,
 )
 from analysis.slopes import WIDEST, Slopes, best_share, critic_minus_actor, slopes
-from analysis.statistics import trend_p
 from analysis.variants import Variant
 from mtrl.sizing import flops_by_parameters
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from analysis import figures
 from analysis.collapse import lost_by_size
+from analysis.curves import curve_area, isotonic, plateau, steps_to
 from analysis.figures import FEW_TASKS, Rate, learning_curves
 from analysis.report import Drawing, Table, counted
-from analysis.statistics import curve_area, isotonic, plateau, steps_to
 from analysis.variants import Variant, by_benchmark, groups, short_name
 from analysis.x_axis import XAxis
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics import curve_area
+from analysis.curves import curve_area
 
 Score = Literal["last", "last3", "height"]
 Array = NDArray[np.floating[Any]]

@@ -31,14 +31,7 @@ from analysis.law_study import EVERYTHING, Law, law_of, span
 from analysis.models import MODELS, Likelihood
 from analysis.report import Drawing, Lines, Page, Section, Table, Text, counted
 from analysis.scores import WORDS, Score
-from analysis.statistics import (
-    Interval,
-    interval,
-    iqm_of_runs,
-    performance_profile,
-    profile_band,
-    run_means,
-)
+from analysis.statistics import Interval, interval, iqm_of_runs, performance_profile, profile_band, run_means
 from analysis.variants import PLAIN, Variant, by_benchmark, following_settings, groups, short_name, variants
 from analysis.x_axis import SIZE, Name, XAxis, compute_axis, compute_of
 

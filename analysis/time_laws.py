@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from analysis.curves import isotonic
 from analysis.models import EACH, Array, Model, Rows, minimise
 from analysis.sandwich import Estimate
 from analysis.slopes import ROUNDING
-from analysis.statistics import isotonic
 from analysis.variants import Variant
 
 WIDTHS_NEEDED = 4

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.data_laws import fit_curves
+from analysis.exact_tests import rate_trend_p
 from analysis.models import MODELS
 from analysis.scaling_laws import fit, floor_interval
 from analysis.slopes import critic_minus_actor, slopes
@@ -38,7 +39,6 @@ from analysis.statistics import (
     iqm_of_runs,
     mean,
     probability_of_improvement,
-    rate_trend_p,
 )
 from analysis.time_laws import time_law
 from analysis.update_laws import update_law

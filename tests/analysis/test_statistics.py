@@ -1,36 +1,25 @@
 """Statistics against values worked by hand and against their slow twins."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import stats
 
 from analysis.statistics import (
-    binomial_interval,
-    curve_area,
     difference,
-    fisher_p,
-    holm,
     improvement_interval,
     interval,
     iqm,
     iqm_of_runs,
-    isotonic,
     least_squares,
     mean,
     median,
     optimality_gap,
     performance_profile,
-    plateau,
     probability_of_improvement,
     profile_band,
-    rate_trend_p,
     resample,
-    steps_to,
-    trend_p,
 )
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 7))
@@ -189,52 +178,6 @@ def test_runs_that_are_apart_are_tested_exactly() -> None:
     assert -1 <= wide.low <= wide.high <= 1
 
 
-@given(st.integers(0, 12), st.integers(1, 12))
-def test_the_exact_interval_of_a_rate(count: int, trials: int) -> None:
-    count = min(count, trials)
-    known = stats.binomtest(count, trials).proportion_ci(method="exact")
-    assert binomial_interval(count, trials) == pytest.approx((known.low, known.high))
-
-
-@given(st.integers(0, 20), st.integers(1, 20), st.integers(0, 20), st.integers(1, 20))
-def test_fishers_test(won: int, trials: int, others_won: int, others: int) -> None:
-    won, others_won = min(won, trials), min(others_won, others)
-    table = [[won, trials - won], [others_won, others - others_won]]
-    known = stats.fisher_exact(table, alternative="greater").pvalue
-    assert fisher_p(won, trials, others_won, others) == pytest.approx(known, rel=1e-9)
-
-
-def test_a_trend_of_rates_is_exact() -> None:
-    """Of two groups it is Fisher's test; of more, a count of all ways, here by brute force."""
-    assert rate_trend_p([0, 4], [5, 5]) == pytest.approx(
-        stats.fisher_exact([[0, 5], [4, 1]]).pvalue / 2  # both ways are as strong as the one seen
-    )
-    assert rate_trend_p([0, 0, 0], [5, 5, 5]) == 1
-    counts, trials = [0, 1, 3], [3, 3, 4]
-    places = np.repeat(np.arange(3), trials)
-    sums = [places[list(lost)].sum() for lost in itertools.combinations(range(10), 4)]
-    seen = abs(sum(place * k for place, k in enumerate(counts)) - np.mean(sums))
-    away = np.abs(sums - np.mean(sums)) - seen
-    known = np.mean(away > 1e-9) + np.mean(np.abs(away) <= 1e-9) / 2
-    assert rate_trend_p(counts, trials) == pytest.approx(known)
-
-
-def test_a_trend_of_values() -> None:
-    """By all orders of six values, ties included; and beyond 60 values by the normal limit."""
-    places, values = np.array([0, 0, 1, 1, 2, 2.0]), np.array([1, 2, 2, 4, 5, 6.0])
-    ranks = stats.rankdata(values)
-    products = [abs((places - 1) @ (ranks[list(order)] - 3.5)) for order in itertools.permutations(range(6))]
-    known = np.mean(np.array(products) >= abs((places - 1) @ (ranks - 3.5)) - 1e-9)
-    assert trend_p(places, values, np.random.default_rng(0), resamples=20_000) == pytest.approx(
-        known, abs=0.01
-    )
-    generator = np.random.default_rng(1)
-    many = generator.normal(size=80)
-    assert trend_p(np.arange(80), many, generator) == pytest.approx(
-        stats.spearmanr(np.arange(80), many).pvalue, abs=0.02
-    )
-
-
 def test_profile_band_by_student_is_students_interval() -> None:
     """At one threshold the profile is the mean over runs of each run's share above it."""
     scores = np.random.default_rng(0).random((5, 8))
@@ -276,29 +219,3 @@ def test_slopes_hold_one_another_still() -> None:
     assert second.estimate == pytest.approx(-0.5, abs=0.03)
     with pytest.raises(ValueError, match="do not determine"):
         least_squares(x[:, [0, 0]], x[:, 0])
-
-
-def test_holm_by_hand() -> None:
-    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
-
-
-def test_curves_by_hand() -> None:
-    steps = np.array([0.0, 10, 30, 40])
-    curves = np.array([[0.0, 0.5, 0.5, 1.0], [0.2, 0.2, 0.2, 0.2]])
-    np.testing.assert_allclose(curve_area(steps, curves), [(2.5 + 10 + 7.5) / 40, 0.2])
-    np.testing.assert_allclose(steps_to(0.75, steps, curves), [35, np.inf])
-    np.testing.assert_allclose(steps_to(0.2, steps, curves), [4, 0])
-
-
-def test_plateau() -> None:
-    steps = np.arange(50.0)
-    assert plateau(steps, np.minimum(steps / 20, 1)) == pytest.approx(24, abs=2)
-    assert plateau(steps, steps / 50) == np.inf
-    assert plateau(steps, np.ones(50)) == 4
-
-
-@given(st.integers(1, 30), st.integers(0, 2**32 - 1))
-def test_the_rising_curve_is_the_nearest(length: int, seed: int) -> None:
-    curves = np.random.default_rng(seed).normal(size=(3, length))
-    known = np.stack([optimize.isotonic_regression(curve).x for curve in curves])
-    np.testing.assert_allclose(isotonic(curves), known, atol=1e-12)
