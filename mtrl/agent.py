@@ -15,7 +15,7 @@ from mtrl import devices, ops
 from mtrl.adam import Adam, flatten
 from mtrl.config import Config, Products
 from mtrl.extensions import is_own
-from mtrl.fused_update import FusedUpdate, build_fused
+from mtrl.fused_update import build_fused
 from mtrl.networks import tanh_gaussian
 from mtrl.networks.build import build_actor, build_critic
 from mtrl.noise import Noise
@@ -29,9 +29,8 @@ from mtrl.transitions import Columns, Transitions, check_finite
 
 UPDATE_METRICS = ops.METRICS
 if TYPE_CHECKING:
-    from mtrl.cuda.autograd_graphs import AutogradGraphs
+    from mtrl.cuda.agent_graphs import AgentGraphs, LateMetrics
     from mtrl.cuda.replay import ReplayCuda
-    from mtrl.cuda.sac_update import LateMetrics
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +112,7 @@ class Agent:
             clip=float("inf"),
             **shared,
         )
+        self._all_adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
         self.value_head = build_value_head(settings, self.backend, self.device)
         self.actor_rule = self._build_rule(3)
         self.critic_rule = self._build_rule(4)
@@ -152,13 +152,12 @@ class Agent:
 
     @torch.no_grad()
     def _act_by_torch(self, rows: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        if self.graphs is not None and noise is not None and task is self.tasks:
+            return self.graphs.act(rows, noise)
         if self.fused is not None and not isinstance(self.fused, ops.SacUpdate):
             return self.fused.act(self.actor_adam.value, rows, task, noise)
-        if noise is None:
-            return tanh_gaussian.mode(self.actor(rows, task)[0])
-        if self.graphs is not None and task is self.tasks:
-            return self.graphs.act(rows, noise)
-        return self._sample(self.actor(rows, task)[0], noise)[0]
+        output = self.actor(rows, task)[0]
+        return tanh_gaussian.mode(output) if noise is None else self._sample(output, noise)[0]
 
     def observe(
         self, reward: NDArray[Any], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
@@ -178,16 +177,16 @@ class Agent:
         rows = batch.reward.shape[0]
         noise = self.update_noise.draw(rows, ACTION_SIZE), self.update_noise.draw(rows, ACTION_SIZE)
         columns = self._columns(batch)
-        if self.fused:
+        if isinstance(self.fused, ops.SacUpdate):
             return self._update_fused(self.fused, columns, noise)
         if self.graphs is not None:
-            values, priority = self.graphs.update((*columns, *noise))
+            values, priority = self.graphs.update(columns, noise)
         else:
             values, priority = self._update_by_autograd(columns, noise, counts)
         return Update(self.update_metrics, values, priority)
 
     def _update_by_autograd(
-        self, batch: Columns, noise: tuple[Tensor, Tensor], counts: Counts
+        self, batch: Columns, noise: tuple[Tensor, ...], counts: Counts
     ) -> tuple[Tensor, Tensor]:
         """The values of `update_metrics`, and the priorities."""
         temperature = self._own(self.log_temperature.exp(), batch.task)
@@ -202,8 +201,7 @@ class Agent:
         settings = self.config.replay
         return (
             not isinstance(replay, Replay)
-            and self.fused is not None
-            and not isinstance(self.fused, ops.SacUpdate)
+            and self.graphs is not None
             and settings.balanced
             and not settings.lag
             and settings.alpha_end is None
@@ -219,19 +217,11 @@ class Agent:
 
         Pass the same replay and counts [T] in every call. The next call overwrites the batch and the update.
         """
-        assert self.fused is not None
-        assert not isinstance(self.fused, ops.SacUpdate)
-        noise = (
-            self.update_noise.draw(sum(counts), ACTION_SIZE),
-            self.update_noise.draw(sum(counts), ACTION_SIZE),
-        )
-        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
-        actor, critic, temperature = (adam.flat() for adam in adams)
-        flats = (actor, critic, temperature)
-        batch, metrics, priority = self.fused.learn(replay, counts, flats, self.target_value, noise)
-        for adam in adams:
-            adam.steps += 1
-        return batch, Update(UPDATE_METRICS, metrics, priority)
+        assert self.graphs is not None
+        rows = sum(counts)
+        noise = self.update_noise.draw(rows, ACTION_SIZE), self.update_noise.draw(rows, ACTION_SIZE)
+        batch, metrics, priority = self.graphs.learn(replay, counts, noise)
+        return batch, Update(self.update_metrics, metrics, priority)
 
     def reset(self, vector_step: int) -> None:
         """Initialises the networks that `agent.reset` names, and their optimisers (Nikishin et al. 2022)."""
@@ -247,40 +237,52 @@ class Agent:
             self.critic_rule.reset()
         log.info("vector step %d: reset %s", vector_step, self.config.agent.reset)
 
-    def _update_fused(self, fused: FusedUpdate, batch: Columns, noise: tuple[Tensor, Tensor]) -> Update:
-        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
-        actor, critic, temperature = (adam.flat() for adam in adams)
+    def _update_fused(self, fused: ops.SacUpdate, batch: Columns, noise: tuple[Tensor, Tensor]) -> Update:
+        actor, critic, temperature = (adam.flat() for adam in self._all_adams)
         metrics, priority = fused(actor, critic, self.target_value, temperature, batch, noise)
-        for adam in adams:
+        for adam in self._all_adams:
             adam.steps += 1
         return Update(UPDATE_METRICS, metrics, priority)
 
-    def _build_graphs(self) -> AutogradGraphs | None:
-        """The graphs of updates through autograd and of acting, where CUDA may capture them.
+    def _build_graphs(self) -> AgentGraphs | None:
+        """The CUDA graphs of updates and of acting; None on a CPU, and where updates through autograd are not captured.
 
-        Python does not run again in a graph. So the rules that draw or decide something on the host are not captured,
-        and a network of a user's own only where the user says so.
+        No Python runs again in a graph. So rules that draw or decide something on the host are not captured, and a
+        network of a user's own only where the user says so.
         """
-        settings, kinds = self.config.agent, (self.config.network.actor.kind, self.config.network.critic.kind)
-        if (
-            not devices.is_gpu(self.device)
-            or self.fused is not None
-            or self.backend != "core"
-            or settings.cuda_graph == "off"
-            or settings.gradient_surgery != "none"
-            or (settings.cuda_graph == "auto" and any(map(is_own, kinds)))
-        ):
+        if not devices.is_gpu(self.device) or self.backend != "core":
             return None
-        from mtrl.cuda.autograd_graphs import AutogradGraphs
+        from mtrl.cuda.agent_graphs import AgentGraphs
 
-        adams = (self.actor_adam, self.critic_adam, self.temperature_adam)
-        return AutogradGraphs(
-            lambda *inputs: self._update_by_autograd(Columns(*inputs[:-2]), inputs[-2:], None),
-            lambda rows, noise: self._sample(self.actor(rows, self.tasks)[0], noise)[0],
-            adams,
-            self.target_value,
-            settings.cuda_graph,
+        mode, kinds = (
+            self.config.agent.cuda_graph,
+            (self.config.network.actor.kind, self.config.network.critic.kind),
         )
+        fused, adams, target = self.fused, self._all_adams, self.target_value
+        if fused is not None:
+            assert not isinstance(fused, ops.SacUpdate)
+            flats = [adam.flat() for adam in adams]
+            return AgentGraphs(
+                lambda rows, steps: fused.update_of(rows, flats, target, steps),
+                lambda observation, noise: fused.act(self.actor_adam.value, observation, self.tasks, noise),
+                adams, target, fused.metrics, mode,
+            )  # fmt: skip
+        if mode == "off" or self.config.agent.gradient_surgery != "none":
+            return None
+        if mode == "auto" and any(map(is_own, kinds)):
+            return None
+        metrics = torch.zeros(len(self.update_metrics), device=self.device)
+
+        def update(*inputs: Tensor) -> Tensor:
+            values, priority = self._update_by_autograd(Columns(*inputs[:-2]), inputs[-2:], None)
+            metrics.copy_(values)
+            return priority
+
+        return AgentGraphs(
+            lambda rows, steps: update,
+            lambda observation, noise: self._sample(self.actor(observation, self.tasks)[0], noise)[0],
+            adams, target, metrics, mode,
+        )  # fmt: skip
 
     def _build_rule(self, stream: int) -> GradientRule:
         generator = _generator(self.config.train.seed, stream, device="cpu")

@@ -46,7 +46,7 @@ def build_fused(
     if devices.is_gpu(device):
         from mtrl.cuda.sac_update import SacUpdateCuda
 
-        return SacUpdateCuda(numbers, *shapes, settings.cuda_graph, config.run.cublaslt, device)
+        return SacUpdateCuda(numbers, *shapes, config.run.cublaslt, device)
     threads = allowed_threads(config.run.threads)
     log.info("updates run as one fused step, products on %s, %d threads", products, threads)
     return ops.SacUpdate(numbers, *shapes, threads)

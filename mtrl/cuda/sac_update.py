@@ -1,4 +1,4 @@
-"""Twin of `mtrl.ops.SacUpdate` on a GPU: one SAC update as a straight list of launches, and as a CUDA graph.
+"""Twin of `mtrl.ops.SacUpdate` on a GPU: one SAC update as a straight list of launches.
 
 The mathematics is that of csrc/critic/sac_update.h: the one-hot never enters a product, a row uses only its own task's
 head, the actor's loss is differentiated only through each row's least critic and only down to the action, and one pass
@@ -12,19 +12,14 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mtrl.cuda import cublaslt, ops
 from mtrl.cuda.cublaslt import FusedLayers
-from mtrl.cuda.graph import GraphedCall, StepCounts
 from mtrl.ops import METRICS
-from mtrl.replay import Batch
-
-if TYPE_CHECKING:
-    from mtrl.cuda.replay import ReplayCuda
 
 log = logging.getLogger(__name__)
 
@@ -159,31 +154,11 @@ class MultiHeadViews:
         ops.built().head_gather_weight_gradient(hidden.y[-1], *by_task, dout, *head, ops.stream_of(x))
 
 
-class LateMetrics:
-    """The metrics of the latest update. They stay on the GPU until the next actions bring them along."""
-
-    def __init__(self, on_device: Tensor) -> None:
-        self._on_device = on_device
-        self._here: list[float] | None = None
-
-    def arrive(self, values: list[float]) -> None:
-        """Takes the numbers, which came to the host with something else."""
-        self._here = values
-
-    def tolist(self) -> list[float]:
-        """The numbers. Waits for the GPU unless they have arrived."""
-        if self._here is None:
-            self._here = self._on_device.tolist()
-        return self._here
-
-
 class SacUpdateCuda:
-    """A whole SAC update of a multi-head actor and critic ensemble on a GPU, called as `mtrl.ops.SacUpdate`.
+    """A whole SAC update of a multi-head actor and critic ensemble on a GPU, as `mtrl.ops.SacUpdate`; and acting.
 
-    `settings` are the numbers of the section `agent`. With `graph` = auto or on, the third update of a batch size is
-    captured as a CUDA graph, and later ones replay it; if CUDA refuses, auto continues without a graph, and on raises
-    RuntimeError. With `lt` = auto, cuBLASLt computes the layers that it can fuse if it passes its check, else torch
-    does.
+    `settings` are the numbers of the section `agent`. With `lt` = auto, cuBLASLt computes the layers that it can fuse
+    if it passes its check, else torch does.
     """
 
     def __init__(
@@ -191,119 +166,36 @@ class SacUpdateCuda:
         settings: dict[str, Any],
         actor: dict[str, Any],
         critic: dict[str, Any],
-        graph: Literal["auto", "on", "off"],
         lt: Literal["auto", "off"],
         device: torch.device,
     ) -> None:
-        self._settings, self._actor, self._critic, self._graph = settings, actor, critic, graph
+        self._settings, self._actor, self._critic = settings, actor, critic
         self._clip = (settings["log_std_min"], settings["log_std_max"])
         self._actions = actor["outputs"] // 2
-        self._calls: dict[Any, GraphedCall] = {}
-        self._steps = StepCounts(3, device)  # of actor, critics, temperatures
-        self._acts = torch.zeros(1, dtype=torch.int64, device=device)
-        self._metrics = torch.zeros(len(METRICS), device=device)  # of the latest update
-        self._late: LateMetrics | None = None
         self._device = device
         self._lt = self._find_lt(lt)
+        self.metrics = torch.zeros(
+            len(METRICS), device=device
+        )  # of the latest update, in the order of `ops.METRICS`
 
-    def __call__(
-        self,
-        actor: Flat,
-        critic: Flat,
-        target: Tensor,
-        log_temperature: Flat,
-        batch: Tensors,
-        noise: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Updates the flat vectors in place. Returns the metrics in the order of `ops.METRICS` and the priorities [B].
+    def update_of(
+        self, rows: int, flats: Sequence[Flat], target: Tensor, steps: Tensor
+    ) -> Callable[..., Tensor]:
+        """The update for batches of `rows` rows: a function from their columns and the noise to the priorities [B].
 
-        Both are on the device; the next call overwrites them. Pass the same vectors in every call.
+        It updates the vectors of actor, critics and temperatures in place, and counts a step of each on `steps`, int64
+        [3]; what stands there counts, not what stands in `flats`.
         """
-        flats, rows = (actor, critic, log_temperature), len(noise[0])
-        if rows not in self._calls:
-            run = self._runner(flats, target, rows)
-            self._calls[rows] = self._graphed("the update", run, flats, target)
-        self._steps.agree([flat[4] - 1 for flat in flats])
-        metrics, priority = self._calls[rows](*batch, *noise)
-        return metrics, priority
-
-    def learn(
-        self,
-        replay: ReplayCuda,
-        counts: Sequence[int],
-        flats: tuple[Flat, Flat, Flat],
-        target: Tensor,
-        noise: tuple[Tensor, Tensor],
-    ) -> tuple[Batch, LateMetrics, Tensor]:
-        """Samples, updates and sets the priorities, all in one graph. Returns the batch, the metrics, the priorities.
-
-        flats: actor, critic and temperature. counts [T]: rows of each task. Pass the same vectors, replay and counts in
-        every call.
-        """
-        if replay not in self._calls:
-            run = self._runner(flats, target, sum(counts))
-
-            prioritized = replay.prioritized
-
-            def whole(*noise: Tensor) -> Tensors:
-                batch = replay.sample_in_graph(counts)
-                columns = (*batch[:5], batch.task, batch.weight, batch.discount)
-                metrics, priority = run(*columns, *noise)
-                if prioritized:
-                    replay.update_priorities(batch.id, priority)
-                return *batch, metrics, priority
-
-            more = (replay.sampling_state,)
-            self._calls[replay] = self._graphed("a vector step's update", whole, flats, target, *more)
-        self._steps.agree([flat[4] - 1 for flat in flats])
-        *columns, metrics, priority = self._calls[replay](*noise)
-        self._late = LateMetrics(metrics)
-        return Batch(*columns), self._late, priority
+        vectors, fused = [flat[:4] for flat in flats], self._fused_layers(rows)
+        return lambda *inputs: self._run(vectors, target, steps, fused, inputs)
 
     @torch.no_grad()
     def act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
-        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise.
-
-        Actions with noise come from a graph for this `actor` and `task`; its next call overwrites them.
-        """
-        if noise is None:
-            return self._act(actor, observation, task, None)
-        key = (id(actor), id(task))
-        if key not in self._calls:
-
-            def acting(observation: Tensor, noise: Tensor) -> Tensors:
-                self._acts.add_(1)
-                action = self._act(actor, observation, task, noise)
-                return (torch.cat((action.view(-1), self._metrics)),)
-
-            self._calls[key] = GraphedCall("acting", acting, self._graph, counter=self._acts)
-        both = self._calls[key](observation, noise)[0].cpu()  # one wait for actions and metrics
-        numbers = observation.shape[0] * self._actions
-        if self._late is not None:
-            self._late.arrive(both[numbers:].numpy().tolist())
-        return both[:numbers].view(-1, self._actions)
-
-    def _act(self, actor: Tensor, observation: Tensor, task: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions [B, A] of the flat actor for observations [B, O] of tasks [B]; deterministic without noise."""
         output = MultiHeadViews(self._actor, actor).forward(observation, task)[1][0]
         action = observation.new_empty((len(observation), self._actions))
         self._sample(output, noise, action)
         return action
-
-    def _runner(self, flats: tuple[Flat, Flat, Flat], target: Tensor, rows: int) -> Callable[..., Tensors]:
-        """The update for batches of `rows` rows, as a function of their columns and the noise."""
-        tensors, fused = [flat[:4] for flat in flats], self._fused_layers(rows)
-        return lambda *inputs: self._run(tensors, target, self._steps.on_device, fused, inputs)
-
-    def _graphed(
-        self,
-        name: str,
-        function: Callable[..., Tensors],
-        flats: tuple[Flat, Flat, Flat],
-        target: Tensor,
-        *more: Tensor,
-    ) -> GraphedCall:
-        changes = [*(tensor for flat in flats for tensor in flat[:4]), target, *more]
-        return GraphedCall(name, function, self._graph, counter=self._steps.on_device, changes=changes)
 
     def _find_lt(self, wanted: Literal["auto", "off"]) -> Any:
         """cuBLASLt or None; logs which library computes the products."""
@@ -340,7 +232,7 @@ class SacUpdateCuda:
         steps: Tensor,
         fused: tuple[FusedLayers | None, FusedLayers | None],
         inputs: Tensors,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         observation, action, reward, terminated, next_observation, task, weight, discount, *noises = inputs
         next_noise, noise = noises
         kernels, stream, settings = ops.built(), ops.stream_of(reward), self._settings
@@ -394,7 +286,8 @@ class SacUpdateCuda:
         temperature_loss = (log_temperature * temperature_gradient).sum()
         self._step(flats[2], None, steps[2:3], "temperature")
         metrics = (means[0], actor_loss, temperature_loss, means[1], actor_norm, critic_norm)
-        return torch.stack(metrics, out=self._metrics), priority
+        torch.stack(metrics, out=self.metrics)
+        return priority
 
     def _joined(self, output: Tensor, noise: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """The critics' input for new actions, [B, A + O], and the actions' log-densities [B]."""

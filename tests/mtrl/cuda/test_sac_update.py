@@ -242,7 +242,7 @@ def test_the_layers_path_is_the_plain_one(device: torch.device, monkeypatch: pyt
         Agent(settings, device=device),
         Agent(config(critics=3, weight_decay=0.1, backend="torch"), device=device),
     )
-    one.fused = None
+    one.fused = one.graphs = None
     for step in range(2):
         got, expected = one.update(batch(step, 3, device)), other.update(batch(step, 3, device))
         assert_same_update(got, expected, 1e-4)

@@ -15,6 +15,11 @@ from tests.mtrl.cuda.graph_on_host import CudaOnHost, count_crossings, count_lau
 from tests.mtrl.cuda.updates import PER_TASK, config
 
 TASKS = 3
+BY_AUTOGRAD = {
+    "moore": {"network__actor__kind": "moore", "network__critic__kind": "moore"},
+    "hl_gauss": {"value": "hl_gauss", "value_min": -1000.0, "value_max": 1000.0, "bins": 21},
+}
+LEARNERS = [pytest.param({}, id="one call"), *(pytest.param(s, id=name) for name, s in BY_AUTOGRAD.items())]
 COUNTS = [PER_TASK] * TASKS
 
 
@@ -51,9 +56,10 @@ class Learner:
         return self.agent.learn(self.replay, COUNTS)
 
 
+@pytest.mark.parametrize("settings", LEARNERS)
 @pytest.mark.parametrize("mode", ["prioritized", "uniform"])
-def test_one_graph_gives_the_bits_of_the_calls(host: CudaOnHost, mode: str) -> None:
-    one, other = Learner(mode), Learner(mode, cuda_graph="off")
+def test_one_graph_gives_the_bits_of_the_calls(host: CudaOnHost, mode: str, settings: dict[str, Any]) -> None:
+    one, other = Learner(mode, **settings), Learner(mode, cuda_graph="off", **settings)
     assert one.agent.learns_in_one_graph(one.replay)
     assert not other.agent.learns_in_one_graph(other.replay)
     for step in range(6):
@@ -73,11 +79,12 @@ def test_one_graph_gives_the_bits_of_the_calls(host: CudaOnHost, mode: str) -> N
     one.replay.check_valid()
 
 
+@pytest.mark.parametrize("settings", LEARNERS)
 def test_a_vector_step_is_six_launches_and_copies_outside_its_graphs(
-    host: CudaOnHost, monkeypatch: pytest.MonkeyPatch
+    host: CudaOnHost, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies between host and GPU are no operations here, and are counted by themselves."""
-    learner = Learner("prioritized")
+    learner = Learner("prioritized", **settings)
     observation = torch.zeros((TASKS, 39)).numpy()
     for _ in range(3):
         learner.agent.act(observation)
@@ -101,8 +108,9 @@ def test_a_vector_step_is_six_launches_and_copies_outside_its_graphs(
     assert crossings == {"to the GPU": 2, "back": 1}, "observation and transition; actions with metrics"
 
 
-def test_metrics_come_with_the_next_actions(host: CudaOnHost) -> None:
-    learner, twin = (Learner("prioritized", cuda_graph=graph) for graph in ("auto", "off"))
+@pytest.mark.parametrize("settings", LEARNERS)
+def test_metrics_come_with_the_next_actions(host: CudaOnHost, settings: dict[str, Any]) -> None:
+    learner, twin = (Learner("prioritized", cuda_graph=graph, **settings) for graph in ("auto", "off"))
     observation = torch.zeros((TASKS, 39)).numpy()
     for _ in range(6):
         learner.add()
