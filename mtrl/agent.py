@@ -254,10 +254,7 @@ class Agent:
             return None
         from mtrl.cuda.agent_graphs import AgentGraphs
 
-        mode, kinds = (
-            self.config.agent.cuda_graph,
-            (self.config.network.actor.kind, self.config.network.critic.kind),
-        )
+        mode, network = self.config.agent.cuda_graph, self.config.network
         fused, adams, target = self.fused, self._all_adams, self.target_value
         if fused is not None:
             assert not isinstance(fused, ops.SacUpdate)
@@ -267,9 +264,8 @@ class Agent:
                 lambda observation, noise: fused.act(self.actor_adam.value, observation, self.tasks, noise),
                 adams, target, fused.metrics, mode,
             )  # fmt: skip
-        if mode == "off" or self.config.agent.gradient_surgery != "none":
-            return None
-        if mode == "auto" and any(map(is_own, kinds)):
+        own = is_own(network.actor.kind) or is_own(network.critic.kind)
+        if mode == "off" or (mode == "auto" and own) or self.config.agent.gradient_surgery != "none":
             return None
         metrics = torch.zeros(len(self.update_metrics), device=self.device)
 
