@@ -88,7 +88,7 @@ def test_a_network_of_ones_own_is_captured_on_demand(
     host: CudaOnHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = ModuleType("own_network")
-    own.KIND = KINDS["film"]  # type: ignore[attr-defined]
+    vars(own)["KIND"] = KINDS["film"]
     monkeypatch.setitem(sys.modules, "own_network", own)
     name = "own_network:KIND"
     kinds = {"network__actor__kind": name, "network__critic__kind": name}

@@ -150,9 +150,8 @@ def refuse(host: CudaOnHost, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
         return asks
 
-    if (
-        how == "asks the host"
-    ):  # one of these is in the update in one call, the other in that through autograd
+    if how == "asks the host":
+        # One of these is in the update in one call, the other in that through autograd.
         monkeypatch.setattr(cuda_ops, "rows_by_task", asking(cuda_ops.rows_by_task))
         monkeypatch.setattr(tanh_gaussian, "sample", asking(tanh_gaussian.sample))
         return "operation not permitted when stream is capturing: aten::_local_scalar_dense"
