@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,13 +270,13 @@ def minimise(
     With a beta-binomial the last number is its log precision.
     """
     numbers = theta.shape[1]
-    sizes, rows = _shared(x)
+    sizes = _sizes(x)
     movable = np.array([number not in fixed for number in range(numbers)])
     lowest, highest = _bounded(model, seen, np.array([[-np.inf], [np.inf]]) * np.ones(numbers))
     found, losses, theta = theta.copy(), np.empty(len(theta)), theta.copy()
     active = np.arange(len(theta))  # the starts that still move; what follows is of these
     damping = np.full(len(theta), 1e-3)
-    loss, gradient, normal = _quadratic(model, sizes, seen, theta, weights, rows)
+    loss, gradient, normal = _quadratic(model, sizes, seen, theta, weights)
     for _ in range(steps):
         free = movable & ((theta > lowest) | (gradient < 0)) & ((theta < highest) | (gradient > 0))
         system = normal * free[:, :, None] * free[:, None]
@@ -284,7 +284,7 @@ def minimise(
         diagonal += damping[:, None] * diagonal + 1e-10 + ~free
         step = np.linalg.solve(system, -(gradient * free)[..., None])[..., 0].clip(-2, 2)
         tried = _bounded(model, seen, theta + step)
-        new_loss, new_gradient, new_normal = _quadratic(model, sizes, seen, tried, weights, rows)
+        new_loss, new_gradient, new_normal = _quadratic(model, sizes, seen, tried, weights)
         better = new_loss < loss
         damping = np.where(better, damping * 0.2, damping * 6).clip(1e-9, 1e9)
         small = better & (loss - new_loss <= tolerance * (1e-12 + np.abs(loss))) & (damping < 1e-2)
@@ -319,24 +319,33 @@ def _bounded(model: Model, seen: Loss, theta: Array) -> Array:
     return np.concatenate([law, theta[:, len(model.numbers) :].clip(-1, 12)], axis=1) if seen.extra else law
 
 
-def _shared(x: Array) -> tuple[Array, Rows]:
-    """The distinct rows of x [n, regressors], where runs share sizes, and which of them each point has."""
+class Sizes(NamedTuple):
+    """The distinct rows of x [n, regressors], where runs share sizes."""
+
+    x: Array  # [m, regressors]
+    rows: Rows  # which of them each point has
+    sums: Array | None  # [n, m]: times this, points are summed by size; None where no runs share one
+
+
+def _sizes(x: Array) -> Sizes:
     sizes, rows = np.unique(x, axis=0, return_inverse=True)
-    return (x, EACH) if len(sizes) == len(x) else (sizes, rows.reshape(-1))
+    if len(sizes) == len(x):
+        return Sizes(x, EACH, None)
+    return Sizes(sizes, rows.reshape(-1), np.eye(len(sizes))[rows.reshape(-1)])
 
 
 def _quadratic(
-    model: Model, sizes: Array, seen: Loss, theta: Array, weights: Array | None, rows: Rows
+    model: Model, sizes: Sizes, seen: Loss, theta: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
     """Loss [S], gradient [S, p] and Gauss-Newton matrix [S, p, p] at theta."""
     p = len(model.numbers)
-    failure, slope = model.law(theta[:, :p], sizes)
-    parts = seen.loss(failure, theta[:, p] if seen.extra else None, rows)
+    failure, slope = model.law(theta[:, :p], sizes.x)
+    parts = seen.loss(failure, theta[:, p] if seen.extra else None, sizes.rows)
     if weights is not None:
         parts = tuple(part * weights for part in parts)
     loss, pull, curvature, *precision = parts
-    if not isinstance(rows, slice):  # sums over each size
-        pull, curvature = (part @ np.eye(len(sizes))[rows] for part in (pull, curvature))
+    if sizes.sums is not None:
+        pull, curvature = pull @ sizes.sums, curvature @ sizes.sums
     gradient = np.empty(theta.shape)
     normal = np.zeros((*theta.shape, theta.shape[1]))
     gradient[:, :p] = (slope @ pull[..., None])[..., 0]
