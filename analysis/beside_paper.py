@@ -98,13 +98,21 @@ def _beside(variant: Variant, theirs: Published, generator: np.random.Generator)
     ours = [draw(curves[:, [e]], iqm_of_runs, generator) for _, e in both]
     error = theirs.error() ** 2
     paper = [Drawn(float(theirs.success[at]), error, theirs.seeds, np.nan, np.nan) for at, _ in both]
-    name = f"{short_name(variant.benchmark)}, width {variant.width}"
+    name = f"{short_name(variant.benchmark)}, {variant.name}"
     return Beside(
         name,
         theirs.steps[[at for at, _ in both]],
         tuple(each.interval(bounds=(0, 1)) for each in ours),
         tuple(each.interval(bounds=(0, np.inf)) for each in paper),
         tuple(map(difference_of, ours, paper)),
+    )
+
+
+def sentences(found: Sequence[Beside]) -> tuple[list[str], list[str]]:
+    """Which of them differ from the paper, and which are not shown to."""
+    return (
+        [each.sentence for each in found if each.differs],
+        [each.sentence for each in found if not each.differs],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ SEEDS_NEEDED = 3  # with fewer runs of a variant, no difference between variants
 PAPER_STEPS = 2_000_000  # vector steps
 PAPER_WIDTHS = (256, 4096)
 MANY_COMPARISONS = 4  # more comparisons are only counted
+MANY_GROUPS = 6  # what is said of each of more groups comes after what is said of all
 
 Findings = tuple[list[str], list[str]]  # shown, not shown
 
@@ -31,27 +33,24 @@ def findings(
     compared: Sequence[Comparison],
     attributes: Mapping[str, Any],
     following: Sequence[str],
+    of_groups: Sequence[Findings],
+    of_all: Sequence[Findings],
 ) -> Findings:
     """The sentences on what the runs show and what they do not.
 
     `everything` are all variants, `found` those with finished runs, `attributes` those of the dataset, `following` the
-    settings that change with the size.
+    settings that change with the size. `of_groups` and `of_all` are what other rooms say.
     """
-    shows: list[str] = []
-    not_shown = _left_out(everything, attributes)
-    for part in (
-        _lost(found),
-        *(_learned(group) for group in by_benchmark(found).values()),
-        *(law_study.sentences(law) for law in laws),
-        _compared(compared),
-    ):
-        shows += part[0]
-        not_shown += part[1]
-    if following:
-        not_shown.append(
-            f"What size does apart from {', '.join(following)}: these settings change with the size here."
-        )
-    return shows, not_shown + _caveats(found, laws)
+    of_laws = [*map(law_study.sentences, laws), *of_groups]
+    of_losses = [_lost_of(name, group) for name, group in groups(found).items()]
+    learned = [_learned(group) for group in by_benchmark(found).values()]
+    rest = [_compared(compared), ([], _following(following)), ([], _caveats(found, laws)), *of_all]
+    if len(laws) <= MANY_GROUPS:
+        parts = [*of_losses, _diverged(found), *learned, *of_laws, *rest]
+    else:
+        parts = [_diverged(found), *learned, *rest, *of_losses, *of_laws]
+    shows, not_shown = zip(*parts, strict=True)
+    return list(chain(*shows)), list(chain(_left_out(everything, attributes), *not_shown))
 
 
 def _left_out(everything: Sequence[Variant], attributes: Mapping[str, Any]) -> list[str]:
@@ -78,21 +77,30 @@ def _left_out(everything: Sequence[Variant], attributes: Mapping[str, Any]) -> l
     return lines
 
 
-def _lost(found: Sequence[Variant]) -> Findings:
-    """Collapsed and diverged runs of each group, and the metrics by which runs diverged."""
-    shows: list[str] = []
-    not_shown: list[str] = []
-    for name, group in groups(found).items():
-        for line in collapse.sentences(name, group):
-            (not_shown if "is open" in line else shows).append(line)
-    if diverged := sum(variant.diverged for variant in found):
-        causes = Counter(cause for variant in found for cause in variant.causes if cause)
-        told = ", ".join(f"{cause} in {number}" for cause, number in causes.most_common())
-        shows.append(
-            f"{counted(diverged, 'run')} diverged{f', seen by {told}' if told else ''}; a diverged run counts with the "
-            "score that it had, 0 where it had none."
-        )
-    return shows, not_shown
+def _lost_of(name: str, group: Sequence[Variant]) -> Findings:
+    """Collapsed and diverged runs of a group."""
+    lines = collapse.sentences(name, group)
+    return [line for line in lines if "is open" not in line], [line for line in lines if "is open" in line]
+
+
+def _diverged(found: Sequence[Variant]) -> Findings:
+    """The metrics by which runs diverged."""
+    diverged = sum(variant.diverged for variant in found)
+    if not diverged:
+        return [], []
+    causes = Counter(cause for variant in found for cause in variant.causes if cause)
+    told = ", ".join(f"{cause} in {number}" for cause, number in causes.most_common())
+    line = (
+        f"{counted(diverged, 'run')} diverged{f', seen by {told}' if told else ''}; a diverged run counts with the "
+        "score that it had, 0 where it had none."
+    )
+    return [line], []
+
+
+def _following(settings: Sequence[str]) -> list[str]:
+    if not settings:
+        return []
+    return [f"What size does apart from {', '.join(settings)}: these settings change with the size here."]
 
 
 def _compared(compared: Sequence[Comparison]) -> Findings:

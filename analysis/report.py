@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures
 
+MOST_LINES = 24  # of what a study shows, or does not; more are folded
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -120,4 +121,5 @@ def write(page: Page, folder: Path, *, png: bool = False) -> Path:
 def render(page: Page) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(page=page, most_lines=MOST_LINES)

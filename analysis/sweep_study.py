@@ -72,13 +72,13 @@ def study(
     studied = [compute_study.study(name, group, generator) for name, group in groups(found).items()]
     curve_studies = [each for each in studied if each is not None]
     by_updates = update_study.laws(found, generator)
-    shows, does_not_show = findings(everything, found, laws, compared, dataset.attrs, following)
     runs = sum(len(variant.seeds) for variant in found)
     of_paper = beside_paper.beside(found, generator)
-    shows += [each.sentence for each in of_paper if each.differs]
-    does_not_show += [each.sentence for each in of_paper if not each.differs]
-    for yes, no in (*map(compute_study.sentences, curve_studies), update_study.sentences(by_updates)):
-        shows, does_not_show = shows + yes, does_not_show + no
+    shows, does_not_show = findings(
+        everything, found, laws, compared, dataset.attrs, following,
+        of_groups=[compute_study.sentences(each) for each in curve_studies],
+        of_all=[beside_paper.sentences(of_paper), update_study.sentences(by_updates), (plastic, not_plastic)],
+    )  # fmt: skip
     sections = [
         Section("Learning", [
             *learning_items.drawings(found, x), *beside_paper.items(of_paper), learning_items.speed_table(found),
@@ -100,8 +100,8 @@ def study(
         title=f"Scaling study: {name}",
         lead=_lead(found, score),
         facts=_facts(everything, found, runs),
-        shows=shows + plastic,
-        does_not_show=does_not_show + not_plastic,
+        shows=shows,
+        does_not_show=does_not_show,
         sections=[section for section in sections if section.items],
         footer=f"mtrl, run files gathered from {dataset.attrs.get('source', name)}.",
         fits={law.group: law.summary() for law in laws}

@@ -13,10 +13,11 @@ from analysis.variants import variants
 from tests.analysis.reference_analysis import config_of, write_run
 
 
-def early(root: Path, ends: tuple[float, ...], width: int = 256) -> None:
+def early(root: Path, ends: tuple[float, ...], width: int = 256, **overrides: float) -> None:
     """Five evaluations, every 200,000 env steps, as the paper's early curve has them."""
     for seed, end in enumerate(ends):
-        config = config_of("MT10", width, seed, train__vector_steps=100_000, evaluate__every=20_000)
+        options = {"train__vector_steps": 100_000, "evaluate__every": 20_000, **overrides}
+        config = config_of("MT10", width, seed, **options)
         curve = end * np.array([0.15, 0.55, 0.75, 0.8, 1.0]) - 0.0045  # the file adds as much
         write_run(root / "cells" / config.run_id / "run.h5", config, success=curve)
 
@@ -53,6 +54,13 @@ def test_an_ordinary_sweep_does_not_differ(tmp_path: Path) -> None:
     page = study(open_sweep(tmp_path), "early")
     assert any("our success does not differ from the paper's" in line for line in page.does_not_show)
     assert published()["MT10", 256].success[-1] == 0.285
+
+
+def test_variants_of_one_width_have_names_of_their_own(tmp_path: Path) -> None:
+    for rate in (3e-4, 1e-3):
+        early(tmp_path, (0.24, 0.33, 0.27), agent__critic_lr=rate)
+    names = [each.name for each in beside(variants(open_sweep(tmp_path)), np.random.default_rng(0))]
+    assert names == ["MT10, width 256, agent.critic_lr 0.0003", "MT10, width 256, agent.critic_lr 0.001"]
 
 
 def test_other_steps_and_single_seeds_are_not_compared(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import Page, render
+from analysis.report import MOST_LINES, Page, render
 from tests.analysis.pages import Checked
 
 MEASURE = """<script>
@@ -32,6 +32,16 @@ def test_the_page_needs_nothing_else(smoke_page: Page, paper_page: Page) -> None
         assert "script" not in checked.tags
         assert "img" not in checked.tags
         assert all(reference.startswith(("#", "data:")) for reference in checked.references)
+
+
+def test_of_many_sentences_the_first_are_shown_and_the_rest_folded(smoke_page: Page) -> None:
+    lines = [f"sentence {number}." for number in range(MOST_LINES + 6)]
+    text = render(replace(smoke_page, shows=lines, does_not_show=lines[:MOST_LINES]))
+    shown, folded = text.split("<summary>6 more</summary>")
+    assert text.count("<summary>6 more</summary>") == 1
+    assert [line for line in lines if f"<li>{line}</li>" in shown] == lines[:MOST_LINES]
+    assert [line for line in lines[MOST_LINES:] if f"<li>{line}</li>" in folded] == lines[MOST_LINES:]
+    assert Checked(text).open == []
 
 
 def test_names_are_escaped(smoke_page: Page) -> None:

@@ -42,6 +42,22 @@ def test_the_words_follow_the_data(tmp_path: Path) -> None:
     assert "3 sizes, 4 needed" in lacks
 
 
+@pytest.mark.parametrize(("rates", "first"), [(2, True), (7, False)])
+def test_what_is_said_of_each_of_many_groups_comes_last(tmp_path: Path, rates: int, first: bool) -> None:
+    configs = [
+        config_of(width=width, agent__critic_lr=rate / 1000)
+        for width in (16, 32)
+        for rate in range(1, rates + 1)
+    ]
+    write_sweep(tmp_path, configs)
+    lacks = page_of(tmp_path).does_not_show
+    of_groups = [place for place, line in enumerate(lacks) if "exponent is not identified" in line]
+    of_all = next(place for place, line in enumerate(lacks) if line.startswith("Final performance"))
+    assert len(of_groups) == rates
+    assert (of_groups[0] < of_all) == first
+    assert (of_groups[-1] < of_all) == first
+
+
 def test_a_task_that_is_not_learned_is_said(tmp_path: Path) -> None:
     write_sweep(tmp_path, [config_of("reach-v3")], success=[0.1, 0.2, 0.2, 0.2])
     page = page_of(tmp_path)
