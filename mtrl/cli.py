@@ -313,6 +313,7 @@ def _train_with_progress(config: Config, directory: Path) -> str:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    from mtrl.logs import shown_log
     from mtrl.train import train
 
     asked_to_stop = False
@@ -325,7 +326,7 @@ def _train_with_progress(config: Config, directory: Path) -> str:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask_to_stop)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns) as bar:
+    with Bar(*columns) as bar, shown_log():
         line = bar.add_task(
             f"{config.benchmark} w{config.network.critic.width}", total=config.train.vector_steps
         )

@@ -48,7 +48,7 @@ def build_fused(
 
         return SacUpdateCuda(numbers, *shapes, config.run.cublaslt, device)
     threads = allowed_threads(config.run.threads)
-    log.info("updates run as one fused step, products on %s, %d threads", products, threads)
+    log.info("updates run as one fused step, products on %s, threads: %d", products, threads)
     return ops.SacUpdate(numbers, *shapes, threads)
 
 

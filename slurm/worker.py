@@ -226,12 +226,14 @@ def _run_held_cell(job: CellJob, stop: StopFlag) -> Outcome:
 
 def _train(job: CellJob, stop: StopFlag, heartbeat: Heartbeat) -> Outcome:
     from mtrl.config import Config
+    from mtrl.logs import shown_log
     from mtrl.train import train
 
     config = Config.model_validate_json(job.config)
     if job.on_gpu and config.run.device != "cpu":
         _refuse_to_go_without_gpu()
-    outcome = train(config, job.directory, stop=stop, report=heartbeat)
+    with shown_log():
+        outcome = train(config, job.directory, stop=stop, report=heartbeat)
     assert outcome in ("done", "diverged", "stopped"), outcome
     return outcome  # type: ignore[return-value]
 

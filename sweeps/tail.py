@@ -1,6 +1,6 @@
 """The end of a cell's log or of a job's output, and a cell's progress.
 
-A run without errors prints nothing until it ends, so the progress comes from its heartbeat.
+A log has a line for each evaluation; what has come since then is known from the heartbeat.
 """
 
 from __future__ import annotations

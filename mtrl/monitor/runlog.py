@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from mtrl.replay import Batch
 from mtrl.results import CLOCKS, OWN, Divergence
 from mtrl.run_writer import RunFileWriter
 
+log = logging.getLogger(__name__)
 OwnMetric = Callable[[Agent, Mapping[str, Batch]], float]  # takes an agent and {"training": .., "fixed": ..}
 
 
@@ -37,7 +39,7 @@ class RunLog:
         # count, successes, return since the last evaluation
         self._episodes = np.zeros((3, len(config.env.tasks)))
         self._since = time.perf_counter()
-        self._tasks = len(config.env.tasks)
+        self._tasks, self._steps = len(config.env.tasks), config.train.vector_steps
         self._own = own_metrics(config.run.metrics)
         path = directory / "run.h5"
         self._task_names, self._loggers = config.env.tasks, open_loggers(config, directory)
@@ -100,6 +102,7 @@ class RunLog:
         self._tell_loggers(*row)
         self._evaluations += 1
         self._episodes[:] = 0
+        log.info("step %d of %d: success %.3f", step, self._steps, self.success)
         return measured.per_run
 
     def mark_diverged(self, divergence: Divergence | None, trained_on: bool) -> None:

@@ -138,7 +138,7 @@ def test_threads_stay_within_the_environments_wish_and_the_bound_cpus(
     if wished is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", wished)
     make_agent(width=8, run__threads=16)
-    assert f" {threads} threads" in caplog.text
+    assert f"threads: {threads}" in caplog.text
 
 
 @pytest.fixture

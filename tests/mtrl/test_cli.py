@@ -1,5 +1,6 @@
 """The command `mtrl` as a user types it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,10 @@ def in_process(*words: str, code: int = 0) -> str:
 
 def test_train_then_evaluate(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    assert "run.h5" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
+    output = mtrl("train", "preset=debug", *SETTINGS, "--out", run)
+    assert "run.h5" in output
+    assert " updates run as one fused step, " in output  # the log
+    assert re.findall(r" step (\d+) of 90: success [01]\.\d{3}\n", output) == ["40", "80", "90"]
     assert "finished" in mtrl("train", "preset=debug", *SETTINGS, "--out", run)
     assert "reach-v3" in mtrl("evaluate", run, "--episodes", "1")
     assert "did you mean 'reach-v3'" in mtrl("video", run, "--task", "rech-v3", code=1)

@@ -75,6 +75,8 @@ def test_a_failed_cell_is_named_with_its_log(grid: Path, tmp_path: Path) -> None
     assert f"log: {broken / 'log.txt'}" in output
     assert "1 of 2 cells are over. The same command runs the others." in output
     assert "Traceback" in (broken / "log.txt").read_text()
+    well = (broken.parent / rows[0]["run_id"] / "log.txt").read_text()
+    assert re.search(r" step (\d+) of \1: success [01]\.\d{3}\n", well)
     said = json.loads(sweep("tail", "tiny", broken.name[:5], "--json", "--runs", tmp_path))
     assert (said["run_id"], "Traceback (most recent call last):" in said["lines"]) == (broken.name, True)
     stands = "failed on"
