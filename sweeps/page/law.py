@@ -76,8 +76,7 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
     else:
         a = line.exponents["parameters"]
         doubt = line.refused("parameters")
-        interval = f"95 % interval of the exponent {-a.high:z.3f} to {-a.low:z.3f}"
-        words = f"failure goes as N^{-a.value:z.3f} ({interval}), from {known}"
+        words = f"failure goes as N^{-a.value:z.3f} ({interval_words(-a.high, -a.low)}), from {known}"
         words += f"; not established: {doubt}" if doubt else ""
         at = np.geomspace(parameters.min(), parameters.max(), 24)
         low, high = line.band(parameters=at)
@@ -87,6 +86,11 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
     least = 0.5 / (trials + 1)  # as the fit counts a run without a failure
     points = list(zip(parameters.tolist(), np.maximum(failure, least).tolist(), strict=True))
     return Law(benchmark, len(ended), of_runs, points, drawn, words)
+
+
+def interval_words(low: float, high: float) -> str:
+    """The interval of an exponent by significant digits, so that an end near 0 keeps its sign."""
+    return f"95 % interval of the exponent {low:z.2g} to {high:z.2g}"
 
 
 def ticks(low: float, high: float) -> list[float]:

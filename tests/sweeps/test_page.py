@@ -21,7 +21,7 @@ from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
 from sweeps.page.charts import law as drawing
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
-from sweeps.page.law import laws, ticks
+from sweeps.page.law import interval_words, laws, ticks
 from sweeps.page.serve import serve
 from sweeps.page.write import render, write_page
 from sweeps.watch import look
@@ -170,6 +170,11 @@ def test_the_law_so_far_is_that_of_the_planted_truth(tmp_path: Path) -> None:
     assert "from 14 of 15 runs" in law.words
     exponent = float(law.words.split("N^-")[1].split()[0])
     assert exponent == pytest.approx(0.1, abs=0.005)
+
+
+def test_an_end_of_an_interval_keeps_its_sign() -> None:
+    assert interval_words(-0.0852, 0.00031) == "95 % interval of the exponent -0.085 to 0.00031"
+    assert interval_words(-1.234, -0.0) == "95 % interval of the exponent -1.2 to 0"
 
 
 def test_a_law_is_fitted_again_once_another_run_is_over(
