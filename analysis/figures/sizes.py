@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
@@ -127,6 +127,8 @@ def lines(
         axis.set_xlabel(x)
         if log:
             _log_axis(axis, sorted({float(size) for series in group for size in series.sizes}))
+        else:
+            axis.xaxis.set_major_formatter(FuncFormatter(thousands))
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         names |= named(axis)
     if names:

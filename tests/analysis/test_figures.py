@@ -313,3 +313,11 @@ def test_flops_have_short_names() -> None:
         "20k",
         "500",
     ]
+
+
+def test_env_steps_on_an_even_axis_are_named_in_thousands() -> None:
+    curve = figures.Series("ours", np.array([2e5, 6e5, 1e6]), np.array([0.1, 0.2, 0.3]))
+    drawn = figures.svg(figures.lines({"MT10": [curve]}, x="env steps", y="success", log=False), "curve")
+    assert ">200k<" in drawn
+    assert ">1M<" in drawn
+    assert "1e6" not in drawn
