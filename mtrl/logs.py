@@ -12,7 +12,10 @@ class _StandardError(logging.Handler):
     """Prints to what is standard error at that moment: a progress bar or a cell's log file takes its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # a full disk or a closed pipe must not end a run
+            self.handleError(record)
 
 
 @contextmanager
