@@ -96,7 +96,7 @@ def main(
 ) -> None:
     """Fit scaling laws and write a report.
 
-    PATHS are sweeps (as in runs/smoke), finished or not, several to be taken together; a dataset saved before; or
+    PATHS are sweeps (as in runs/smoke), finished or not, and datasets saved before, several to be taken together; or
     CSV files, or a folder of them: tables of points with the columns parameters, success and n (episodes), or
     histories with the columns step and success (docs/analysis.md).
     """

@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from analysis.errors import SweepError
 from analysis.gridding import GRID_DIMS, to_grid
+from analysis.roots import FORMAT, Root, by_run, root_of
 from analysis.run_reader import (
     ATTRIBUTES,
     Header,
@@ -59,7 +60,6 @@ from mtrl.run_ids import flatten, run_id_of
 from mtrl.tasks import ALL_TASKS, benchmark_name
 
 RENAMED = {"multi_head": "mtmhsac"}  # kinds of networks that earlier versions named otherwise
-FORMAT = 2  # of the dataset; one of another format is not used but made again
 LISTS = ("skipped", "repeated")  # attributes that are lists of lines
 AT_ONCE = 5e-4  # s, at most, to read a file from the system's cache
 READ_AHEAD = 16  # files that threads fetch from the disk while one is read
@@ -84,14 +84,15 @@ _OF_HEADER = ("outcome", "config", "committed", "planned", "diverged_at", "diver
 def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = None) -> xr.Dataset:
     """The dataset of the runs under `path` (`runs/<sweep>`, or any folder of run files), as the module describes.
 
-    With `more` sweeps it has the runs of all of them, and a coordinate `sweep`. Raises SweepError if a folder is
-    missing or no run file can be read.
+    `path` may also be a dataset that was kept of them: its file, or a folder that holds it and no run files. With
+    `more` paths it has the runs of all of them, and a coordinate `sweep`. Raises SweepError if there is nothing under a
+    path or no run can be read.
     """
-    roots = [Path(root) for root in (path, *more)]
-    files = [(root, file) for root in roots for file in run_files(root)]
+    roots = [root_of(Path(each)) for each in (path, *more)]
+    files = [(root, file) for root in roots for file in root.files]
     runs = _Runs([file for _, file in files])
     for root in roots:
-        _take_earlier(root, [number for number, (of, _) in enumerate(files) if of == root], runs)
+        _take_earlier(root, [number for number, (of, _) in enumerate(files) if of is root], runs)
     changed = [number for number, header in enumerate(runs.headers) if header is None]
     for done, number in enumerate(_read_ahead(changed, runs.files)):
         runs.read(number)
@@ -100,35 +101,28 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
     runs.forget_repeated()
     if not any(runs.headers):
         raise SweepError(f"no file under {path} can be read: {'; '.join(runs.skipped[:3])}")
-    names = [str(file.relative_to(root)) for root, file in files]
-    dataset = runs.dataset(names, [root.name for root, _ in files] if more else None)
+    names = [str(file.relative_to(root.folder)) for root, file in files]
+    dataset = runs.dataset(names, [root.folder.name for root, _ in files] if more else None)
+    derived = set.intersection(*(root.derived for root in roots)) - set(_SAID)
     dataset.attrs |= {
-        "source": ", ".join(root.resolve().name for root in roots),
+        "source": ", ".join(root.folder.resolve().name for root in roots),
         "skipped": runs.skipped,
         "repeated": runs.repeated,
+        "derived": json.dumps(sorted(derived)),
+        "format": FORMAT,
     }
-    grids = [_manifest(root) for root in roots]
-    dataset.attrs |= {"derived": json.dumps(_derived_fields(grids)), "format": FORMAT}
-    return to_grid(dataset.assign_coords(_grid_variables(dataset, grids)))
+    return to_grid(dataset.assign_coords(_grid_variables(dataset, roots)))
 
 
-def run_files(root: Path) -> list[Path]:
-    """The run files of the sweep `root`, sorted. In a folder without `cells`: every HDF5 file below it.
-
-    Raises SweepError if there is none.
-    """
-    if not root.is_dir():
-        raise SweepError(f"no folder {root}; name a sweep, as in runs/smoke")
-    cells = root / "cells"
-    if cells.is_dir():
-        with os.scandir(cells) as entries:
-            found = [Path(entry.path, "run.h5") for entry in entries if entry.is_dir()]
-        files = [file for file in found if file.exists()]
-    else:
-        files = list(root.rglob("*.h5"))
-    if not files:
-        raise SweepError(f"no run files under {root} yet; run the sweep first, or name another folder")
-    return sorted(files)
+def _grid_variables(dataset: xr.Dataset, roots: Sequence[Root]) -> dict[str, Any]:
+    """Coordinates `grid.<name>` for the grids' own variables, which are no fields of a configuration."""
+    of_run = {run: own for root in roots for run, own in root.variables.items()}
+    found = {}
+    for name in dict.fromkeys(name for own in of_run.values() for name in own):
+        values = [of_run.get(run, {}).get(name, "") for run in dataset.run_id.values.tolist()]
+        if len(set(values)) > 1:
+            found[f"grid.{name}"] = ("run", values)
+    return found
 
 
 def _read_ahead(numbers: Sequence[int], files: Sequence[Path]) -> Iterator[int]:
@@ -190,45 +184,6 @@ def load(path: Path) -> xr.Dataset:
     for name in LISTS:
         dataset.attrs[name] = [line for line in str(dataset.attrs.get(name, "")).split("\n") if line]
     return dataset
-
-
-def _derived_fields(grids: Sequence[list[dict[str, Any]]]) -> list[str]:
-    """The configuration fields that every sweep's grid computed from others: they differ, but are no axis of the grid.
-
-    Empty if a sweep has no manifest.
-    """
-    found: list[set[str]] = []
-    for entries in grids:
-        axes = {name for entry in entries for name in entry["coordinates"]}
-        fields = [flatten(entry["config"]) for entry in entries] or [{}]
-        differ = {name for name in fields[0] if any(each.get(name) != fields[0][name] for each in fields)}
-        found.append(differ - axes)
-    return sorted(set.intersection(*found) - set(_SAID))
-
-
-def _grid_variables(dataset: xr.Dataset, grids: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Coordinates `grid.<name>` for the grids' own variables, which are no fields of a configuration."""
-    of_run = {entry["run_id"]: entry["coordinates"] for entries in grids for entry in entries}
-    names = dict.fromkeys(
-        name for known in of_run.values() for name in known if "." not in name and name != "system"
-    )
-    found = {}
-    for name in names:
-        values = [str(of_run.get(run, {}).get(name, "")) for run in dataset.run_id.values.tolist()]
-        if len(set(values)) > 1:
-            found[f"grid.{name}"] = ("run", values)
-    return found
-
-
-def _manifest(root: Path) -> list[dict[str, Any]]:
-    """The undamaged lines of a sweep's manifest; none if there is no manifest."""
-    entries = []
-    with suppress(OSError):
-        for line in (root / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                entries.append({name: entry[name] for name in ("run_id", "coordinates", "config")})
-    return entries
 
 
 class _Runs:
@@ -307,16 +262,21 @@ class _Runs:
         if axes[0] == "eval":
             row[header.committed :] = missing(name)
 
-    def take(self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int]) -> None:
-        """Fills the rows `into` from those rows of an earlier dataset."""
+    def take(
+        self, earlier: h5py.File, rows: Sequence[int], into: Sequence[int], *, as_kept: bool = False
+    ) -> None:
+        """Fills the rows `into` from those rows of an earlier dataset.
+
+        Outcomes come from the markers beside the run files, or `as_kept` from the dataset.
+        """
         labels: Labels = {axis: tuple(json.loads(earlier.attrs[f"{axis}s"])) for axis in _OTHER_AXES}
         labels |= {axis: _coordinate(earlier, axis) for axis in ("eval", "task", *_OF_PLASTICITY)}
         self.make_room(labels)
         for name, number, variable in self._variables():
             part = self._part(name, number)
             trailing = part.ndim - 1
-            part[into] = _by_run(earlier[variable], trailing)[rows] if variable in earlier else missing(name)
-        known = {name: _by_run(earlier[name])[rows].tolist() for name in (*ATTRIBUTES, *_OF_HEADER)}
+            part[into] = by_run(earlier[variable], trailing)[rows] if variable in earlier else missing(name)
+        known = {name: by_run(earlier[name])[rows].tolist() for name in (*ATTRIBUTES, *_OF_HEADER)}
         for number, run in enumerate(into):
             complete = known["committed"][number] == known["planned"][number]
             diverged = known["outcome"][number] == "diverged"
@@ -327,7 +287,9 @@ class _Runs:
                 config=json.loads(known["config"][number]),
                 planned=known["planned"][number],
                 committed=known["committed"][number],
-                outcome=outcome_of(self.files[run], complete=complete, diverged=diverged),
+                outcome=known["outcome"][number]
+                if as_kept
+                else outcome_of(self.files[run], complete=complete, diverged=diverged),
                 diverged_at=known["diverged_at"][number],
                 diverged_by=known["diverged_by"][number],
                 stamp=known["stamp"][number],
@@ -417,24 +379,21 @@ def _coordinate(earlier: h5py.File, axis: str) -> tuple[Any, ...]:
     return tuple(values.asstr()[:] if h5py.check_string_dtype(values.dtype) else values[:].tolist())
 
 
-def _by_run(variable: h5py.Dataset, trailing: int = 0) -> NDArray[Any]:
-    """The values, with all dims but the last `trailing` (run, or the grid's) folded into one."""
-    values = variable.asstr()[()] if h5py.check_string_dtype(variable.dtype) else variable[()]
-    shape = values.shape[values.ndim - trailing :]
-    return np.asarray(values).reshape(-1, *shape)
-
-
-def _take_earlier(root: Path, numbers: Sequence[int], runs: _Runs) -> None:
-    """Takes from `root`'s earlier dataset those of its runs (by `numbers`) whose files have not changed."""
-    # If there is no such dataset, every file is read.
-    with suppress(OSError, KeyError, ValueError), h5py.File(root / DATASET) as earlier:
+def _take_earlier(root: Root, numbers: Sequence[int], runs: _Runs) -> None:
+    """Takes the runs (by `numbers`) of a kept dataset; of a sweep, those whose files have not changed since."""
+    if root.kept:
+        with h5py.File(root.kept) as kept:
+            runs.take(kept, range(len(numbers)), numbers, as_kept=True)
+        return
+    # If there is no earlier dataset, every file is read.
+    with suppress(OSError, KeyError, ValueError), h5py.File(root.folder / DATASET) as earlier:
         if earlier.attrs["format"] != FORMAT:
             return
-        stamps = zip(_by_run(earlier["file"]).tolist(), _by_run(earlier["stamp"]).tolist(), strict=True)
+        stamps = zip(by_run(earlier["file"]).tolist(), by_run(earlier["stamp"]).tolist(), strict=True)
         known = {file: (row, stamp) for row, (file, stamp) in enumerate(stamps)}
         same: dict[int, int] = {}
         for number in numbers:
-            row, stamp = known.get(str(runs.files[number].relative_to(root)), (-1, 0))
+            row, stamp = known.get(str(runs.files[number].relative_to(root.folder)), (-1, 0))
             if stamp and stamp == stamp_of(runs.files[number]):
                 same[number] = row
         if same:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from analysis.errors import SweepError
 from analysis.run_reader import open_file, read_header
+from analysis.sources import kept_dataset
 from mtrl.results import RunFileError
 
 NAMED = 5  # cells of a sweep that are named, at most
 
 
 def tell_missing(roots: Iterable[Path]) -> list[str]:
-    """A line for each sweep: how many of its cells are over, and which are not."""
-    return [_tell(root) for root in roots]
+    """A line for each sweep: how many of its cells are over, and which are not. None for datasets that were kept."""
+    return [_tell(root) for root in roots if not kept_dataset(root)]
 
 
 def begun(roots: Sequence[Path]) -> list[Path]:

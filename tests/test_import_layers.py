@@ -18,6 +18,7 @@ ONLY_IN = {
         "mtrl/run_writer.py",
         "mtrl/longer_run.py",
         "analysis/frames.py",
+        "analysis/roots.py",
         "analysis/run_reader.py",
     ),
     "metaworld": ("mtrl/envs/",),

@@ -193,6 +193,24 @@ def test_a_kept_dataset_writes_the_same_report(tmp_path: Path) -> None:
         assert (kept / "report" / "report.html").read_bytes() == page
 
 
+def test_kept_datasets_and_sweeps_are_taken_together(tmp_path: Path) -> None:
+    """The page is that of the sweeps themselves, and the datasets stay as they are."""
+    sweeps = [tmp_path / name for name in ("a", "b")]
+    for seed, sweep in enumerate(sweeps):
+        write_sweep(sweep, [config_of(width=width, seed=seed) for width in (16, 32)])
+    code, _ = run(*map(str, sweeps))
+    assert code == 0
+    page = (tmp_path / "a+b" / "report" / "report.html").read_bytes()
+    kept = tmp_path / "kept" / "a"
+    kept.mkdir(parents=True)
+    assert run(str(sweeps[0]), "--keep", str(kept / "dataset.nc"))[0] == 0
+    before = (kept / "dataset.nc").read_bytes()
+    code, output = run(str(kept), str(sweeps[1]))
+    assert code == 0, output
+    assert (tmp_path / "kept" / "a+b" / "report" / "report.html").read_bytes() == page
+    assert (kept / "dataset.nc").read_bytes() == before
+
+
 def test_files_of_one_run_each_are_named_by_their_stems(tmp_path: Path) -> None:
     for width in (2, 4):
         rows = [f"{step},0.{step},{width},{width**2}" for step in (1, 2)]

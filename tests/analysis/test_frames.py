@@ -306,6 +306,59 @@ def test_a_run_of_two_sweeps_counts_once(tmp_path: Path) -> None:
     assert dataset.attrs["skipped"] == []
 
 
+@pytest.fixture(params=["file", "folder"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A dataset whose run files are gone: two runs, one of them failed, of a grid with a variable of its own."""
+    root = tmp_path / "early"
+    configs = [config_of(width=16), config_of(width=32, agent__actor_lr=0.1)]
+    done, failed = write_sweep(root, configs, success=[0.1, 0.2])
+    (done.parent / "DONE.json").write_text('{"outcome": "done"}')
+    (failed.parent / "FAILED.json").write_text("{}")
+    lines = [
+        {
+            "run_id": c.run_id,
+            "coordinates": {"network.actor.width": 1, "size": n},
+            "config": c.model_dump(mode="json"),
+        }
+        for n, c in enumerate(configs)
+    ]
+    (root / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file = tmp_path / "studies" / "early" / "dataset.nc"
+    file.parent.mkdir(parents=True)
+    save(open_sweep(root), file, compress=True)
+    return file if request.param == "file" else file.parent
+
+
+def test_a_kept_dataset_is_taken_with_sweeps(tmp_path: Path, kept: Path) -> None:
+    """As their run files would be: values, outcomes, the grid's variable; only where the rows come from differs."""
+    write_sweep(tmp_path / "split", [config_of(width=64, seed=3), config_of(tasks="push-v3", seed=4)])
+    ours = open_sweep(kept, tmp_path / "split")
+    xr.testing.assert_identical(ours, open_sweep(tmp_path / "early", tmp_path / "split"))
+    assert sorted(to_runs(ours).outcome.values.tolist()) == ["done", "done", "done", "failed"]
+
+
+def test_what_a_grid_derived_is_known_of_a_kept_dataset(kept: Path, tmp_path: Path) -> None:
+    alone = open_sweep(kept)
+    assert json.loads(alone.attrs["derived"]) == ["agent.actor_lr"]
+    xr.testing.assert_identical(alone, open_sweep(tmp_path / "early"))
+
+
+def test_a_run_of_a_kept_dataset_and_of_a_sweep_counts_once(tmp_path: Path, kept: Path) -> None:
+    write_sweep(tmp_path / "again", [config_of(width=16)])
+    dataset = to_runs(open_sweep(kept, tmp_path / "again"))
+    assert dataset.committed.sortby("actor_width").values.tolist() == [4, 2]
+    assert len(dataset.attrs["repeated"]) == 1
+
+
+@pytest.mark.parametrize(("content", "reason"), [("no", "is not a dataset"), (None, "no file")])
+def test_a_dataset_that_cannot_be_taken_is_named(tmp_path: Path, content: str | None, reason: str) -> None:
+    write_sweep(tmp_path / "a", [config_of()])
+    if content is not None:
+        (tmp_path / "kept.nc").write_text(content)
+    with pytest.raises(SweepError, match=rf"{reason}.*kept\.nc|kept\.nc {reason}"):
+        open_sweep(tmp_path / "kept.nc", tmp_path / "a")
+
+
 def test_several_sweeps_are_gathered_again_from_what_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
