@@ -131,9 +131,13 @@ def ends(names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def colours(labels: Sequence[str]) -> list[str]:
-    """A benchmark's colour, whatever else its label says; of others, the next one that no benchmark here has."""
+    """A benchmark's colour, whatever else its label says; of others, the next one that is free.
+
+    Colours that no benchmark has come first, so that a group has one colour in figures with benchmarks and without.
+    """
     own = {label: BENCHMARK_COLOURS.get(benchmark_of(label)) for label in labels}
-    free = itertools.cycle([colour for colour in OKABE_ITO if colour not in own.values()] or OKABE_ITO)
+    unused = [colour for colour in OKABE_ITO if colour not in own.values()]
+    free = itertools.cycle(sorted(unused, key=lambda c: c in BENCHMARK_COLOURS.values()) or OKABE_ITO)
     return [PALE if label.startswith(PAPER) else own[label] or next(free) for label in labels]
 
 

@@ -201,6 +201,11 @@ def test_two_groups_of_a_panel_never_share_a_colour() -> None:
     assert colours[1] == figures.BENCHMARK_COLOURS["MT10"]
 
 
+def test_a_group_has_one_colour_with_and_without_benchmarks_beside_it() -> None:
+    groups = ["drawer-close (n = 4)", "drawer-close + reach (n = 4)"]
+    assert style.colours([*groups, "MT10", "MT25", "MT50"])[:2] == style.colours(groups)
+
+
 def test_panels_keep_their_height_under_a_long_legend() -> None:
     heights = []
     for count in (1, 6, 40):
