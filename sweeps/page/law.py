@@ -16,7 +16,7 @@ from slurm.state import read_json, write_json
 from sweeps.page.curves import Curve
 from sweeps.page.facts import Facts, Variant
 
-FORMAT = 1  # of page/laws.json; another number if another law is fitted
+FORMAT = 2  # of page/laws.json; another number if another law is fitted or said in other words
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
     else:
         a = line.exponents["parameters"]
         doubt = line.refused("parameters")
-        words = f"failure goes as N^{-a.value:z.3f} ({interval_words(-a.high, -a.low)}), from {known}"
+        words = (
+            f"failure goes as N^-a with a = {a.value:z.3f} ({interval_words(a.low, a.high)}), from {known}"
+        )
         words += f"; not established: {doubt}" if doubt else ""
         at = np.geomspace(parameters.min(), parameters.max(), 24)
         low, high = line.band(parameters=at)
@@ -90,7 +92,7 @@ def _law(benchmark: str, group: Sequence[tuple[Variant, list[Curve]]]) -> Law | 
 
 def interval_words(low: float, high: float) -> str:
     """The interval of an exponent by significant digits, so that an end near 0 keeps its sign."""
-    return f"95 % interval of the exponent {low:z.2g} to {high:z.2g}"
+    return f"95 % interval {low:z.2g} to {high:z.2g}"
 
 
 def ticks(low: float, high: float) -> list[float]:
