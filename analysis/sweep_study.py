@@ -133,12 +133,18 @@ def _laws(
 
 
 def _pairs(found: Sequence[Variant]) -> list[Pair]:
-    """What to compare: neighbouring sizes and the widest with the narrowest, other settings, systems of like size."""
+    """What to compare, of variants with several seeds."""
     several = [variant for variant in found if len(variant.seeds) > 1]
-    return [*_pairs_of_sizes(several), *_pairs_of_settings(several), *_pairs_of_systems(several)]
+    return [
+        *_pairs_of_sizes(several),
+        *_pairs_of_parts(several),
+        *_pairs_of_settings(several),
+        *_pairs_of_systems(several),
+    ]
 
 
 def _pairs_of_sizes(several: Sequence[Variant]) -> list[Pair]:
+    """Neighbouring sizes, and the widest with the narrowest."""
     pairs = []
     for name, group in groups(several).items():
         sizes = [variant for variant in group if variant.width]
@@ -148,8 +154,27 @@ def _pairs_of_sizes(several: Sequence[Variant]) -> list[Pair]:
     return pairs
 
 
+def _pairs_of_parts(several: Sequence[Variant]) -> list[Pair]:
+    """A wide critic with as wide an actor: of the mirrored widths the two that are furthest apart."""
+    pairs = []
+    for name, group in groups(several).items():
+        of = {(variant.actor_width, variant.critic_width): variant for variant in group}
+        wide = [
+            (critic / actor, critic, actor)
+            for actor, critic in of
+            if critic > actor > 0 and (critic, actor) in of
+        ]
+        if wide:
+            _, large, small = max(wide)
+            critic, actor = of[small, large], of[large, small]
+            words = f"wide critic ({_size_name(critic)})", f"wide actor ({_size_name(actor)})"
+            pairs.append(Pair(name, *words, critic.scores, actor.scores))
+    return pairs
+
+
 def _size_name(variant: Variant) -> str:
-    return f"{'width' if variant.system == PLAIN else variant.system} {variant.width}"
+    width = variant.width or f"{variant.actor_width}/{variant.critic_width}"
+    return f"{'width' if variant.system == PLAIN else variant.system} {width}"
 
 
 def _pairs_of_settings(several: Sequence[Variant]) -> list[Pair]:
@@ -191,10 +216,11 @@ def _comparison_items(compared: Sequence[Comparison]) -> list[Table | Drawing | 
     if not compared:
         return []
     caption = (
-        "Neighbouring sizes, the largest with the smallest, other settings of the same networks, and systems of like "
-        "size, all runs in. Welch's test; the exact rank test where every run of one is above every run of the other "
-        f"and there are 4 or more of each. Holm's correction is for all {len(compared)} made here, so that one false "
-        "claim among them has a chance of 5%. P(better): a run of the first beats one of the second."
+        "Neighbouring sizes, the largest with the smallest, a wide critic with as wide an actor, other settings of the "
+        "same networks, and systems of like size, all runs in. Welch's test; the exact rank test where every run of "
+        "one is above every run of the other and there are 4 or more of each. Holm's correction is for all "
+        f"{len(compared)} made here, so that one false claim among them has a chance of 5%. P(better): a run of the "
+        "first beats one of the second."
     )
     return [
         comparisons.table(compared, caption),

@@ -172,6 +172,18 @@ def test_comparisons_are_made_where_there_are_seeds_and_corrected_together(tmp_p
     assert any(line.startswith("MT10, width 64 against width 32") for line in page.does_not_show)
 
 
+def test_a_wide_critic_is_compared_with_as_wide_an_actor(tmp_path: Path) -> None:
+    """Of all mirrored widths the two that are furthest apart; a wide critic without its mirror is not compared."""
+    for actor, critic, success in ((16, 64, 0.8), (64, 16, 0.4), (16, 32, 0.6), (32, 16, 0.5), (8, 64, 0.7)):
+        for seed in range(4):
+            config = config_of("MT10", critic, seed, network__actor__width=actor)
+            final = success + 0.01 * seed
+            write_run(tmp_path / "cells" / config.run_id / "run.h5", config, success=[0.1, 0.2, 0.3, final])
+    (row,) = table_of(page_of(tmp_path), "Neighbouring sizes").rows
+    assert row[0] == "MT10: wide critic (width 16/64) above wide actor (width 64/16)"
+    assert row[-1] == "supported"
+
+
 def test_a_side_has_one_interval_in_all_its_comparisons() -> None:
     a, b, c = np.random.default_rng(0).random((3, 5, 4))
     pairs = [Pair("", "a", "b", a, b), Pair("", "a", "c", a, c), Pair("", "c", "b", c, b)]
