@@ -23,13 +23,14 @@ FORMAT = 2  # of the dataset; one of another format is not used but made again
 
 @dataclass(frozen=True)
 class Root:
-    """The runs under one path. Of a kept dataset, `files` are the paths they had, in the order of its rows."""
+    """The runs under one path. Of a kept dataset, `files` are the paths they had, in the order of its rows.
+
+    A sweep without a manifest has nothing derived and no variables.
+    """
 
     folder: Path
     files: Sequence[Path]
-    derived: set[
-        str
-    ]  # configuration fields that the grid computed from others; empty if there is no manifest
+    derived: set[str]  # configuration fields that the grid computed from others
     variables: dict[str, dict[str, str]]  # run id -> the grid's own variables, which are no fields
     kept: Path | None = None
 

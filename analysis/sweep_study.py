@@ -159,13 +159,11 @@ def _pairs_of_parts(several: Sequence[Variant]) -> list[Pair]:
     pairs = []
     for name, group in groups(several).items():
         of = {(variant.actor_width, variant.critic_width): variant for variant in group}
-        wide = [
-            (critic / actor, critic, actor)
-            for actor, critic in of
-            if critic > actor > 0 and (critic, actor) in of
+        mirrored = [
+            (large / small, large, small) for small, large in of if large > small > 0 and (large, small) in of
         ]
-        if wide:
-            _, large, small = max(wide)
+        if mirrored:
+            _, large, small = max(mirrored)
             critic, actor = of[small, large], of[large, small]
             words = f"wide critic ({_size_name(critic)})", f"wide actor ({_size_name(actor)})"
             pairs.append(Pair(name, *words, critic.scores, actor.scores))
