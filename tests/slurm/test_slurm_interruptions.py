@@ -160,7 +160,7 @@ def test_a_killed_main_process_ends_its_cells_and_nothing_is_done_again(
 
 def test_jobs_that_pull_take_the_cells_of_one_that_died(make: Make) -> None:
     """Two jobs share six cells. The main process of one is killed: the other runs all that is left, without a retry."""
-    sweep = make(cells=6, steps=STEPS // 4, profile={"pull": True, "max_running": 2})
+    sweep = make(cells=6, steps=STEPS // 2, profile={"pull": True, "max_running": 2})
     launched = sweep.launch()
     assert (launched["submitted"], len(launched["jobs"])) == (6, 1)
     sweep.wait_for_step(10, cells=2)
