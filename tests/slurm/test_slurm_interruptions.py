@@ -160,13 +160,13 @@ def test_a_killed_main_process_ends_its_cells_and_nothing_is_done_again(
 
 def test_jobs_that_pull_take_the_cells_of_one_that_died(make: Make) -> None:
     """Two jobs share six cells. The main process of one is killed: the other runs all that is left, without a retry."""
-    sweep = make(cells=6, steps=STEPS // 2, profile={"pull": True, "max_running": 2})
+    sweep = make(cells=6, steps=STEPS, profile={"pull": True, "max_running": 2})
     launched = sweep.launch()
     assert (launched["submitted"], len(launched["jobs"])) == (6, 1)
-    sweep.wait_for_step(10, cells=2)
-    main = main_process(sweep.beats()[0]["pid"])  # now: the cell may be over once the launch has looked
     assert sweep.launch()["submitted"] == 0
-    os.kill(main, signal.SIGKILL)
+    sweep.wait_for_step(10, cells=2)
+    pid = next(beat["pid"] for beat in sweep.beats() if beat["state"] == "running")
+    os.kill(main_process(pid), signal.SIGKILL)
     wait_until(lambda: sweep.states() == ["done"] * 6, what=lambda: f"{sweep.rows()} {sweep.output()}")
     logs = [(path / "log.txt").read_text() for path in (sweep.place / "cells").iterdir()]
     assert [log.count(": done at step") for log in logs] == [1] * 6
