@@ -350,6 +350,13 @@ def test_a_run_of_a_kept_dataset_and_of_a_sweep_counts_once(tmp_path: Path, kept
     assert len(dataset.attrs["repeated"]) == 1
 
 
+def test_a_dataset_of_another_format_is_named(kept: Path, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "studies" / "early" / "dataset.nc", "r+") as file:
+        file.attrs["format"] = 1
+    with pytest.raises(SweepError, match=r"dataset\.nc was kept by another version of mtrl"):
+        open_sweep(kept)
+
+
 @pytest.mark.parametrize(("content", "reason"), [("no", "is not a dataset"), (None, "no file")])
 def test_a_dataset_that_cannot_be_taken_is_named(tmp_path: Path, content: str | None, reason: str) -> None:
     write_sweep(tmp_path / "a", [config_of()])
