@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -372,7 +371,7 @@ class Config(Section):
         q = given.q_limit or 100 / (1 - self.agent.discount)
         return {"q": q, "loss": given.loss_limit or q**2}
 
-    @cached_property
+    @property
     def run_id(self) -> str:
         """12 hexadecimal digits: a hash of the fields that differ from the defaults, `run` apart (mtrl/run_ids.py)."""
         return run_id_of(self.model_dump(mode="json", exclude={"run"}, exclude_defaults=True))

@@ -16,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -63,7 +64,8 @@ def run_job(sweep: Path, token: str) -> int:
             print(f"{token} was withdrawn; nothing to do")
             return 0
         cells = SharedCells(sweep, record) if record.jobs else OwnCells(sweep, record, array_task())
-        run_packed(cells.take, record.profile["cells_per_job"], stop)
+        while cells.wait_for_one(stop):
+            run_packed(cells.take, record.profile["cells_per_job"], stop)
         states = [(task, read_state(sweep, task.run_id)) for task in cells.taken]
         left = [
             task for task, state in states if not (state.finished or state.state == "failed")
@@ -91,6 +93,10 @@ class OwnCells:
         self.waiting = list(record.tasks[number])
         self.taken: list[Task] = []
 
+    def wait_for_one(self, stop: StopFlag) -> bool:
+        """Whether there is a cell to run. Waits for none."""
+        return bool(self.waiting) and not stop()
+
     def take(self) -> CellJob | None:
         """The next cell to run; None if none is left."""
         cancelled = cancelled_cells(self._sweep)
@@ -111,11 +117,30 @@ class SharedCells:
     """
 
     ATTEMPTS = 3
+    PATIENCE = 60.0  # seconds
 
     def __init__(self, sweep: Path, record: Record) -> None:
         self._sweep, self._record = sweep, record
         self.waiting = list(record.tasks[0])
         self.taken: list[Task] = []
+
+    def wait_for_one(self, stop: StopFlag) -> bool:
+        """Whether a cell is free. Waits up to PATIENCE seconds for one that another process holds.
+
+        If a job is killed, its cells save before they end, and no other job can take them until then.
+        """
+        end = time.monotonic() + self.PATIENCE
+        while not stop():
+            cancelled = cancelled_cells(self._sweep)
+            self.waiting = [
+                task for task in self.waiting if task.run_id not in cancelled and not self._is_over(task)
+            ]
+            if not all(is_held(cell_directory(self._sweep, task.run_id)) for task in self.waiting):
+                return True
+            if not self.waiting or time.monotonic() > end:
+                break
+            time.sleep(0.2)
+        return False
 
     def take(self) -> CellJob | None:
         """The first free cell; None if no cell is free."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
+import random
 import shutil
 import signal
 import socket
@@ -100,8 +100,7 @@ AuthInfo=socket={folder}/munge/socket
 LogFile={folder}/log/slurmdbd.log
 PidFile={folder}/run/slurmdbd.pid
 StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={database_port}
+StorageHost=localhost
 StorageUser=root
 StorageLoc=accounts
 """
@@ -218,11 +217,12 @@ class MiniSlurm:
         self.folder.chmod(0o755)
         (self.folder / "etc/mail").write_text(MAIL.format(folder=self.folder))
         (self.folder / "etc/mail").chmod(0o755)
-        port = self.port or _free_ports(self.nodes + 3)
+        port = self.port or _free_ports(self.nodes + 2)
         host, database = socket.gethostname().partition(".")[0], port + self.nodes + 1
         if self.accounting:
-            text = DATABASE_DAEMON.format(host=host, port=database, database_port=database + 1,
-                                          user=getpass.getuser(), folder=self.folder)  # fmt: skip
+            text = DATABASE_DAEMON.format(
+                host=host, port=database, user=getpass.getuser(), folder=self.folder
+            )
             (self.folder / "etc/slurmdbd.conf").touch(mode=0o600)
             (self.folder / "etc/slurmdbd.conf").write_text(text)
         accounting = "AccountingStorageType=accounting_storage/none"
@@ -272,7 +272,7 @@ class MiniSlurm:
         self._wait("munged", (place / "socket").exists)
 
     def _start_database(self) -> None:
-        """Starts MariaDB on loopback and slurmdbd, and puts this user into the account `lab`."""
+        """Starts MariaDB on a Unix socket and slurmdbd, and puts this user into the account `lab`."""
         folder, user = self.folder, getpass.getuser()
         # Temporary files apart: a server that starts removes those of every other in its folder.
         place = [f"--datadir={folder}/database", f"--tmpdir={folder}/database-tmp"]
@@ -282,19 +282,17 @@ class MiniSlurm:
             self._run("mariadb-install-db", "--no-defaults", f"--user={user}", *place,
                       "--auth-root-authentication-method=normal", "--skip-test-db")  # fmt: skip
         if self._process("mariadb", "mariadbd") is None:
-            port = re.search(r"StoragePort=(\d+)", (folder / "etc/slurmdbd.conf").read_text())
-            assert port is not None
             with (folder / "log/mariadb.log").open("a") as log:
                 subprocess.Popen(
                     ["mariadbd", "--no-defaults", f"--user={user}", *place,
                      f"--socket={folder}/run/mariadb.sock", f"--pid-file={folder}/run/mariadb.pid",
-                     "--bind-address=127.0.0.1", f"--port={port[1]}", "--innodb-buffer-pool-size=64M",
-                     "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"],
+                     "--skip-networking", "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M",
+                     "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"],
                     env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
             self._wait("mariadb", (folder / "run/mariadb.sock").exists)
         if self._process("slurmdbd", "slurmdbd") is None:
-            self._run("slurmdbd")
+            self._run("slurmdbd", MYSQL_UNIX_PORT=f"{folder}/run/mariadb.sock")  # read by its client library
         self._wait("slurmdbd", lambda: not self._call("sacctmgr", "list", "cluster").returncode)
         for words in (["cluster", "mini"], ["account", "lab"], ["user", user, "account=lab"]):
             self._call(
@@ -315,11 +313,12 @@ class MiniSlurm:
     def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30)
 
-    def _run(self, *words: str) -> None:
+    def _run(self, *words: str, **variables: str) -> None:
         # Daemons inherit their output: to a file, not to a pipe that would never close.
+        environment = {**self.environment, **variables}
         with (self.folder / "log/start.log").open("a") as log:
             done = subprocess.run(
-                words, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=30
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=30
             )
         if done.returncode:
             raise MiniSlurmError(f"{words[0]} did not start:\n{self.log()}")
@@ -388,8 +387,14 @@ def _kill_tree(pid: int) -> None:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` consecutive free ports."""
-    for first in range(26_817 + os.getpid() % 200 * 50, 60_000, 50):
+    """The first of `count` consecutive free ports.
+
+    The kernel gives outgoing connections ports of a range of its own, and may take one before a daemon listens there.
+    So that range comes last.
+    """
+    low, high = (int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    starts = random.sample(range(10_000, 65_000, 50), 1_100)  # at random, so that two clusters do not meet
+    for first in sorted(starts, key=lambda start: low < start + count and start <= high):
         with suppress(OSError):
             for port in range(first, first + count):
                 with socket.socket() as listener:

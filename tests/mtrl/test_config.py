@@ -122,6 +122,8 @@ def test_run_id_names_what_is_computed_not_where() -> None:
     assert build_config("debug", {"train.seed": 1}).run_id != config.run_id
     assert build_config("debug", {"env.tasks": ["drawer-close-v3"]}).run_id == config.run_id
     assert Config.model_validate_json(config.model_dump_json()).run_id == config.run_id
+    copy = config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})})
+    assert copy.run_id == build_config("debug", {"train.seed": 1}).run_id
 
 
 def test_benchmark_is_known_by_its_tasks() -> None:

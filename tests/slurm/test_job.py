@@ -8,6 +8,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,27 @@ def test_jobs_that_share_cells_take_those_that_are_free(tmp_path: Path, shared: 
     assert taken(tmp_path, shared) == [2, 4], "a third attempt of this array ended without a word"
     write_json(places[5] / "heartbeat.json", {"state": "stopped", "attempt": 50})
     assert taken(tmp_path, shared) == [2, 4, 5]
+
+
+def test_a_job_that_shares_cells_waits_a_little_for_one_whose_job_died(
+    tmp_path: Path, shared: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell of a killed job saves before it ends, and is held until then."""
+    cells, stop = SharedCells(tmp_path, shared), StopFlag()
+    with ExitStack() as others:
+        places = [cell_directory(tmp_path, task.run_id) for task in shared.tasks[0]]
+        saving = ExitStack()
+        for place in places:
+            (saving if place is places[4] else others).enter_context(hold_cell(place))
+        assert cells.take() is None
+        threading.Timer(0.3, saving.close).start()
+        assert cells.wait_for_one(stop)
+        assert seed_of(cells.take()) == 4
+        monkeypatch.setattr(SharedCells, "PATIENCE", 0.3)
+        assert not cells.wait_for_one(stop), "the others hold theirs as long as they train"
+        stop.signal = signal.SIGTERM
+        monkeypatch.setattr(SharedCells, "PATIENCE", 3600.0)
+        assert not cells.wait_for_one(stop)
+        stop.signal = None
+        write_cancelled(tmp_path, {place.name for place in places})
+        assert not cells.wait_for_one(stop)

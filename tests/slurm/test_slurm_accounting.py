@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -35,17 +36,27 @@ def test_accounting_knows_why_a_job_ended_that_the_queue_has_forgotten(
     assert (row["state"], row["reason"]) == ("stopped", "job CANCELLED on n0")
 
 
-def test_a_database_keeps_its_temporary_files_apart(accounted: MiniSlurm) -> None:
+def test_a_database_keeps_its_temporary_files_apart_and_takes_no_port(accounted: MiniSlurm) -> None:
     """A server that starts removes those that it finds in its folder, also another's that is being installed."""
     words = [
         "mariadb",
         "--no-defaults",
         f"--socket={accounted.folder}/run/mariadb.sock",
         "-Ne",
-        "select @@tmpdir",
+        "select @@tmpdir, @@skip_networking",
     ]
     asked = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert asked.stdout.strip() == f"{accounted.folder}/database-tmp"
+    assert asked.stdout.split() == [f"{accounted.folder}/database-tmp", "1"]
+
+
+def test_daemons_listen_where_the_kernel_puts_no_outgoing_connection(accounted: MiniSlurm) -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if low < 10_100 and high > 64_900:
+        pytest.skip("the kernel keeps all ports for outgoing connections")
+    text = "".join((accounted.folder / "etc" / name).read_text() for name in ("slurm.conf", "slurmdbd.conf"))
+    ports = [int(port) for port in re.findall(r"Port=(\d+)", text)]
+    assert ports
+    assert not [port for port in ports if low <= port <= high]
 
 
 def test_accounting_gives_the_account_of_a_found_profile_and_knows_every_qos(

@@ -163,8 +163,8 @@ def test_jobs_that_pull_take_the_cells_of_one_that_died(make: Make) -> None:
     sweep = make(cells=6, steps=STEPS, profile={"pull": True, "max_running": 2})
     launched = sweep.launch()
     assert (launched["submitted"], len(launched["jobs"])) == (6, 1)
-    assert sweep.launch()["submitted"] == 0
     sweep.wait_for_step(10, cells=2)
+    assert sweep.launch()["submitted"] == 0
     pid = next(beat["pid"] for beat in sweep.beats() if beat["state"] == "running")
     os.kill(main_process(pid), signal.SIGKILL)
     wait_until(lambda: sweep.states() == ["done"] * 6, what=lambda: f"{sweep.rows()} {sweep.output()}")
