@@ -267,7 +267,7 @@ def _slope_words(law: Law, found: Estimate) -> str:
     verb = "falls" if found.value > 0 else "grows"
     return (
         f"{law.group}: from {short(sizes.min())} to {short(sizes.max())} parameters, failure {verb} as "
-        f"N^{-found.value:.3f}; {interval_words(found, 3)} of the exponent (n = {law.line.points}). "
+        f"N^-a with a = {found.value:.3f} ({interval_words(found, 3)}; n = {law.line.points}). "
         f"Ten times the parameters leave {10**-found.value:.0%} of the failure."
     )
 
@@ -292,7 +292,7 @@ def _lost_sentences(law: Law) -> list[tuple[str, bool]]:
     where = f"{law.group}, without its {law.lost} collapsed or diverged run{'' if law.lost == 1 else 's'}"
     if refusal:
         return [(f"{where}: a scaling exponent is not identified: {refusal}.", False)]
-    return [(f"{where}: failure goes as N^{-found.value:.3f}; {interval_words(found, 3)}.", True)]
+    return [(f"{where}: failure goes as N^-a with a = {found.value:.3f} ({interval_words(found, 3)}).", True)]
 
 
 def _floor_sentences(law: Law) -> list[tuple[str, bool]]:

@@ -349,10 +349,14 @@ def _heat_maps(found: Sequence[Variant], scores: Sequence[Interval]) -> list[Dra
         if len(actors) < 2 or len(critics) < 2 or all(variant.width for variant in group):
             continue
         success = np.full((len(critics), len(actors)), np.nan)
-        parameters = np.full(success.shape, np.nan)
+        of_actor = {variant.actor_width: variant.parameters["actor"] for variant in group}
+        of_critic = {variant.critic_width: variant.parameters["critic"] for variant in group}
+        parameters = np.add.outer(
+            [of_critic[width] for width in critics], [of_actor[width] for width in actors]
+        )
         for variant in group:
             place = critics.index(variant.critic_width), actors.index(variant.actor_width)
-            success[place], parameters[place] = of[id(variant)].estimate, variant.parameters["total"]
+            success[place] = of[id(variant)].estimate
         fewest = min(len(variant.seeds) for variant in group)
         caption = (
             f"{name}: IQM of success, n = {fewest} or more runs per variant. Lines join variants of equal "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from analysis.figures.style import ON_YELLOW, panel_axes, styled, thousands, wrapped
+from analysis.figures.style import ON_YELLOW, panel_axes, styled, thousands, top_of, wrapped
 
 
 @styled
@@ -21,8 +21,8 @@ def heat_map(
     """Success over actor width (across) and critic width (up), [critic, actor], with lines of equal parameters."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axis = figure.subplots()
-    image = _fields(axis, scores)
-    if min(scores.shape) > 1 and np.isfinite(parameters).all():
+    image = _fields(axis, scores, top_of(float(np.nanmax(scores))))
+    if min(scores.shape) > 1 and (parameters > 0).all():
         levels = np.geomspace(parameters.min(), parameters.max(), 6)[1:-1]
         # Between fields parameters are read off on a log scale, as the widths are laid out.
         contours = axis.contour(
@@ -62,8 +62,8 @@ def maps(panels: Mapping[str, NDArray[Any]], tasks: Sequence[int], widths: Seque
     return figure
 
 
-def _fields(axis: Axes, values: NDArray[Any]) -> Any:
-    image = axis.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=1, aspect="auto")
+def _fields(axis: Axes, values: NDArray[Any], top: float = 1.0) -> Any:
+    image = axis.imshow(values, origin="lower", cmap="cividis", vmin=0, vmax=top, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if np.isfinite(values[row, column]):
             behind = {
@@ -71,7 +71,7 @@ def _fields(axis: Axes, values: NDArray[Any]) -> Any:
                 "edgecolor": "none",
                 "pad": 1.5,
             }
-            ink = "#fefefe" if values[row, column] < 0.55 else ON_YELLOW
+            ink = "#fefefe" if values[row, column] < 0.55 * top else ON_YELLOW
             number = f"{values[row, column]:.2f}"
             axis.text(column, row, number, ha="center", va="center", color=ink, fontsize=8, bbox=behind)
     axis.grid(visible=False)

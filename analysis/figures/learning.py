@@ -19,11 +19,12 @@ from analysis.figures.style import (
     ends,
     legend_below,
     panel_axes,
-    reference,
+    random_policy,
     shades_of,
     styled,
     success_axis,
     thousands,
+    top_of,
     wrapped,
 )
 from analysis.variants import Variant, short_name
@@ -57,6 +58,7 @@ def learning_curves(
         sizes.setdefault(variant.name, variant.parameters["total"])
     shades = dict(zip(sizes, shades_of(len(sizes)), strict=True))
     names: dict[str, Any] = {}
+    dashed: dict[str, Any] = {}
     for axis, (benchmark, place) in zip(axes, panels, strict=True):
         group = [variant for variant in variants if variant.benchmark == benchmark]
         for variant in group:
@@ -66,15 +68,16 @@ def learning_curves(
         random = float(
             np.mean([variant.random.mean() if place is None else variant.random[place] for variant in group])
         )
-        if np.isfinite(random):
-            reference(axis, random, "random policy")
+        dashed |= random_policy(axis, random)
         title = _panel_title(group[0], place, alone=len({name for name, _ in panels}) == 1)
         axis.set_title(wrapped(title, len(panels)), fontsize=9)
-        success_axis(axis)
         axis.set_xlabel(label)
         axis.xaxis.set_major_formatter(FuncFormatter(thousands))
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlim(left=0)
+    top = top_of(max(axis.dataLim.ymax for axis in axes))
+    for axis in axes:
+        success_axis(axis, top)
     axes[0].set_ylabel("success")
     if len(names) > MANY_LINES:  # too many to name: the ends and the middle tell the order
         ordered = list(sizes)
@@ -82,7 +85,7 @@ def learning_curves(
             f"{thousands(float(f'{sizes[name]:.2g}'), None)} parameters": Line2D([], [], color=shades[name])
             for name in (ordered[0], ordered[len(ordered) // 2], ordered[-1])
         }
-    legend_below(figure, names)
+    legend_below(figure, names | dashed)
     return figure
 
 

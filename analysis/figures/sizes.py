@@ -24,7 +24,7 @@ from analysis.figures.style import (
     legend_below,
     named,
     panel_axes,
-    reference,
+    random_policy,
     shades_of,
     size_axis,
     styled,
@@ -58,20 +58,20 @@ def success_against_parameters(
 ) -> Figure:
     """Success against parameters, a panel per title; `random` has the random policy's success by title."""
     names: dict[str, Any] = {}
+    dashed: dict[str, Any] = {}
     figure, axes = panel_axes(len(panels), height=3.3, share_y=True)
     labels = list(dict.fromkeys(series.label for group in panels.values() for series in group))
     palette = dict(zip(labels, colours(labels), strict=True))
     for axis, (title, group) in zip(axes, panels.items(), strict=True):
         for series in group:
             _points(axis, series, palette[series.label])
-        if random and np.isfinite(random.get(title, np.nan)):
-            reference(axis, random[title], "random policy")
+        dashed |= random_policy(axis, (random or {}).get(title, np.nan))
         axis.set_title(wrapped(title, len(panels)))
         size_axis(axis)
         axis.set_xlabel(x)
         success_axis(axis)
         names |= named(axis)
-    legend_below(figure, names)
+    legend_below(figure, names | dashed)
     for axis in axes[:: columns_of(len(panels))]:
         axis.set_ylabel("success")
     return figure

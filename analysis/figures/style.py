@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator, PercentFormatter
 
 P = ParamSpec("P")
 G = TypeVar("G")
@@ -150,12 +150,11 @@ def benchmark_of(label: str) -> str:
     return label.partition("  (")[0]
 
 
-def reference(axis: Axes, value: float, label: str) -> None:
-    axis.axhline(value, color=PALE, lw=1.2, ls=(0, (4, 3)))
-    axis.annotate(
-        label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-        ha="right", va="bottom", fontsize=7.5,
-    )  # fmt: skip
+def random_policy(axis: Axes, success: float) -> dict[str, Any]:
+    """A dashed line at the random policy's success, if that is known; {label: line} for the legend."""
+    if not np.isfinite(success):
+        return {}
+    return {"random policy": axis.axhline(success, color=PALE, lw=1.2, ls=(0, (4, 3)))}
 
 
 def size_axis(axis: Axes) -> None:
@@ -166,9 +165,14 @@ def size_axis(axis: Axes) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def success_axis(axis: Axes) -> None:
-    axis.set_ylim(-0.03, 1.04)
-    axis.set_yticks(np.linspace(0, 1, 6))
+def top_of(highest: float) -> float:
+    """Where an axis of success ends: at 100 %, or lower if all of it is below a half."""
+    return 1.0 if highest > 0.5 else max(0.1, float(np.ceil(10 * highest)) / 10)
+
+
+def success_axis(axis: Axes, top: float = 1.0) -> None:
+    axis.set_ylim(-0.03 * top, 1.04 * top)
+    axis.yaxis.set_major_locator(MultipleLocator(0.2 if top == 1 else 0.1 if top > 0.2 else 0.05))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 

@@ -85,5 +85,5 @@ def _frames(axis: Axes, corners: NDArray[Any], names: Sequence[str], end: str) -
             for value in (0, 1):
                 axis.text(-0.02, y + HIGH * value, f"{value:.0%}", fontsize=6, ha="right", va="center")
     for x, y in corners[-min(len(corners), int(corners[:, 0].max()) + 1) :]:
-        axis.text(x, y - 0.03, "0", fontsize=6, ha="center", va="top")
-        axis.text(x + WIDE, y - 0.03, end, fontsize=6, ha="center", va="top")
+        axis.text(x, y - 0.03, "0", fontsize=6, ha="left", va="top")
+        axis.text(x + WIDE, y - 0.03, end, fontsize=6, ha="right", va="top")

@@ -66,8 +66,8 @@ def test_a_width_has_one_colour_in_every_panel_and_the_legend(tmp_path: Path) ->
     curves = [
         [line.get_color() for line in axis.get_lines() if len(line.get_ydata()) == 4] for axis in figure.axes
     ]
-    legend = [line.get_color() for line in figure.legends[0].get_lines()]
-    assert len(set(legend)) == 2
+    *legend, dashed = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert len({*legend, dashed}) == 3
     assert curves == [legend] * 3
 
 
@@ -165,6 +165,23 @@ def test_the_heat_map_joins_equal_parameters() -> None:
               if 180 < np.exp(level) < 220]  # fmt: skip
     for vertices in middle:  # along a line of about 200 the two widths trade against each other
         assert np.corrcoef(vertices.T)[0, 1] < -0.9
+
+
+def test_an_axis_of_success_ends_where_all_of_it_is_seen(tmp_path: Path) -> None:
+    """Success of a tenth is not a line at the foot of the figure; a random policy is named in the legend."""
+    tops = []
+    for final in (0.26, 0.9):
+        place = tmp_path / str(final)
+        write_sweep(place, [config_of("MT10", 16)], success=[0.1, 0.1, 0.1, final])
+        figure = learning_curves(variants(open_sweep(place)))
+        tops.append(figure.axes[0].get_ylim()[1])
+        assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "random policy"
+        assert not figure.axes[0].texts
+    assert 0.27 < tops[0] < 0.35
+    assert 1 < tops[1] < 1.1
+    scores, parameters = np.array([[0.1, 0.2], [0.2, 0.25]]), np.array([[100.0, 200], [200, 400]])
+    (image,) = heat_map([1, 2], [1, 2], scores, parameters).axes[0].get_images()
+    assert image.norm(0.3) == 1
 
 
 def test_what_was_left_out_is_hollow() -> None:
@@ -286,6 +303,12 @@ def test_small_multiples_of_any_number_of_tasks(tmp_path: Path, count: int) -> N
     FigureCanvasAgg(figure).draw()
     (axis,) = figure.axes
     titles = [text for text in axis.texts if text.get_text()[0].isalpha()]
+    below = sorted(
+        (round(box.y1), box.x0, box.x1)
+        for text in axis.texts
+        if text.get_va() == "top" and (box := text.get_window_extent())
+    )
+    assert all(end + 8 < start for (row, _, end), (same, start, _) in pairwise(below) if row == same)
     assert len(titles) == count
     boxes = [text.get_window_extent() for text in axis.texts]
     for place, box in enumerate(boxes):

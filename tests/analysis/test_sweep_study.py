@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.contour import ContourSet
 
 from analysis import plasticity_study
 from analysis.comparisons import Pair, comparisons
@@ -87,7 +88,7 @@ def test_a_law_in_the_data_is_reported(tmp_path: Path) -> None:
     (floor,) = [line for line in page.shows if "failure has a floor of" in line]
     low, high = (float(end.rstrip("%")) for end in floor.rstrip(".").split("interval ")[1].split(" to "))
     assert low < 5 < high
-    assert any("failure falls as N^-0." in line for line in page.shows)
+    assert any("failure falls as N^-a with a = 0." in line for line in page.shows)
     assert not any("width effect" in line for line in page.does_not_show)
 
 
@@ -146,6 +147,23 @@ def test_the_critics_exponent_is_found_larger(tmp_path: Path) -> None:
     share = fits["best_critic_share"]["with a floor, parameters"]
     assert 0.5 < share["low"] < share["share"] < share["high"] < 1
     Checked(render(page))
+
+
+def test_lines_of_equal_parameters_need_no_cell_of_every_pair_of_widths(tmp_path: Path) -> None:
+    """Sizes of actor and critics add up, so that of a pair of widths without a cell is known."""
+    for actor, critic in ((16, 16), (16, 64), (64, 16)):
+        config = config_of("MT10", critic, network__actor__width=actor)
+        sizes = {"actor": actor**2, "critic": 2 * critic**2, "target": 2 * critic**2}
+        total = sizes["actor"] + sizes["critic"]
+        write_run(tmp_path / "cells" / config.run_id / "run.h5", config, parameters=sizes | {"total": total})
+    (drawing,) = [
+        item
+        for section in page_of(tmp_path).sections
+        for item in section.items
+        if isinstance(item, Drawing) and item.name == "actor_critic_0"
+    ]
+    (lines,) = [c for c in drawing.figure.axes[0].collections if isinstance(c, ContourSet)]
+    assert sum(len(path.vertices) > 1 for path in lines.get_paths()) == 4
 
 
 def test_comparisons_are_made_where_there_are_seeds_and_corrected_together(tmp_path: Path) -> None:
