@@ -261,7 +261,7 @@ def main_process(pid: int) -> int:
 
 def wait_until(
     condition: Callable[[], bool],
-    seconds: float = 90,
+    seconds: float = 240,  # a busy machine is slow
     every: float = 0.1,
     what: Callable[[], str] = lambda: "",
 ) -> None:
