@@ -167,8 +167,9 @@ def sentences(found: CurveStudy) -> tuple[list[str], list[str]]:
         a, b = law.exponent("parameters"), law.exponent("steps")
         said = f"{where}: over parameters N and env steps D, the {law.name} law"
         if _unknown(law):
-            words = f"exponent of N: {estimate_words(a)}, of D: {estimate_words(b)}"
-            not_shown.append(f"{said} does not know its exponent of {_unknown(law)} ({words}).")
+            narrow = [(name, e) for name, e in (("N", a), ("D", b)) if e.high - e.low <= WIDEST]
+            known = "".join(f"; that of {name} is {estimate_words(e)}" for name, e in narrow)
+            not_shown.append(f"{said} does not know its exponent of {_unknown(law)}{known}.")
         else:
             shows.append(
                 f"{said} has exponents {a.value:.2f} of N ({interval_words(a)}) and {b.value:.2f} of D "

@@ -390,10 +390,10 @@ def interval_words(found: Estimate, digits: int = 2) -> str:
 
 
 def estimate_words(found: Estimate) -> str:
-    """`0.42  (0.27 – 0.56)`, or that the data do not say, where the interval is too wide to say anything."""
+    """`0.42 (0.27 – 0.56)`, or that the data do not say, where the interval is too wide to say anything."""
     if not found.high - found.low <= WIDEST:
         return "not identified by these data"
-    return f"{found.value:.2f}  ({span(found.low, found.high)})"
+    return f"{found.value:z.2f} ({span(found.low, found.high)})"
 
 
 def short(count: float) -> str:
