@@ -47,12 +47,6 @@ def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, 
     group = sorted(group, key=lambda item: item[0].parameters)
     end = max(variant.env_steps[-1] / variant.tasks for variant, _ in group)
     parts = [_frame(end)]
-    if random is not None and math.isfinite(random):
-        y = _y(random)
-        parts.append(f'<path class="random" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(
-            f'<text class="small" x="{WIDTH - RIGHT}" y="{y - 4}" text-anchor="end">random policy</text>'
-        )
     legend = []
     for number, (variant, curves) in enumerate(group):
         shade = SHADES[round(number * (len(SHADES) - 1) / max(1, len(group) - 1))]
@@ -71,6 +65,9 @@ def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, 
         legend.append(f'<li><i style="background:{shade}"></i>{escape(variant.label)} ({len(shown)})</li>')
     if len(legend) > NAMED:
         legend = [*legend[: NAMED // 2], f"<li>… {len(legend) - NAMED} more …</li>", *legend[-NAMED // 2 :]]
+    if random is not None and math.isfinite(random):
+        parts.append(f'<path class="random" d="M{LEFT} {_y(random)}H{WIDTH - RIGHT}"/>')
+        legend.append('<li><i class="dashes"></i>random policy</li>')
     drawing = _drawing("success against env steps per task", parts)
     return f'{drawing}<ul class="legend">{"".join(legend)}</ul>'
 

@@ -20,6 +20,7 @@ from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
 from sweeps.page.charts import law as drawing
+from sweeps.page.charts import learning_curves
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
 from sweeps.page.law import interval_words, laws, ticks
 from sweeps.page.serve import serve
@@ -115,6 +116,9 @@ def test_facts_are_what_the_files_say(tmp_path: Path) -> None:
     assert facts.rows[4].progress == 0.25
     assert facts.rows[4].node == "node7"
     assert facts.random == {"reach-v3": pytest.approx(0.2)}
+    assert [curves.partition("</svg>")[2].count("random policy") for _, curves in learning_curves(facts)] == [
+        1
+    ]
     assert [(node.name, node.running, node.failed) for node in facts.nodes] == [("node7", 1, 3)]
     assert facts.hours[0] >= 4.0  # hours of the finished ones alone
     assert facts.measured
