@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from markupsafe import escape
@@ -20,6 +21,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 34
 THIN = 300  # with at most so many runs, each is drawn
 NAMED = 8  # variants in a legend, at most
 DOTS = 1_000  # runs in the drawing of a law, at most
+TOPS = (0.2, 0.4, 1.0)  # of an axis of success: the first that is not below the curves
 SPARK = (72, 18)  # width and height
 _SPARK_Y = [round(1 + (SPARK[1] - 2) * (1 - hundredth / 100)) for hundredth in range(101)]
 
@@ -45,18 +47,23 @@ def learning_curves(facts: Facts) -> list[tuple[str, str]]:
 
 def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, thin: bool) -> str:
     group = sorted(group, key=lambda item: item[0].parameters)
-    end = max(variant.env_steps[-1] / variant.tasks for variant, _ in group)
-    parts = [_frame(end)]
+    seen = [max(curve.success) for _, curves in group for curve in curves if curve.success]
+    highest = max(*seen, random or 0)  # in this order, since the random policy's may be NaN
+    scale = Scale(
+        end=max(variant.env_steps[-1] / variant.tasks for variant, _ in group),
+        top=next((top for top in TOPS if round(highest, 3) <= top), TOPS[-1]),
+    )
+    parts = [_frame(scale)]
     legend = []
     for number, (variant, curves) in enumerate(group):
         shade = SHADES[round(number * (len(SHADES) - 1) / max(1, len(group) - 1))]
         shown = [curve for curve in curves if curve.success]
         if thin:
-            paths = [_path(_points(variant, curve, end)) for curve in shown]
+            paths = [_path(_points(variant, curve, scale)) for curve in shown]
             parts += [f'<path class="thin" stroke="{shade}" d="{path}"/>' for path in paths]
         columns = _columns(shown)
         means, least, most = (
-            [_point(variant, place, summary(values), end) for place, values in columns]
+            [_point(variant, place, summary(values), scale) for place, values in columns]
             for summary in (fmean, min, max)
         )
         if len(shown) > 1:
@@ -66,23 +73,31 @@ def _curves(group: Sequence[tuple[Variant, list[Curve]]], random: float | None, 
     if len(legend) > NAMED:
         legend = [*legend[: NAMED // 2], f"<li>… {len(legend) - NAMED} more …</li>", *legend[-NAMED // 2 :]]
     if random is not None and math.isfinite(random):
-        parts.append(f'<path class="random" d="M{LEFT} {_y(random)}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<path class="random" d="M{LEFT} {_y(random / scale.top)}H{WIDTH - RIGHT}"/>')
         legend.append('<li><i class="dashes"></i>random policy</li>')
     drawing = _drawing("success against env steps per task", parts)
     return f'{drawing}<ul class="legend">{"".join(legend)}</ul>'
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What stands at the right and at the upper edge of a chart of success."""
+
+    end: float  # env steps per task
+    top: float  # success
+
+
 Point = tuple[float, float]
 
 
-def _point(variant: Variant, evaluation: int, success: float, end: float) -> Point:
+def _point(variant: Variant, evaluation: int, success: float, scale: Scale) -> Point:
     """The position of an evaluation's success in the drawing."""
     steps = variant.env_steps[min(evaluation, len(variant.env_steps) - 1)] / variant.tasks
-    return LEFT + (WIDTH - LEFT - RIGHT) * steps / end, _y(success)
+    return LEFT + (WIDTH - LEFT - RIGHT) * steps / scale.end, _y(success / scale.top)
 
 
-def _points(variant: Variant, curve: Curve, end: float) -> list[Point]:
-    return [_point(variant, at, value, end) for at, value in zip(curve.places, curve.success, strict=True)]
+def _points(variant: Variant, curve: Curve, scale: Scale) -> list[Point]:
+    return [_point(variant, at, value, scale) for at, value in zip(curve.places, curve.success, strict=True)]
 
 
 def _columns(curves: Sequence[Curve]) -> list[tuple[int, list[float]]]:
@@ -105,18 +120,19 @@ def _y(share: float) -> float:
     return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - share), 1)
 
 
-def _frame(end: float) -> str:
+def _frame(scale: Scale) -> str:
     """Grid lines and numbers of a chart of success against env steps per task."""
     parts = []
-    for tenths in (0, 25, 50, 75, 100):
-        y = _y(tenths / 100)
+    for quarter in range(5):
+        y = _y(quarter / 4)
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{tenths} %</text>')
+        number = f"{25 * quarter * scale.top:.0f} %"
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{number}</text>')
     for quarter in range(5):
         x = LEFT + (WIDTH - LEFT - RIGHT) * quarter / 4
         anchor = "end" if quarter == 4 else "middle"
         parts.append(
-            f'<text x="{x:.0f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{_count(end * quarter / 4)}</text>'
+            f'<text x="{x:.0f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{_count(scale.end * quarter / 4)}</text>'
         )
     parts.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 2}" text-anchor="middle">env steps per task</text>')
     return "".join(parts)
@@ -144,7 +160,7 @@ def law(found: Law) -> str:
         return LEFT + (WIDTH - LEFT - RIGHT) * math.log(size / first) / math.log(last / first)
 
     def y(failure: float) -> float:
-        return _y(math.log(max(failure, low) / low) / math.log(high / low))
+        return _y(math.log(min(max(failure, low), high) / low) / math.log(high / low))
 
     parts = []
     for value in ticks(low, high):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from slurm.state import cell_directory, write_done, write_json
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
+from sweeps.page import charts
 from sweeps.page.charts import law as drawing
 from sweeps.page.charts import learning_curves
 from sweeps.page.facts import Facts, clean, end_of_log, read_facts
@@ -174,6 +176,25 @@ def test_the_law_so_far_is_that_of_the_planted_truth(tmp_path: Path) -> None:
     assert "from 14 of 15 runs" in law.words
     exponent = float(law.words.split("a = ")[1].split()[0])
     assert exponent == pytest.approx(0.1, abs=0.005)
+
+
+@pytest.mark.parametrize(("final", "top"), [(0.1, 20), (0.3, 40), (0.5, 100)])
+def test_a_chart_of_low_success_ends_where_it_does(tmp_path: Path, final: float, top: int) -> None:
+    for entry in make_sweep(tmp_path, "env.tasks=reach-v3"):
+        finish(tmp_path, entry, [0.0, 0.1, 0.1, final])
+    [(_, chart)] = learning_curves(facts_of(tmp_path))
+    assert [int(number) for number in re.findall(r">(\d+) %<", chart)] == [top * at // 4 for at in range(5)]
+
+
+def test_the_band_of_a_law_stays_in_its_chart(tmp_path: Path) -> None:
+    words = ["env.tasks=reach-v3", "network.actor.width=16,32,64,128", "train.seed=0,1"]
+    for number, entry in enumerate(make_sweep(tmp_path, *words)):
+        finish(tmp_path, entry, [0.0, 0.0, 0.0, 0.3 * (number % 2)])
+    [law] = laws(facts_of(tmp_path))
+    assert max(over for *_, over in law.line) > 1.05, "a failure that no run can have"
+    (band,) = re.findall(r'class="band"[^>]* d="M([^"]+)Z"', drawing(law))
+    heights = [float(point.split()[1]) for point in band.split("L")]
+    assert min(heights) >= charts.TOP
 
 
 def test_an_end_of_an_interval_keeps_its_sign() -> None:
