@@ -17,6 +17,7 @@ from sweeps.launched import Launched
 from sweeps.manifest import Entry
 from sweeps.plan import GUESS, Plan, PlannedCell, ResourceClass
 from sweeps.tables import print_table
+from sweeps.time_left import seconds_left
 from sweeps.units import duration, size
 
 INTERRUPTED = 130  # exit code
@@ -141,7 +142,8 @@ def show_status(found: Survey, sweep: Path, entries: list[Entry], as_json: bool)
              "traceback": cell.marker.get("traceback")}
             for entry, cell in zip(entries, found.cells.values(), strict=True)
         ]  # fmt: skip
-        click.echo(json.dumps({"sweep": str(sweep), "cells": rows}))
+        left = seconds_left(sweep, entries, found)
+        click.echo(json.dumps({"sweep": str(sweep), "seconds_left": left, "cells": rows}))
         return
     print_status(sweep, entries, found)
 
@@ -187,6 +189,9 @@ def print_status(sweep: Path, entries: Sequence[Entry], found: Survey) -> None:
     counts = Counter(cell.state for cell in found.cells.values())
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     click.echo(f"{sweep}: {len(entries)} cells: {summary}")
+    if left := seconds_left(sweep, entries, found):
+        low, likely, high = map(duration, left)
+        click.echo(f"about {likely} left ({low} to {high}), if as many go on running")
     rows = []
     for entry in entries:
         cell = found.cells[entry.run_id]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import time
 import unicodedata
@@ -25,9 +23,8 @@ from sweeps.cost import estimate_cost
 from sweeps.grid import short_key
 from sweeps.manifest import Entry
 from sweeps.page.curves import Curve, read_curves
-from sweeps.plan import GUESS, factors_of
+from sweeps.time_left import SEED, Times, time_left, without_seeds
 
-SEED = "train.seed"
 STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")
 TROUBLE = ("failed", "held")  # states that need a person
 # Categories of invisible characters, and of those that change the direction of text.
@@ -104,7 +101,7 @@ class Facts:
     ended: list[float]  # when cells were over, sorted
     hours: tuple[float, float, float, float]  # used; left: low, likely, high
     measured: bool  # whether finished cells correct the estimate
-    ends: tuple[float, float, float] | None  # seconds since 1970: low, likely, high; None: nothing runs
+    ends: Times | None  # seconds since 1970: low, likely, high; None: nothing runs
     device: str  # GPU or core
     cap: float | None  # of --max-gpu-hours at the last launch
     nodes: list[Node]
@@ -151,7 +148,7 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
         if entry.run_id in curves:
             grouped[id(variants[entry.run_id])].append(curves[entry.run_id])
     distinct = list({id(variant): variant for variant in variants.values()}.values())
-    used, left, ends, measured = _hours(cells, variants, profile, now)
+    time_of = time_left(cells, {run_id: variant.seconds for run_id, variant in variants.items()}, profile)
     rows = [
         _row(entry, cell, curves.get(entry.run_id), keys, now)
         for entry, cell in zip(entries, cells, strict=True)
@@ -166,9 +163,9 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
         variants=[(variant, grouped[id(variant)]) for variant in distinct],
         random=_random_policies(sweep, entries, variants, curves),
         ended=sorted(curve.ended for curve in curves.values() if curve.ended),
-        hours=(used, *left),
-        measured=measured,
-        ends=ends,
+        hours=(time_of.used, *time_of.hours),
+        measured=time_of.measured,
+        ends=_moments(time_of.seconds, now),
         device="GPU" if profile and profile.gpus else "core",
         cap=_cap(sweep),
         nodes=_nodes(sweep, cells, profile),
@@ -178,12 +175,8 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
 
 def _variants(entries: Sequence[Entry], *, gpu: bool) -> dict[str, Variant]:
     """{run id: variant}. A variant has the parameters and the cost of its first cell; other seeds have the same."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
-        groups[json.dumps(varied, sort_keys=True)].append(entry)
     variants = {}
-    for some in groups.values():
+    for some in without_seeds(entries):
         variant = _variant(some[0], len(some), gpu)
         variants.update(dict.fromkeys((entry.run_id for entry in some), variant))
     return variants
@@ -269,41 +262,11 @@ def _shown(character: str) -> str:
     return "\ufffd" if unicodedata.category(character) in UNSHOWN else character
 
 
-def _hours(
-    cells: Sequence[CellState], variants: Mapping[str, Variant], profile: Profile | None, now: float
-) -> tuple[float, tuple[float, float, float], tuple[float, float, float] | None, bool]:
-    """Device hours used; device hours left; when the sweep will end; whether finished cells corrected the estimate.
-
-    The middle two are low, likely and high; the end, in seconds since 1970, is None if no cell runs.
-    """
-    share = 1.0 if profile is None else (profile.gpus or profile.cpus) / profile.cells_per_job
-    used = left = 0.0
-    ratios = []
-    for cell in cells:
-        estimate = variants[cell.run_id].seconds
-        if cell.finished:
-            seconds = float(cell.marker.get("seconds") or 0.0)
-            used += seconds
-            if seconds and cell.marker.get("attempts") == 1:
-                ratios.append(seconds / estimate)
-            continue
-        beat = cell.heartbeat
-        done = (beat.get("vector_step") or 0) / (beat.get("vector_steps") or math.inf)
-        left += estimate * (1 - min(1.0, done))
-        used += max(0.0, (beat.get("time") or 0.0) - (beat.get("started") or math.inf))
-    factors = factors_of(ratios)
-    running = sum(cell.state == "running" for cell in cells)
-    hours = _times(factors, left * share / 3600)
-    ends = None
-    if running:
-        low, likely, high = _times(factors, left / running)
-        ends = (now + low, now + likely, now + high)
-    return used * share / 3600, hours, ends, factors != GUESS
-
-
-def _times(factors: tuple[float, float, float], amount: float) -> tuple[float, float, float]:
-    low, likely, high = factors
-    return low * amount, likely * amount, high * amount
+def _moments(seconds: Times | None, now: float) -> Times | None:
+    if seconds is None:
+        return None
+    low, likely, high = seconds
+    return now + low, now + likely, now + high
 
 
 def _random_policies(

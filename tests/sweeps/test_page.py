@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from mtrl.sizing import count_parameters
-from slurm.state import cell_directory, write_done, write_json
+from slurm.state import cell_directory, write_cancelled, write_done, write_json
+from slurm.worker import hold_cell
 from sweeps.grid import expand, load_grid, override
 from sweeps.launch import main
 from sweeps.manifest import Entry, add_cells, open_sweep_folder, read_manifest, record_launch
@@ -27,6 +28,7 @@ from sweeps.page.facts import Facts, clean, end_of_log, read_facts
 from sweeps.page.law import interval_words, laws, ticks
 from sweeps.page.serve import serve
 from sweeps.page.write import render, write_page
+from sweeps.units import duration
 from sweeps.watch import look
 from tests.analysis.reference_analysis import write_run
 from tests.browser import browser, needs_browser
@@ -141,6 +143,25 @@ def test_hours_left_follow_the_cells_that_finished(tmp_path: Path) -> None:
     assert facts.hours[2] == pytest.approx(2.0 * 1.5)  # half of one cell, and another
     assert facts.ends is not None
     assert facts.ends[1] - NOW == pytest.approx(3600 * 3.0)  # one at a time
+
+
+def test_status_says_the_time_left_that_the_page_has(tmp_path: Path) -> None:
+    """Of eight cells of two hours four are over, one is at half, one is cancelled and two wait."""
+    words = ["network.actor.width=16", "env.tasks=reach-v3", "train.seed=range(8)"]
+    entries = make_sweep(tmp_path, *words)
+    status = ["status", tmp_path.name, "--runs", str(tmp_path.parent)]
+    for entry in entries[:4]:
+        finish(tmp_path, entry, [0.1, 0.2, 0.3, 0.5], seconds=7200.0)
+    assert " left" not in CliRunner().invoke(main, status).output, "nothing runs"
+    beat(tmp_path, entries[4], vector_step=1000)
+    with hold_cell(cell_directory(tmp_path, entries[4].run_id)):
+        write_cancelled(tmp_path, {entries[5].run_id})
+        facts = facts_of(tmp_path)
+        said = CliRunner().invoke(main, status).output
+        seconds = json.loads(CliRunner().invoke(main, [*status, "--json"]).output)["seconds_left"]
+    assert facts.hours[2] == pytest.approx(5.0)
+    assert seconds == pytest.approx([3600 * hours for hours in facts.hours[1:]])
+    assert f"about 5.0 h left ({duration(seconds[0])} to {duration(seconds[2])})" in said
 
 
 @pytest.mark.parametrize("words", [["--max-gpu-hours", "5000"], ["--max-gpu-hours=5000", "--yes"]])
