@@ -62,14 +62,20 @@ def time_left(
 
 
 def seconds_left(sweep: Path, entries: Sequence[Entry], found: Survey) -> Times | None:
-    """Seconds until the sweep ends, if as many cells go on running; None if none runs."""
+    """Seconds until the sweep ends, if as many cells go on running; None if none runs.
+
+    Also None if another version wrote a configuration that this one cannot read.
+    """
     cells = list(found.cells.values())
     if all(cell.state != "running" for cell in cells):
         return None
     profile = last_profile(sweep)
     estimates: dict[str, float] = {}
     for some in without_seeds(entries):
-        cost = estimate_cost(some[0].cell.config, gpu=bool(profile and profile.gpus))
+        try:
+            cost = estimate_cost(some[0].cell.config, gpu=bool(profile and profile.gpus))
+        except ValueError:
+            return None
         estimates |= dict.fromkeys((entry.run_id for entry in some), cost.seconds)
     return time_left(cells, estimates, profile).seconds
 

@@ -28,6 +28,7 @@ from sweeps.page.facts import Facts, clean, end_of_log, read_facts
 from sweeps.page.law import interval_words, laws, ticks
 from sweeps.page.serve import serve
 from sweeps.page.write import render, write_page
+from sweeps.time_left import seconds_left
 from sweeps.units import duration
 from sweeps.watch import look
 from tests.analysis.reference_analysis import write_run
@@ -162,6 +163,15 @@ def test_status_says_the_time_left_that_the_page_has(tmp_path: Path) -> None:
     assert facts.hours[2] == pytest.approx(5.0)
     assert seconds == pytest.approx([3600 * hours for hours in facts.hours[1:]])
     assert f"about 5.0 h left ({duration(seconds[0])} to {duration(seconds[2])})" in said
+
+
+def test_status_of_a_configuration_that_this_version_cannot_read_has_no_time_left(tmp_path: Path) -> None:
+    (entry, *_) = make_sweep(tmp_path)
+    beat(tmp_path, entry)
+    with hold_cell(cell_directory(tmp_path, entry.run_id)):
+        found = look(tmp_path, [entry])
+    assert seconds_left(tmp_path, [entry], found)
+    assert seconds_left(tmp_path, [replace(entry, config={**entry.config, "later": 1})], found) is None
 
 
 @pytest.mark.parametrize("words", [["--max-gpu-hours", "5000"], ["--max-gpu-hours=5000", "--yes"]])
