@@ -105,7 +105,7 @@ def open_sweep(path: Path | str, *more: Path | str, progress: Progress | None = 
     dataset = runs.dataset(names, [root.folder.name for root, _ in files] if more else None)
     derived = set.intersection(*(root.derived for root in roots)) - set(_SAID)
     dataset.attrs |= {
-        "source": ", ".join(root.folder.resolve().name for root in roots),
+        "source": ", ".join(dict.fromkeys(root.folder.resolve().name for root in roots)),
         "skipped": runs.skipped,
         "repeated": runs.repeated,
         "derived": json.dumps(sorted(derived)),

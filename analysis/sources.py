@@ -46,9 +46,9 @@ def source_of(paths: Sequence[Path]) -> Source:
     if kept and len(paths) == 1:
         return Source("dataset", (kept,), kept.resolve().parent.name, kept.parent / "report")
     folders = [path.parent if path.suffix == ".nc" else path for path in paths]
-    name = "+".join(folder.resolve().name for folder in folders)
-    folder = folders[0] if len(paths) == 1 else folders[0].with_name(name)
-    return Source("sweep", tuple(paths), name, folder / "report")
+    names = [folder.resolve().name for folder in folders]
+    folder = folders[0] if len(paths) == 1 else folders[0].with_name("+".join(names))
+    return Source("sweep", tuple(paths), "+".join(dict.fromkeys(names)), folder / "report")
 
 
 _WORDS: dict[Kind, str] = {"sweep": "a sweep", "dataset": "a dataset", "tables": "a table"}

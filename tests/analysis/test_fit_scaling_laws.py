@@ -1,6 +1,7 @@
 """The command as a user types it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,23 @@ def test_kept_datasets_and_sweeps_are_taken_together(tmp_path: Path) -> None:
     assert code == 0, output
     assert (tmp_path / "kept" / "a+b" / "report" / "report.html").read_bytes() == page
     assert (kept / "dataset.nc").read_bytes() == before
+
+
+def test_a_kept_study_is_gone_on_with_under_its_name(tmp_path: Path) -> None:
+    """Further seeds of a study, whose first are kept as a dataset: one study, and again one dataset."""
+    kept, more, whole = (tmp_path / place / "early" for place in ("kept", "more", "whole"))
+    for folder, seed in ((kept, 0), (more, 1)):
+        write_sweep(folder, [config_of(width=width, seed=seed) for width in (16, 32)])
+    assert run(str(kept), "--keep", str(kept / "dataset.nc"))[0] == 0
+    shutil.rmtree(kept / "cells")
+    whole.mkdir(parents=True)
+    joined = tmp_path / "joined"
+    code, output = run(str(kept), str(more), "--keep", str(whole / "dataset.nc"), "--out", str(joined))
+    assert code == 0, output
+    page = (joined / "report.html").read_text()
+    assert "<title>Scaling study: early</title>" in page
+    assert run(str(whole))[0] == 0
+    assert (whole / "report" / "report.html").read_text() == page
 
 
 def test_files_of_one_run_each_are_named_by_their_stems(tmp_path: Path) -> None:
