@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from analysis import figures
+from analysis.comparisons import p_number
 from analysis.figures import Row
 from analysis.law_study import EVERYTHING, OTHER_LIKELIHOODS, Law, span
 from analysis.models import Likelihood
@@ -107,7 +108,7 @@ def _exponent_row(
 ) -> list[str]:
     return [
         law.group, of, name, str(len(law.points)), f"{estimate:.{digits}f}" if np.isfinite(estimate) else "–",
-        span(low, high, digits), f"{law.trend:.3f}" if of != ASIDE and np.isfinite(law.trend) else "–",
+        span(low, high, digits), p_number(law.trend) if of != ASIDE and np.isfinite(law.trend) else "–",
         f"not identified: {doubt}" if doubt else "identified",
     ]  # fmt: skip
 
