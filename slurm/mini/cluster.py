@@ -386,13 +386,22 @@ def _kill_tree(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def outgoing_ports() -> tuple[int, int]:
+    """The first and the last port that the kernel gives to outgoing connections; Linux's default if it does not say."""
+    try:
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except OSError:
+        return 32_768, 60_999
+    return low, high
+
+
 def _free_ports(count: int) -> int:
     """The first of `count` consecutive free ports.
 
     The kernel gives outgoing connections ports of a range of its own, and may take one before a daemon listens there.
     So that range comes last.
     """
-    low, high = (int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    low, high = outgoing_ports()
     starts = random.sample(range(10_000, 65_000, 50), 1_100)  # at random, so that two clusters do not meet
     for first in sorted(starts, key=lambda start: low < start + count and start <= high):
         with suppress(OSError):
