@@ -303,7 +303,7 @@ class MiniSlurm:
         states = self._call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").stdout.split()
         return len([state for state in states if state in ("idle", "mixed", "allocated")]) >= self.nodes
 
-    def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
+    def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
@@ -311,14 +311,14 @@ class MiniSlurm:
             time.sleep(0.05)
 
     def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=90)
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=30)
 
     def _run(self, *words: str, **variables: str) -> None:
         # Daemons inherit their output: to a file, not to a pipe that would never close.
         environment = {**self.environment, **variables}
         with (self.folder / "log/start.log").open("a") as log:
             done = subprocess.run(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=90
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=30
             )
         if done.returncode:
             raise MiniSlurmError(f"{words[0]} did not start:\n{self.log()}")

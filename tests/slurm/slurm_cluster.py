@@ -261,7 +261,7 @@ def main_process(pid: int) -> int:
 
 def wait_until(
     condition: Callable[[], bool],
-    seconds: float = 240,  # a busy machine is slow
+    seconds: float = 90,
     every: float = 0.1,
     what: Callable[[], str] = lambda: "",
 ) -> None:

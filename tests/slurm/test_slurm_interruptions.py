@@ -79,7 +79,7 @@ def test_a_job_cut_off_at_its_time_limit_is_retried(make: Make, undisturbed: Pat
     wait_until(lambda: any(sweep.place.glob("cells/*/checkpoint/*/checksums.json")))
     pid = sweep.beats()[0]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: sweep.states() == ["stopped"], every=1.0)
+    wait_until(lambda: sweep.states() == ["stopped"], seconds=150, every=1.0)
     assert "TIMEOUT" in sweep.rows()[0]["reason"]
     assert sweep.retry()["submitted"] == 1
     sweep.wait_until_done()

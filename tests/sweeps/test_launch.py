@@ -151,7 +151,7 @@ def step_of(cell: Path) -> int:
         return 0
 
 
-def wait_until(condition: object, seconds: float = 240) -> None:
+def wait_until(condition: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"

@@ -39,7 +39,7 @@ def run(env, steps, seed=0):
     return [env.step(generator.uniform(-1, 1, (env.num_envs, 4)))[:2] for _ in range(steps)]
 
 
-def wait_until(condition, seconds=120.0):
+def wait_until(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
