@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -64,8 +64,10 @@ def run_job(sweep: Path, token: str) -> int:
             print(f"{token} was withdrawn; nothing to do")
             return 0
         cells = SharedCells(sweep, record) if record.jobs else OwnCells(sweep, record, array_task())
-        while cells.wait_for_one(stop):
-            run_packed(cells.take, record.profile["cells_per_job"], stop)
+        while True:
+            cells.give_back(run_packed(cells.take, record.profile["cells_per_job"], stop))
+            if not cells.wait_for_one(stop):
+                break
         states = [(task, read_state(sweep, task.run_id)) for task in cells.taken]
         left = [
             task for task, state in states if not (state.finished or state.state == "failed")
@@ -77,7 +79,9 @@ def run_job(sweep: Path, token: str) -> int:
             if moved and not all(is_cancelled(sweep, task.run_id) for task in left):
                 _requeue()
             return FAILED
-        return 0 if all(state.finished for _, state in states) else FAILED
+        # What still waits is held by another process; of a shared array, by a job that runs it.
+        owed = [] if record.jobs else cells.waiting
+        return FAILED if owed or not all(state.finished for _, state in states) else 0
 
 
 def array_task() -> int:
@@ -85,17 +89,46 @@ def array_task() -> int:
     return int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
 
 
-class OwnCells:
+class _Cells:
+    """The cells that a job may run: those that wait, and those that it took."""
+
+    PATIENCE = 60.0  # seconds; the cells of a killed job save before they let go
+    PAUSE = 2.0  # seconds between two looks meanwhile
+
+    def __init__(self, sweep: Path, record: Record, waiting: Sequence[Task]) -> None:
+        self._sweep, self._record = sweep, record
+        self.waiting = list(waiting)
+        self.taken: list[Task] = []
+
+    def give_back(self, run_ids: Container[str]) -> None:
+        """These cells were taken and turned out to be held by another process: they wait again."""
+        self.waiting += [task for task in self.taken if task.run_id in run_ids]
+        self.taken = [task for task in self.taken if task.run_id not in run_ids]
+
+    def wait_for_one(self, stop: StopFlag) -> bool:
+        """Whether another process lets go of a waiting cell that is not over, within PATIENCE seconds.
+
+        For a job that found no free cell: all that wait were held when it looked.
+        """
+        end = time.monotonic() + self.PATIENCE
+        while self.waiting and not stop() and time.monotonic() < end:
+            time.sleep(self.PAUSE)
+            free = [task for task in self.waiting if not is_held(cell_directory(self._sweep, task.run_id))]
+            over = [task for task in free if self._is_over(task)]
+            if len(free) > len(over):
+                return True
+            self.waiting = [task for task in self.waiting if task not in over]
+        return False
+
+    def _is_over(self, task: Task) -> bool:
+        return read_state(self._sweep, task.run_id).finished
+
+
+class OwnCells(_Cells):
     """The cells of one array task; no other task has them."""
 
     def __init__(self, sweep: Path, record: Record, number: int) -> None:
-        self._sweep, self._profile = sweep, record.profile
-        self.waiting = list(record.tasks[number])
-        self.taken: list[Task] = []
-
-    def wait_for_one(self, stop: StopFlag) -> bool:
-        """Whether there is a cell to run. Waits for none."""
-        return bool(self.waiting) and not stop()
+        super().__init__(sweep, record, record.tasks[number])
 
     def take(self) -> CellJob | None:
         """The next cell to run; None if none is left."""
@@ -104,43 +137,22 @@ class OwnCells:
         job = None
         while self.waiting and job is None:
             self.taken.append(self.waiting.pop(0))
-            job = _read_job(self._sweep, self.taken[-1], self._profile)
+            job = _read_job(self._sweep, self.taken[-1], self._record.profile)
         return job
 
 
-class SharedCells:
+class SharedCells(_Cells):
     """The cells of an array whose tasks share them: each task takes the next free one.
 
-    A cell's lock prevents two jobs from running it at the same time. No job takes a cell twice. A cell that failed in
+    A cell's lock prevents two jobs from running it at the same time. No job runs a cell twice. A cell that failed in
     this array, or that ended ATTEMPTS attempts without a marker, is left to `retry`: a cell that kills its job cannot
     end all jobs of the array.
     """
 
     ATTEMPTS = 3
-    PATIENCE = 60.0  # seconds
 
     def __init__(self, sweep: Path, record: Record) -> None:
-        self._sweep, self._record = sweep, record
-        self.waiting = list(record.tasks[0])
-        self.taken: list[Task] = []
-
-    def wait_for_one(self, stop: StopFlag) -> bool:
-        """Whether a cell is free. Waits up to PATIENCE seconds for one that another process holds.
-
-        If a job is killed, its cells save before they end, and no other job can take them until then.
-        """
-        end = time.monotonic() + self.PATIENCE
-        while not stop():
-            cancelled = cancelled_cells(self._sweep)
-            self.waiting = [
-                task for task in self.waiting if task.run_id not in cancelled and not self._is_over(task)
-            ]
-            if not all(is_held(cell_directory(self._sweep, task.run_id)) for task in self.waiting):
-                return True
-            if not self.waiting or time.monotonic() > end:
-                break
-            time.sleep(0.2)
-        return False
+        super().__init__(sweep, record, record.tasks[0])
 
     def take(self) -> CellJob | None:
         """The first free cell; None if no cell is free."""
@@ -168,8 +180,10 @@ class SharedCells:
         return state.finished or (silent and not is_held(cell_directory(self._sweep, task.run_id)))
 
 
-def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -> None:
+def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -> set[str]:
     """Runs the cells that `take` returns, `slots` at a time, each on its share of the cores, until all have ended.
+
+    Returns the run ids of those that did not run, because another process held them.
 
     Once `stop` is set, the running cells get a TERM, on which they save and end, and no more cells start. A cell
     reports its end through a pipe, so that the next one starts while the kernel still removes the first one's process.
@@ -177,6 +191,7 @@ def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -
     import_trainer()
     context = multiprocessing.get_context("fork")
     running: dict[Connection, tuple[ForkProcess, CellJob, int]] = {}
+    busy = set()
     told = False
     more = True
     while running or (more and not stop()):
@@ -201,10 +216,12 @@ def run_packed(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -
             more = True
             with heard:
                 try:
-                    heard.recv_bytes()
+                    if heard.recv_bytes() == b"busy":
+                        busy.add(job.run_id)
                 except EOFError:
                     process.join()
                     _note_death(job, process.exitcode or 0)
+    return busy
 
 
 def import_trainer() -> None:
@@ -220,15 +237,14 @@ def import_trainer() -> None:
 
 
 def _run(job: CellJob, slot: int, slots: int, stop: StopFlag, says_over: Connection, parent: int) -> None:
-    """In the child: takes its share of cores and GPUs, runs the cell, and reports that it is over."""
+    """In the child: takes its share of cores and GPUs, runs the cell, and reports its outcome."""
     _end_with(parent)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[slot::slots] or cores)
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    run_cell(job, told_to_stop=stop)
-    says_over.send_bytes(b"over")
+    says_over.send_bytes(run_cell(job, told_to_stop=stop).encode())
 
 
 def _end_with(parent: int) -> None:

@@ -9,16 +9,18 @@ import time
 import types
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm.job import OwnCells, SharedCells, run_packed
+from slurm.job import OwnCells, SharedCells, run_job, run_packed
 from slurm.profiles import Profile
 from slurm.records import History, Record, Task
 from slurm.state import (
+    CellState,
     cell_directory,
     read_json,
     read_state,
@@ -27,7 +29,7 @@ from slurm.state import (
     write_failed,
     write_json,
 )
-from slurm.worker import CellJob, StopFlag, hold_cell
+from slurm.worker import CellJob, StopFlag, hold_cell, is_held
 from tests.slurm.slurm_cluster import wait_until
 from tests.slurm.stand_in import CONFIG, progress, write_run_file
 
@@ -35,13 +37,23 @@ Trainer = Callable[..., str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
-    """Runs `count` cells in `slots` with that trainer; returns their states."""
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trainer], None]:
+    """Puts a function in the place of `mtrl.train.train`."""
 
-    def run(train: Trainer, *, count: int, slots: int = 1, stop_after: float | None = None) -> list[str]:
+    def put(train: Trainer) -> None:
         module = types.ModuleType("mtrl.train")
         module.train = train  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "mtrl.train", module)
+
+    return put
+
+
+@pytest.fixture
+def run(trainer: Callable[[Trainer], None], tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs `count` cells in `slots` with that trainer; returns their states."""
+
+    def run(train: Trainer, *, count: int, slots: int = 1, stop_after: float | None = None) -> list[str]:
+        trainer(train)
         names = [f"{number:012x}" for number in range(count)]
         jobs = [CellJob(name, cell_directory(tmp_path, name), CONFIG.model_dump_json()) for name in names]
         with StopFlag() as stop:
@@ -236,6 +248,7 @@ def test_a_job_that_shares_cells_waits_a_little_for_one_whose_job_died(
         saving = ExitStack()
         for place in places:
             (saving if place is places[4] else others).enter_context(hold_cell(place))
+        monkeypatch.setattr(SharedCells, "PAUSE", 0.1)
         assert cells.take() is None
         threading.Timer(0.3, saving.close).start()
         assert cells.wait_for_one(stop)
@@ -246,5 +259,67 @@ def test_a_job_that_shares_cells_waits_a_little_for_one_whose_job_died(
         monkeypatch.setattr(SharedCells, "PATIENCE", 3600.0)
         assert not cells.wait_for_one(stop)
         stop.signal = None
-        write_cancelled(tmp_path, {place.name for place in places})
-        assert not cells.wait_for_one(stop)
+        monkeypatch.setattr(SharedCells, "PATIENCE", 5.0)
+        write_failed(places[0], places[0].name, "E", cause="exception", job="7_1")
+        others.close()
+        assert cells.wait_for_one(stop)
+    assert seed_of(cells.take()) == 1, "the first is over"
+
+
+def test_a_job_looks_at_no_cell_behind_the_first_free_one(
+    tmp_path: Path, shared: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep may have 10,000 cells, on a file system that its jobs share."""
+    looks: list[str] = []
+    looks_at_a_take: list[int] = []
+
+    def look(sweep: Path, run_id: str) -> CellState:
+        looks.append(run_id)
+        return read_state(sweep, run_id)
+
+    def take_one(take: Callable[[], CellJob | None], slots: int, stop: StopFlag) -> set[str]:
+        take()
+        looks_at_a_take.append(len(looks))
+        stop.signal = signal.SIGTERM
+        return set()
+
+    monkeypatch.setattr("slurm.job.read_record", lambda sweep, token: shared)
+    monkeypatch.setattr("slurm.job.read_state", look)
+    monkeypatch.setattr("slurm.job.run_packed", take_one)
+    run_job(tmp_path, "1-a")
+    assert looks_at_a_take == [1]
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_cell_that_another_process_held_is_run_once_it_lets_go(
+    tmp_path: Path,
+    shared: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    trainer: Callable[[Trainer], None],
+    jobs: int,
+    lets_go: bool,
+) -> None:
+    """As where two jobs take the same cell at once: the lock decides, and the other must not lose it."""
+    trainer(lambda config, directory, *, stop, report: finish(directory, report))
+    monkeypatch.setattr("slurm.job.read_record", lambda sweep, token: replace(shared, jobs=jobs))
+    monkeypatch.setattr("slurm.job._Cells.PATIENCE", 10.0 if lets_go else 0.3)
+    monkeypatch.setattr("slurm.job._Cells.PAUSE", 0.1)
+    place, *others = [cell_directory(tmp_path, task.run_id) for task in shared.tasks[0]]
+    looked: set[Path] = set()
+
+    def look(at: Path) -> bool:
+        """At the first look the other job does not have it yet."""
+        first = at not in looked
+        looked.add(at)
+        return not first and is_held(at)
+
+    monkeypatch.setattr("slurm.job.is_held", look)
+    with ExitStack() as holder:
+        holder.enter_context(hold_cell(place))
+        if lets_go:
+            threading.Timer(1.0, holder.close).start()
+        code = run_job(tmp_path, "1-a")
+    assert [read_state(tmp_path, other.name).state for other in others] == ["done"] * 5
+    assert read_state(tmp_path, place.name).state == ("done" if lets_go else "missing")
+    assert code == (0 if lets_go or jobs else 1)
