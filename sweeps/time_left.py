@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slurm.profiles import Profile
 from slurm.records import last_profile
@@ -17,7 +18,6 @@ from sweeps.cost import estimate_cost
 from sweeps.manifest import Entry
 from sweeps.plan import GUESS, factors_of
 
-SEED = "train.seed"
 Times = tuple[float, float, float]  # low, likely, high
 
 
@@ -84,9 +84,13 @@ def without_seeds(entries: Sequence[Entry]) -> list[list[Entry]]:
     """The entries in groups that differ in the seed alone, and so have the same size and cost."""
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
-        groups[json.dumps(varied, sort_keys=True)].append(entry)
+        groups[json.dumps(but_seed(entry.coordinates), sort_keys=True)].append(entry)
     return list(groups.values())
+
+
+def but_seed(coordinates: Mapping[str, Any]) -> dict[str, Any]:
+    """The coordinates without the seed."""
+    return {key: value for key, value in coordinates.items() if key != "train.seed"}
 
 
 def _times(factors: Times, amount: float) -> Times:

@@ -23,7 +23,7 @@ from sweeps.cost import estimate_cost
 from sweeps.grid import short_key
 from sweeps.manifest import Entry
 from sweeps.page.curves import Curve, read_curves
-from sweeps.time_left import SEED, Times, time_left, without_seeds
+from sweeps.time_left import Times, but_seed, time_left, without_seeds
 
 STATES = ("running", "pending", "held", "failed", "stopped", "cancelled", "missing", "diverged", "done")
 TROUBLE = ("failed", "held")  # states that need a person
@@ -148,7 +148,7 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
         if entry.run_id in curves:
             grouped[id(variants[entry.run_id])].append(curves[entry.run_id])
     distinct = list({id(variant): variant for variant in variants.values()}.values())
-    time_of = time_left(cells, {run_id: variant.seconds for run_id, variant in variants.items()}, profile)
+    left = time_left(cells, {run_id: variant.seconds for run_id, variant in variants.items()}, profile)
     rows = [
         _row(entry, cell, curves.get(entry.run_id), keys, now)
         for entry, cell in zip(entries, cells, strict=True)
@@ -163,9 +163,9 @@ def read_facts(sweep: Path, entries: Sequence[Entry], found: Survey, now: float 
         variants=[(variant, grouped[id(variant)]) for variant in distinct],
         random=_random_policies(sweep, entries, variants, curves),
         ended=sorted(curve.ended for curve in curves.values() if curve.ended),
-        hours=(time_of.used, *time_of.hours),
-        measured=time_of.measured,
-        ends=_moments(time_of.seconds, now),
+        hours=(left.used, *left.hours),
+        measured=left.measured,
+        ends=_moments(left.seconds, now),
         device="GPU" if profile and profile.gpus else "core",
         cap=_cap(sweep),
         nodes=_nodes(sweep, cells, profile),
@@ -183,8 +183,7 @@ def _variants(entries: Sequence[Entry], *, gpu: bool) -> dict[str, Variant]:
 
 
 def _variant(entry: Entry, runs: int, gpu: bool) -> Variant:
-    varied = {key: value for key, value in entry.coordinates.items() if key != SEED}
-    cell = replace(entry.cell, coordinates=varied)
+    cell = replace(entry.cell, coordinates=but_seed(entry.coordinates))
     config = cell.config
     tasks = len(config.env.tasks)
     steps = config.evaluate.steps(config.train.vector_steps)

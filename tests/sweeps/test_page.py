@@ -121,9 +121,8 @@ def test_facts_are_what_the_files_say(tmp_path: Path) -> None:
     assert facts.rows[4].progress == 0.25
     assert facts.rows[4].node == "node7"
     assert facts.random == {"reach-v3": pytest.approx(0.2)}
-    assert [curves.partition("</svg>")[2].count("random policy") for _, curves in learning_curves(facts)] == [
-        1
-    ]
+    legends = [chart.partition("</svg>")[2] for _, chart in learning_curves(facts)]
+    assert [legend.count("random policy") for legend in legends] == [1]
     assert [(node.name, node.running, node.failed) for node in facts.nodes] == [("node7", 1, 3)]
     assert facts.hours[0] >= 4.0  # hours of the finished ones alone
     assert facts.measured
