@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slurm.mini.cluster import MiniSlurm
-from tests.slurm.slurm_cluster import Make, Sweep, start_cluster
+from tests.slurm.slurm_cluster import Make, Sweep, start_cluster, wait_until
 
 
 @pytest.fixture(scope="package")
@@ -19,7 +19,7 @@ def cluster() -> Iterator[MiniSlurm]:
 
 @pytest.fixture
 def make(cluster: MiniSlurm, tmp_path: Path) -> Iterator[Make]:
-    """Makes a sweep; whatever it left in the queue ends with the test."""
+    """Makes a sweep. Whatever it left in the queue is gone before the next test."""
     made: list[Sweep] = []
 
     def build(**settings: Any) -> Sweep:
@@ -27,6 +27,8 @@ def make(cluster: MiniSlurm, tmp_path: Path) -> Iterator[Make]:
         return made[-1]
 
     yield build
-    for sweep in made:
-        sweep.slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
-        sweep.slurm("scancel", f"--user={getpass.getuser()}")
+    if made:
+        slurm = made[0].slurm
+        slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
+        slurm("scancel", f"--user={getpass.getuser()}")
+        wait_until(lambda: not slurm("squeue", "--noheader"))
