@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slurm.mini.cluster import MiniSlurm
-from tests.slurm.slurm_cluster import Make, Sweep, start_cluster, wait_until
+from tests.slurm.slurm_cluster import Make, Sweep, start_cluster
 
 
 @pytest.fixture(scope="package")
@@ -28,7 +28,6 @@ def make(cluster: MiniSlurm, tmp_path: Path) -> Iterator[Make]:
 
     yield build
     if made:
-        slurm = made[0].slurm
-        slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
-        slurm("scancel", f"--user={getpass.getuser()}")
-        wait_until(lambda: not slurm("squeue", "--noheader"))
+        made[0].slurm("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
+        made[0].slurm("scancel", f"--user={getpass.getuser()}")
+        made[0].wait_until_idle()

@@ -128,7 +128,7 @@ def test_two_launchers_at_once_submit_every_cell_once(make: Make) -> None:
     for code, (answer, said) in zip(codes, answers, strict=True):
         assert code == 0 or (not answer and "is being launched by process" in said), said
     waiting = sweep.slurm("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i").split()
-    assert len(waiting) == 300  # a job that an earlier test left may still be completing
+    assert len(waiting) == 300
     assert sweep.states() == ["pending"] * 300
     sweep.slurm("scontrol", "update", "PartitionName=low", "State=UP")
     sweep.command("cancel", "tiny")
