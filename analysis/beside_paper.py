@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis import figures, paper
+from analysis.exact_tests import p_number, p_words
 from analysis.figures import Series
 from analysis.report import Drawing, Table
 from analysis.statistics import Drawn, Interval, difference_of, draw, iqm_of_runs
@@ -53,7 +54,7 @@ class Beside:
         sides = f"IQM {_words(a)}, n = {a.runs}, against {_words(b)}, n = {b.runs}"
         return (
             f"{self.name}, at {self.steps[-1] / 1e6:g}M env steps: our success {verb} the paper's: {sides}; difference "
-            f"{_words(gap, sign='+')} (95% intervals; Welch's t test, p = {gap.p:.3f})."
+            f"{_words(gap, sign='+')} (95% intervals; Welch's t test, {p_words(gap.p)})."
         )
 
     @property
@@ -128,7 +129,7 @@ def items(found: Sequence[Beside]) -> list[Table | Drawing]:
         for each in found
     }
     rows = [
-        [each.name, f"{step / 1e6:g}M", _words(a), _words(b), _words(gap, sign="+"), f"{gap.p:.3f}"]
+        [each.name, f"{step / 1e6:g}M", _words(a), _words(b), _words(gap, sign="+"), p_number(gap.p)]
         for each in found
         for step, a, b, gap in zip(each.steps, each.ours, each.theirs, each.differences, strict=True)
     ]

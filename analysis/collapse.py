@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.exact_tests import binomial_interval, fisher_p, rate_trend_p
+from analysis.exact_tests import binomial_interval, fisher_p, p_words, rate_trend_p
 from analysis.variants import Variant
 
 SHARE = 0.5  # a run below this share of its earlier success collapsed
@@ -98,8 +98,8 @@ def sentences(where: str, group: Sequence[Variant]) -> list[str]:
     places = np.arange(len(lost))
     up = np.cov(places, [each.count / each.runs for each in lost])[0, 1] > 0
     said = (
-        f"the rate {'rises' if up else 'falls'} with size (Cochran-Armitage trend, mid-p = {p:.3f})"
+        f"the rate {'rises' if up else 'falls'} with size (Cochran-Armitage trend, mid-{p_words(p)})"
         if p < TREND
-        else f"whether the rate changes with size is open (Cochran-Armitage trend, mid-p = {p:.2f})"
+        else f"whether the rate changes with size is open (Cochran-Armitage trend, mid-{p_words(p)})"
     )
     return [line, f"{where}: {said}."]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import figures
-from analysis.exact_tests import holm
+from analysis.exact_tests import holm, p_number, p_words
 from analysis.figures import OKABE_ITO, Row
 from analysis.report import Drawing, Table
 from analysis.statistics import Interval, difference_of, draw, improvement_interval, iqm_of_runs, run_means
@@ -157,13 +157,3 @@ def drawing(compared: Sequence[Comparison], name: str, title: str) -> Drawing:
         f"after correction for all {len(compared)} comparisons; orange: not. The dashed line is no difference."
     )
     return Drawing(name, title, caption, figures.forest(rows, label="difference in success", line=0))
-
-
-def p_number(p: float) -> str:
-    """p as `.012`, `< .001` or `1`."""
-    return "< .001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.9995 else "1"
-
-
-def p_words(p: float) -> str:
-    """p as `p = .012` or `p < .001`."""
-    return f"p {p_number(p)}" if p < 0.001 else f"p = {p_number(p)}"

@@ -89,3 +89,13 @@ def holm(p: Array) -> Array:
     corrected = np.empty_like(p, dtype=float)
     corrected[order] = np.minimum(stepped, 1)
     return corrected
+
+
+def p_number(p: float) -> str:
+    """p as `.012`, `< .001` or `1`."""
+    return "< .001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.9995 else "1"
+
+
+def p_words(p: float) -> str:
+    """p as `p = .012` or `p < .001`."""
+    return f"p {p_number(p)}" if p < 0.001 else f"p = {p_number(p)}"

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from analysis import figures
-from analysis.comparisons import p_number
+from analysis.exact_tests import p_number
 from analysis.figures import Row
 from analysis.law_study import EVERYTHING, OTHER_LIKELIHOODS, Law, span
 from analysis.models import Likelihood

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import collapse
-from analysis.exact_tests import trend_p
+from analysis.exact_tests import p_words, trend_p
 from analysis.models import MODELS, Likelihood
 from analysis.sandwich import Estimate
 from analysis.scaling_laws import (
@@ -235,7 +235,7 @@ def _line_sentences(law: Law) -> list[tuple[str, bool]]:
         said = [(f"{where}: a scaling exponent is not identified: {line.refusal}.", False)]
         if law.trend < TREND:
             said.append(
-                (f"{where}: success changes with size (rank correlation, p = {law.trend:.3f}).", True)
+                (f"{where}: success changes with size (rank correlation, {p_words(law.trend)}).", True)
             )
         return said
     said = []
@@ -372,8 +372,7 @@ def _elasticity_sentences(where: str, line: Slopes) -> list[tuple[str, bool]]:
         said.append((f"{where}: {bought}, the other held ({words})", found.clear))
     gap = critic_minus_actor(line)
     larger, smaller = ("critic", "actor") if gap.value > 0 else ("actor", "critic")
-    p = f"p {'< .001' if gap.p < 0.001 else f'= {gap.p:.3f}'}"
-    words = f"by {abs(gap.value):.3f} ({interval_words(gap, 3)} of critic minus actor, {p})"
+    words = f"by {abs(gap.value):.3f} ({interval_words(gap, 3)} of critic minus actor, {p_words(gap.p)})"
     said.append(
         (f"{where}: the {larger}'s elasticity is larger than the {smaller}'s, {words}", True)
         if gap.clear

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis import paper
 from analysis.comparisons import Comparison
+from analysis.exact_tests import p_words
 from analysis.report import Claim
 from analysis.scaling_laws import Points
 from analysis.slopes import Slopes, critic_minus_actor, slopes
@@ -40,8 +41,8 @@ def claims(compared: Sequence[Comparison], resolvable: float) -> list[Claim]:
 def _matched_seeds(compared: Sequence[Comparison]) -> str:
     """An answer from the comparisons whose single seeds are known."""
     matched = [c for c in compared if any(name in c.pair.worse for name in WORDS.values())]
-    carried = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {_p(c.p)})" for c in matched if c.supported]
-    open_ = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {_p(c.p)})" for c in matched if not c.supported]
+    carried = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {p_words(c.p)})" for c in matched if c.supported]
+    open_ = [f"{c.pair.worse} ({c.found.estimate:+.3f}, {p_words(c.p)})" for c in matched if not c.supported]
     yes = f"At MT10 its seeds carry the claim against {_list(carried)}." if carried else ""
     no = f"They do not carry it against {_list(open_)}." if open_ else ""
     return f"{yes} {no}".strip()
@@ -115,10 +116,6 @@ def dormant_shares() -> Mapping[int, Mapping[int, float]]:
     for row in paper.table("success_by_width"):
         found.setdefault(int(row["width"]), {})[int(row["tasks"])] = float(row["dormant_percent"])
     return found
-
-
-def _p(p: float) -> str:
-    return "p < .001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -56,6 +56,12 @@ def test_an_ordinary_sweep_does_not_differ(tmp_path: Path) -> None:
     assert published()["MT10", 256].success[-1] == 0.285
 
 
+def test_a_p_that_rounds_to_zero_is_written_as_less_than(tmp_path: Path) -> None:
+    early(tmp_path, (0.80, 0.81, 0.82, 0.80, 0.81))
+    page = study(open_sweep(tmp_path), "early")
+    assert any("Welch's t test, p < .001)" in line for line in page.shows)
+
+
 def test_variants_of_one_width_have_names_of_their_own(tmp_path: Path) -> None:
     for rate in (3e-4, 1e-3):
         early(tmp_path, (0.24, 0.33, 0.27), agent__critic_lr=rate)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.exact_tests import binomial_interval, fisher_p, holm, rate_trend_p, trend_p
+from analysis.exact_tests import binomial_interval, fisher_p, holm, p_words, rate_trend_p, trend_p
 
 
 @given(st.integers(0, 12), st.integers(1, 12))
@@ -59,3 +59,11 @@ def test_a_trend_of_values() -> None:
 
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(0.04, "p = .040"), (0.0009, "p < .001"), (0.001, "p = .001"), (0.9996, "p = 1"), (1.0, "p = 1")],
+)
+def test_no_p_is_written_as_zero(p: float, words: str) -> None:
+    assert p_words(p) == words

@@ -23,7 +23,7 @@ def test_the_paper_page_asks_its_own_seeds(paper_page: Page) -> None:
 def test_the_papers_three_claims_are_answered_first(paper_page: Page) -> None:
     matched, critic, dormant = (claim.answer for claim in paper_page.claims)
     assert "carry the claim against PaCo (+0.132, p < .001)" in matched
-    assert "do not carry it against soft modularization (+0.045, p = 0.5" in matched
+    assert "do not carry it against soft modularization (+0.045, p = .5" in matched
     assert "for MOORE (+0.073) and PaCo (+0.215), and smaller for soft modularization (+0.019)" in matched
     assert "critic from 1024 to 200 changes success by -0.166, beyond" in critic
     assert "by +0.007, within" in critic
