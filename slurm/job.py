@@ -113,12 +113,17 @@ class _Cells:
         end = time.monotonic() + self.PATIENCE
         while self.waiting and not stop() and time.monotonic() < end:
             time.sleep(self.PAUSE)
+            self._drop_cancelled()
             free = [task for task in self.waiting if not is_held(cell_directory(self._sweep, task.run_id))]
             over = [task for task in free if self._is_over(task)]
             if len(free) > len(over):
                 return True
             self.waiting = [task for task in self.waiting if task not in over]
         return False
+
+    def _drop_cancelled(self) -> None:
+        cancelled = cancelled_cells(self._sweep)
+        self.waiting = [task for task in self.waiting if task.run_id not in cancelled]
 
     def _is_over(self, task: Task) -> bool:
         return read_state(self._sweep, task.run_id).finished
@@ -132,8 +137,7 @@ class OwnCells(_Cells):
 
     def take(self) -> CellJob | None:
         """The next cell to run; None if none is left."""
-        cancelled = cancelled_cells(self._sweep)
-        self.waiting = [task for task in self.waiting if task.run_id not in cancelled]
+        self._drop_cancelled()
         job = None
         while self.waiting and job is None:
             self.taken.append(self.waiting.pop(0))
@@ -156,12 +160,12 @@ class SharedCells(_Cells):
 
     def take(self) -> CellJob | None:
         """The first free cell; None if no cell is free."""
-        cancelled = cancelled_cells(self._sweep)
+        self._drop_cancelled()
         held: list[Task] = []
         job = None
         while self.waiting and job is None:
             task = self.waiting.pop(0)
-            if task.run_id in cancelled or self._is_over(task):
+            if self._is_over(task):
                 continue
             if is_held(cell_directory(self._sweep, task.run_id)):
                 held.append(task)

@@ -266,6 +266,22 @@ def test_a_job_that_shares_cells_waits_a_little_for_one_whose_job_died(
     assert seed_of(cells.take()) == 1, "the first is over"
 
 
+def test_a_job_waits_for_no_cancelled_cell(
+    tmp_path: Path, shared: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedCells, "PAUSE", 0.1)
+    monkeypatch.setattr(SharedCells, "PATIENCE", 0.5)
+    cells = SharedCells(tmp_path, shared)
+    with ExitStack() as others:
+        for task in shared.tasks[0]:
+            others.enter_context(hold_cell(cell_directory(tmp_path, task.run_id)))
+        assert not cells.wait_for_one(StopFlag())
+        assert len(cells.waiting) == 6
+        write_cancelled(tmp_path, {task.run_id for task in shared.tasks[0]})
+        assert not cells.wait_for_one(StopFlag())
+    assert cells.waiting == []
+
+
 def test_a_job_looks_at_no_cell_behind_the_first_free_one(
     tmp_path: Path, shared: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
