@@ -97,9 +97,6 @@ def sentences(where: str, group: Sequence[Variant]) -> list[str]:
     p = rate_trend_p([each.count for each in lost], [each.runs for each in lost])
     places = np.arange(len(lost))
     up = np.cov(places, [each.count / each.runs for each in lost])[0, 1] > 0
-    said = (
-        f"the rate {'rises' if up else 'falls'} with size (Cochran-Armitage trend, mid-{p_words(p)})"
-        if p < TREND
-        else f"whether the rate changes with size is open (Cochran-Armitage trend, mid-{p_words(p)})"
-    )
-    return [line, f"{where}: {said}."]
+    clear = f"the rate {'rises' if up else 'falls'} with size"
+    said = clear if p < TREND else "whether the rate changes with size is open"
+    return [line, f"{where}: {said} (Cochran-Armitage trend, mid-{p_words(p)})."]

@@ -1,4 +1,4 @@
-"""Exact tests and intervals: rates, ranks, and many comparisons at once."""
+"""Exact tests and intervals: rates, ranks, many comparisons at once, and how a p is written."""
 
 from __future__ import annotations
 
